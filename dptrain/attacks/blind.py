@@ -1,0 +1,21 @@
+"""The blind baseline: membership guessed without any model."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.ensemble import ExtraTreesClassifier
+
+
+def blind(inputs: np.ndarray, labels: np.ndarray, member: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Membership scores from inputs and labels alone, float64 [N], higher = member (Das et al. 2024).
+
+    inputs [N, *shape], labels int [N], member bool [N]. Each half of the examples is scored by trees grown on the other half. If these
+    scores beat chance, members and non-members differ before any training, and attack numbers say nothing.
+    """
+    features = np.column_stack([inputs.reshape(len(inputs), -1), labels])
+    half = np.random.default_rng(seed).permutation(len(labels)) % 2 == 0
+    result = np.empty(len(labels))
+    for part in (half, ~half):
+        trees = ExtraTreesClassifier(50, min_samples_leaf=5, random_state=seed, n_jobs=-1).fit(features[~part], member[~part])
+        result[part] = trees.predict_proba(features[part])[:, 1]
+    return result

@@ -1,0 +1,123 @@
+"""dptrain <command> [key=value ...]"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import warnings
+from collections.abc import Sequence
+
+from dptrain import __version__, config
+from dptrain.types import ConfigError
+
+DESCRIPTION = """Differentially private training with built-in attack evaluation.
+
+commands:
+  sweep   train at each epsilon, attack every model, chart privacy against utility
+  list    data sets, models, defences, attacks and experiments
+"""
+
+SWEEP = """usage: dptrain sweep [key=value ...]
+
+Train every setting (no DP, and DP-SGD at each epsilon), attack every model with the others as its shadows, and write
+tables, figures, report.html, metrics.json and TensorBoard to results/<name> under the current folder.
+The same command goes on after Ctrl-C or a kill; a finished sweep is only printed again.
+
+examples:
+  dptrain sweep experiment=quickstart
+  dptrain sweep experiment=quickstart epsilons=[inf,8,2,0.5] models_per_setting=16
+  dptrain sweep name=linear model=logistic epsilons=[inf,4] output=out/linear
+  dptrain sweep experiment=quickstart attacks=[loss,lira]       trains nothing that is trained
+
+keys (default):
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0 done, 1 a contradiction or failure, 2 a wrong configuration, 130 interrupted."""
+    parser = argparse.ArgumentParser("dptrain", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False)
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("--version", action="version", version=f"dptrain {__version__}")
+    parser.add_argument("command", nargs="?")
+    parser.add_argument("rest", nargs=argparse.REMAINDER)
+    options = parser.parse_args(arguments)
+    commands = {"sweep": _sweep, "list": _list}
+    if options.help or options.command is None:
+        print("usage: dptrain <command> [key=value ...]\n\n" + DESCRIPTION + "\ndptrain <command> --help tells more.")
+        return 0
+    try:
+        if options.command not in commands:
+            raise ConfigError("", f"unknown command {options.command!r}; choose from {', '.join(commands)}")
+        return commands[options.command](options.rest)
+    except ConfigError as error:
+        print(f"dptrain: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("dptrain: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+
+
+def _sweep(rest: Sequence[str]) -> int:
+    if "--help" in rest or "-h" in rest:
+        print(SWEEP + "\n".join(_keys()))
+        return 0
+    chosen = config.load("sweep", list(rest))
+    # Loaded here, so that help and wrong keys answer before torch is loaded.
+    from dptrain import report
+    from dptrain.fleet import Interrupted
+    from dptrain.statement import as_lines
+    from dptrain.sweep import sweep
+
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    try:
+        result = sweep(chosen)
+    except Interrupted:
+        print("dptrain: stopped, everything saved; the same command goes on from here", file=sys.stderr)
+        return 130
+    print(report.table(*report.summary(result.rows)) + "\n")
+    print("\n".join(report.legend(result.rows)))
+    for name, parts in result.statements.items():
+        print(f"\n{name}\n  " + "\n  ".join(as_lines(parts)))
+    folder = result.folder
+    print(f"\n{result.trained} models trained now. Report: {folder}/report.html; numbers: {folder}/metrics.json; charts: {folder}/frontier.png, {folder}/roc.png")
+    print(f"tensorboard --logdir {folder}/tensorboard")
+    alarms = report.warnings(result.rows)
+    for line in alarms:
+        print(f"dptrain: {line}", file=sys.stderr)
+    return 1 if alarms else 0
+
+
+def _list(rest: Sequence[str]) -> int:
+    if "--help" in rest or "-h" in rest:
+        print("usage: dptrain list\n\nData sets, models, defences, attacks and experiments, with one line each.")
+        return 0
+    if rest:
+        raise ConfigError(rest[0], "dptrain list takes no arguments; remove it")
+    titles = {"dataset": "data sets", "model": "models", "defence": "defences", "attacks": "attacks", "experiment": "experiments"}
+    for group, title in titles.items():
+        print(f"{title} ({group}=...)")
+        for name in config.groups()[group]:
+            print(f"  {name:<14} {config.summary(group, name)}")
+    return 0
+
+
+def _keys() -> list[str]:
+    """A line of help for every key of the schema, with its default."""
+    default = config.load("sweep", [])
+    lines = []
+    for field in dataclasses.fields(default):
+        value = getattr(default, field.name)
+        if dataclasses.is_dataclass(value):
+            lines += [_key(f"{field.name}.{inner.name}", getattr(value, inner.name), inner.metadata["help"]) for inner in dataclasses.fields(value)]
+        elif field.name in ("defence", "attacks", "model"):
+            lines.append(_key(field.name, ",".join(value) if field.name != "model" else value["name"], field.metadata["help"]))
+            nested = value.items() if field.name != "model" else [(None, {key: item for key, item in value.items() if key != "name"})]
+            lines += [_key(".".join(filter(None, [field.name, name, key])), item, "") for name, options in nested for key, item in options.items()]
+        else:
+            lines.append(_key(field.name, list(value) if isinstance(value, tuple) else value, field.metadata["help"]))
+    return lines
+
+
+def _key(name: str, value: object, text: str) -> str:
+    return f"  {f'{name} ({value})':<52} {text}".rstrip()

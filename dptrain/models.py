@@ -1,0 +1,88 @@
+"""MODELS: ordinary nn.Module classifiers without layers that mix examples, and the check that they do not.
+
+A builder takes the shape of one input and the number of classes, then its own options as keywords, and returns a
+module that maps [B, *shape] to logits [B, classes].
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import entry_points
+from typing import Any
+
+import torch
+from torch import nn
+
+from dptrain.types import ConfigError
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}
+
+
+def logistic(shape: Sequence[int], classes: int) -> nn.Module:
+    """Softmax regression on the flattened input."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), classes))
+
+
+def mlp(shape: Sequence[int], classes: int, hidden: Sequence[int] = (128,), activation: str = "tanh") -> nn.Module:
+    """Multi-layer perceptron; tanh bounds activations, which suits clipped gradients (Papernot et al. 2021)."""
+    if activation not in ACTIVATIONS:
+        raise ConfigError("model.activation", f"unknown activation {activation!r}; choose from {', '.join(ACTIVATIONS)}")
+    if not hidden or any(type(width) is not int or width < 1 for width in hidden):
+        raise ConfigError("model.hidden", f"must be a list of positive widths such as [128], got {list(hidden)}")
+    widths = [math.prod(shape), *hidden]
+    layers: list[nn.Module] = [nn.Flatten()]
+    for before, after in zip(widths, widths[1:], strict=False):
+        layers += [nn.Linear(before, after), ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], classes))
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {"logistic": logistic, "mlp": mlp}
+
+
+def registry() -> dict[str, Callable[..., nn.Module]]:
+    """MODELS and those that installed packages add through the entry point group `dptrain.models`."""
+    return {**{point.name: point.load() for point in entry_points(group="dptrain.models")}, **MODELS}
+
+
+def build(name: str, options: Mapping[str, Any], shape: Sequence[int], classes: int, seed: int = 0) -> nn.Module:
+    """A freshly initialised model, a function of `seed` alone. Raises ConfigError for an unknown name or option."""
+    builders = registry()
+    if name not in builders:
+        raise ConfigError("model.name", f"unknown model {name!r}; choose from {', '.join(sorted(builders))}")
+    allowed = list(inspect.signature(builders[name]).parameters)[2:]
+    for option in options:
+        if option not in allowed:
+            raise ConfigError(f"model.{option}", f"{name} has no such option; it takes {', '.join(allowed) or 'none'}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return builders[name](shape, classes, **options)
+
+
+def refuse_mixing(model: nn.Module, shape: Sequence[int]) -> None:
+    """Raise ConfigError if an example's output depends on the other examples of its batch.
+
+    By name, for every module, whether or not it has parameters or is frozen; then by a probe: one example of a random batch
+    is changed, and no other example's logits, and no buffer, may move. Clipping bounds an example's influence only
+    if its gradient is its own (Opacus issue 308).
+    """
+    for path, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) or "BatchNorm" in type(module).__name__:
+            raise ConfigError("model.name", f"layer {path!r} is {type(module).__name__}, which mixes examples; use GroupNorm or LayerNorm")
+    generator = torch.Generator().manual_seed(0)
+    batch = torch.randn((4, *shape), generator=generator)
+    changed = batch.clone()
+    changed[0] = 3 * torch.randn(tuple(shape), generator=generator)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    model.train()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        first = model(batch)
+        torch.manual_seed(0)
+        second = model(changed)
+    if not torch.allclose(first[1:], second[1:], rtol=1e-5, atol=1e-6):
+        raise ConfigError("model.name", "the output for one example depends on the others in its batch; remove the layer that mixes them")
+    for name, buffer in model.named_buffers():
+        if not torch.equal(buffer, before[name]):
+            raise ConfigError("model.name", f"buffer {name!r} is updated from the data without noise; remove it")

@@ -1,0 +1,115 @@
+"""Values to matplotlib figures; no reading, no writing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dptrain.accounting import TradeOff
+from dptrain.judge import Row
+
+COLOURS = {"lira": "#0072b2", "lira_offline": "#56b4e9", "shadow": "#009e73", "loss": "#d55e00"}
+CEILING = "#444444"
+
+
+@dataclass(frozen=True)
+class Roc:
+    """The ROC of one setting: attack to (fpr, tpr) over all targets together, the proved bound, and the non-members behind it."""
+
+    setting: str
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    bound: TradeOff | None
+    n_out: int
+
+
+def _colour(attack: str, attacks: Sequence[str]) -> str:
+    return COLOURS.get(attack, f"C{list(attacks).index(attack) % 10}")
+
+
+def _label(row: Row) -> str:
+    return "no DP" if row.epsilon is None else f"{row.epsilon:g}"
+
+
+def frontier(rows: Sequence[Row]) -> Figure:
+    """Accuracy against epsilon, attack success against epsilon under its proved ceiling, and the two against each other."""
+    figure = Figure(figsize=(13, 4.2), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    accuracy = {row.setting: row for row in rows if row.metric == "test_accuracy"}
+    order = sorted(accuracy.values(), key=lambda row: np.inf if row.epsilon is None else row.epsilon)
+    place = {row.setting: float(index) for index, row in enumerate(order)}
+    for axes in (left, middle):
+        axes.set_xticks(list(place.values()), [_label(row) for row in order])
+        axes.set_xlabel("epsilon")
+        axes.grid(alpha=0.3)
+    _points(left, [place[row.setting] for row in order], order, "#333333", "test accuracy")
+    left.set_title("utility", loc="left")
+    left.set_ylabel("test accuracy")
+
+    attacks = list(dict.fromkeys(row.attack for row in rows if row.attack and row.attack != "blind"))
+    for number, attack in enumerate(attacks):
+        own = [row for row in rows if row.attack == attack and row.metric == "auc" and row.estimate is not None]
+        shift = 0.08 * (number - (len(attacks) - 1) / 2)
+        _points(middle, [place[row.setting] + shift for row in own], own, _colour(attack, attacks), attack)
+    ceilings = {row.setting: row.ceiling for row in rows if row.metric == "auc" and row.ceiling is not None}
+    for number, (setting, value) in enumerate(ceilings.items()):
+        middle.hlines(value, place[setting] - 0.3, place[setting] + 0.3, color=CEILING, lw=2, label="proved ceiling" if number == 0 else None)
+    middle.axhline(0.5, color="#999999", lw=1, ls=":")
+    middle.set_title("membership risk", loc="left")
+    middle.set_ylabel("attack AUC")
+    middle.legend(fontsize=8, frameon=False, loc="upper left")
+
+    strongest = {}
+    for row in rows:
+        if row.attack and row.attack != "blind" and row.metric == "auc" and row.estimate is not None:
+            best = strongest.get(row.setting)
+            strongest[row.setting] = row if best is None or row.estimate > best.estimate else best
+    for setting, row in strongest.items():
+        utility = accuracy[setting]
+        right.errorbar(
+            row.estimate, utility.estimate, xerr=_error([row]), yerr=_error([utility]), fmt="o", color="#333333", capsize=3
+        )
+        right.annotate(f"{_label(row)} ({row.attack})", (row.estimate, utility.estimate), xytext=(8, -12), textcoords="offset points", fontsize=8)
+    right.axvline(0.5, color="#999999", lw=1, ls=":")
+    right.margins(x=0.25, y=0.15)
+    right.grid(alpha=0.3)
+    right.set_title("frontier: up and left is better", loc="left")
+    right.set_xlabel("AUC of the strongest attack")
+    right.set_ylabel("test accuracy")
+    return figure
+
+
+def _error(rows: Sequence[Row]) -> np.ndarray:
+    return np.array([[row.estimate - row.low for row in rows], [row.high - row.estimate for row in rows]])  # type: ignore[operator]
+
+
+def _points(axes: Axes, x: Sequence[float], rows: Sequence[Row], colour: str, label: str) -> None:
+    axes.errorbar(x, [row.estimate for row in rows], yerr=_error(rows), fmt="o-", ms=4, lw=1, capsize=3, color=colour, label=label)  # type: ignore[arg-type]
+
+
+def roc(curves: Sequence[Roc]) -> Figure:
+    """ROC of every attack on logarithmic axes, a panel a setting, with the proved bound over it. The left edge is the smallest FPR that
+    the non-members resolve (10 of them)."""
+    columns = min(4, len(curves))
+    lines = -(-len(curves) // columns)
+    figure = Figure(figsize=(3.6 * columns, 3.7 * lines + 0.5), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(lines, columns, squeeze=False)).ravel()
+    for panel in panels[len(curves) :]:
+        panel.set_axis_off()
+    for panel, item in zip(panels, curves, strict=False):
+        edge = min(10 / item.n_out, 0.1)
+        line = np.logspace(np.log10(edge), 0, 50)
+        panel.plot(line, line, color="#999999", lw=1, ls=":", label="chance")
+        for attack, (fpr, tpr) in item.curves.items():
+            panel.plot(fpr, tpr, drawstyle="steps-post", lw=1.3, color=_colour(attack, list(item.curves)), label=attack)
+        if item.bound:
+            panel.plot(item.bound.fpr, item.bound.tpr, color=CEILING, lw=1.5, ls="--", label="proved bound")
+        panel.set(xscale="log", yscale="log", xlim=(edge, 1), ylim=(edge, 1.2), title=item.setting, xlabel="false positive rate")
+        panel.grid(alpha=0.3, which="major")
+    panels[0].set_ylabel("true positive rate")
+    handles = {label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
+    return figure

@@ -1,0 +1,116 @@
+"""Tables, figure files and one self-contained HTML page."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from dptrain.judge import Row
+
+COLUMNS: tuple[tuple[str, str | None, str], ...] = (
+    ("test accuracy", None, "test_accuracy"),
+    ("train accuracy", None, "train_accuracy"),
+    ("LiRA AUC", "lira", "auc"),
+    ("LiRA TPR @ 1% FPR", "lira", "tpr_at_fpr_0.01"),
+    ("LiRA TPR @ .1% FPR", "lira", "tpr_at_fpr_0.001"),
+    ("loss AUC", "loss", "auc"),
+)
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"
+
+
+def cell(row: Row | None) -> str:
+    """`.703 [.699, .707]`, with `<= .867` where a ceiling is proved; a refused number is a dash."""
+    if row is None or row.estimate is None:
+        return "-"
+    ceiling = f" <= {number(row.ceiling)}" if row.ceiling is not None else ""
+    return f"{number(row.estimate)} [{number(row.low)}, {number(row.high)}]{ceiling}"
+
+
+def summary(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Head and body of the summary table, a line a setting."""
+    found = {(row.setting, row.attack, row.metric): row for row in rows}
+    settings = list(dict.fromkeys(row.setting for row in rows if row.metric == "test_accuracy"))
+    columns = [column for column in COLUMNS if any(found.get((name, column[1], column[2])) for name in settings)]
+    body = [[name, *(cell(found.get((name, attack, metric))) for _, attack, metric in columns)] for name in settings]
+    return ["setting", *(title for title, _, _ in columns)], body
+
+
+def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """Markdown, aligned so that it reads as plain text too."""
+    widths = [max(len(line[column]) for line in [head, *body]) for column in range(len(head))]
+    lines = ["| " + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)) + " |" for line in [head, *body]]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
+
+
+def legend(rows: Sequence[Row]) -> list[str]:
+    """How to read the table, and what was refused."""
+    targets = max(row.targets for row in rows)
+    lines = [f"Mean over {targets} attacked models [95 % interval] <= proved ceiling."]
+    lines += [f"LiRA: {row.note}." for row in rows if row.attack == "lira" and row.metric == "auc" and row.estimate is not None][:1]
+    lines += [f"Blind baseline AUC {cell(row)} ({row.note})." for row in rows if row.attack == "blind"]
+    lines += sorted({f"{row.attack} {row.metric}: {row.note}" for row in rows if row.estimate is None})
+    return lines
+
+
+def warnings(rows: Sequence[Row]) -> list[str]:
+    """What must not be overlooked."""
+    found = []
+    for row in rows:
+        if row.contradicted and row.attack == "blind":
+            found.append(f"INVALID: a blind classifier tells members from non-members (AUC {cell(row)}); the split leaks, attack numbers say nothing.")
+        elif row.contradicted:
+            found.append(f"CONTRADICTION: {row.setting}, {row.attack} {row.metric} {cell(row)} is measured above what was proved; the privacy claim is wrong.")
+    return found
+
+
+def image(figure: Figure, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+    return buffer.getvalue()
+
+
+STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;color:#222;max-width:1200px;margin:2rem auto;padding:0 1rem}
+h1{font-size:1.6rem;margin-bottom:.2rem} h2{font-size:1.15rem;margin-top:2.2rem}
+.scroll{overflow-x:auto} table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}
+th,td{padding:.35rem .7rem;border-bottom:1px solid #ddd;text-align:left;white-space:nowrap} th{background:#f5f5f5}
+td.note{white-space:normal;color:#666} .warning{background:#fde8e8;border-left:4px solid #c00;padding:.6rem 1rem}
+img{max-width:100%;height:auto} dl{display:grid;grid-template-columns:max-content 1fr;gap:.15rem 1rem;font-size:13px;margin:.3rem 0}
+dt{color:#666} dd{margin:0} details{margin:.5rem 0} summary{cursor:pointer;font-weight:600} .muted{color:#666;font-size:13px}
+"""
+
+
+def page(name: str, rows: Sequence[Row], statements: Mapping[str, Mapping[str, str]], figures: Mapping[str, bytes], config: str, versions: Mapping[str, str]) -> str:
+    """The report as one HTML file without scripts or outside links; figures are PNG, name to bytes."""
+    escape = html.escape
+    head, body = summary(rows)
+    parts = [f"<h1>{escape(name)}</h1>", *(f'<p class="muted">{escape(line)}</p>' for line in legend(rows)[:1])]
+    parts += [f'<p class="warning">{escape(line)}</p>' for line in warnings(rows)]
+    parts += ["<h2>Summary</h2>", _html_table(head, body), *(f'<p class="muted">{escape(line)}</p>' for line in legend(rows)[1:])]
+    for title, data in figures.items():
+        parts.append(f'<h2>{escape(title)}</h2><img alt="{escape(title)}" src="data:image/png;base64,{base64.b64encode(data).decode()}">')
+    parts.append("<h2>Privacy statements</h2>")
+    for setting, statement in statements.items():
+        entries = "".join(f"<dt>{escape(heading)}</dt><dd>{escape(text)}</dd>" for heading, text in statement.items())
+        parts.append(f"<details open><summary>{escape(setting)}</summary><dl>{entries}</dl></details>")
+    every = [[row.setting, row.attack or "", row.metric, cell(row), str(row.targets), f"{row.n_in:,}", f"{row.n_out:,}", row.note] for row in rows]
+    parts.append(f"<h2>Every number</h2><details><summary>{len(every)} rows</summary>")
+    parts.append(_html_table(["setting", "attack", "metric", "estimate [95 % interval] <= ceiling", "targets", "members", "non-members", "note"], every) + "</details>")
+    parts.append(f"<h2>Run</h2><details><summary>configuration and versions</summary><pre>{escape(config)}</pre>")
+    parts.append(f"<p class='muted'>{escape(', '.join(f'{key} {value}' for key, value in versions.items()))}</p></details>")
+    return f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(name)}: privacy and utility</title><style>{STYLE}</style></head><body>{"".join(parts)}</body></html>\n'
+
+
+def _html_table(head: Sequence[str], body: Sequence[Sequence[Any]]) -> str:
+    cells = "".join(f"<th>{html.escape(text)}</th>" for text in head)
+    lines = "".join("<tr>" + "".join(f'<td{" class=note" if len(str(text)) > 60 else ""}>{html.escape(str(text))}</td>' for text in line) + "</tr>" for line in body)
+    return f'<div class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table></div>'

@@ -1,0 +1,43 @@
+"""What stands beside every epsilon. One function makes it; console, JSON, TensorBoard, HTML and parameter files show it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+
+from dptrain import accounting
+from dptrain.types import Setting
+
+UNIT = "one example of the pool"
+
+
+def statement(setting: Setting, noise: str, opinions: Mapping[str, float | None]) -> dict[str, str]:
+    """The privacy statement of one released model, heading to text, in reading order."""
+    ran = setting.mechanism
+    if not ran.private:
+        return {
+            "guarantee": "none: this model was trained without differential privacy",
+            "training": f"SGD, Poisson batches, q = {ran.sample_rate}, T = {ran.steps} steps, no clipping, no noise",
+        }
+    delta = setting.delta
+    spent, curve = accounting.epsilon(ran, delta), accounting.trade_off(ran)
+    second = ", ".join(f"Opacus {name} {value:.3f}" if value is not None else f"Opacus {name} gave no number" for name, value in opinions.items())
+    source = {
+        "os": "keys from the operating system, one a model, erased when the model is finished",
+        "seeded": "keys derived from the seed: whoever knows the seed can subtract the noise, and no epsilon holds against them",
+    }[noise]
+    return {
+        "guarantee": f"({spent:.3f}, {delta:g})-differential privacy, an upper bound, for each model by itself (target epsilon {setting.epsilon:g}; delta x n = {delta * ran.public_n:.3g})",
+        "neighbours": f"{ran.neighbouring}; the unit is {UNIT}; n = {ran.public_n} is public (half the pool) and never counted from the data",
+        "mechanism": f"DP-SGD: noise multiplier {ran.noise_multiplier:.4f}, clip {ran.clip:g}, q = {ran.sample_rate}, T = {ran.steps}, divisor {ran.divisor}, {ran.sampling} sampling as run",
+        "accountant": f"PLD, dp-accounting {importlib.metadata.version('dp-accounting')}; second opinions: {second}; without amplification by sampling: {accounting.unamplified_epsilon(ran, delta):.3f}",
+        "ceiling": f"any attack on one example: TPR at most {curve.max_tpr(0.001):.4f} at FPR .1 %, {curve.max_tpr(0.01):.4f} at 1 %; advantage at most {curve.max_advantage:.3f}; AUC at most {curve.max_auc:.3f}",
+        "released": "one model. The other models of the fleet, losses, curves and scores are the evaluator's and are not covered; publishing k models together composes",
+        "tuning": "hyperparameters given by the configuration; what their choice cost is not in this epsilon. Inputs were scaled by public constants",
+        "randomness": f"AES-256-CTR keystream, {source}; floating point, not hardened against precision or timing attacks",
+        "measured": "no lower bound of epsilon was computed; attack results stand beside their proved ceilings, and a weak attack proves nothing",
+    }
+
+
+def as_lines(parts: Mapping[str, str]) -> list[str]:
+    return [f"{heading}: {text}" for heading, text in parts.items()]

@@ -1,0 +1,144 @@
+"""Content-addressed artefacts on disk: atomic, verified, never pickle.
+
+An artefact is a folder `<stage>/<key>` of files plus `manifest.json` with the sha256 of each. It is written beside its final
+name, fsynced, and renamed once; a reader verifies every byte. A torn or altered artefact counts as absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MANIFEST = "manifest.json"
+
+
+def fingerprint(*parts: Any) -> str:
+    """Hex digest of JSON-able parts; equal parts, equal digest."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def code_fingerprint(*modules: str) -> str:
+    """Digest of the source of dptrain modules, so that a changed algorithm never meets an old artefact."""
+    digest = hashlib.sha256()
+    for name in modules:
+        digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old bytes or the new ones, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def to_json(value: Any) -> bytes:
+    """Strict JSON (no NaN, no Infinity)."""
+    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
+
+
+def to_npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def from_npy(data: bytes) -> np.ndarray:
+    return np.load(io.BytesIO(data), allow_pickle=False)
+
+
+class Store:
+    """Artefacts under one root folder."""
+
+    def __init__(self, root: Path):
+        self.root = Path(root)
+
+    def _folder(self, stage: str, key: str) -> Path:
+        return self.root / stage / key
+
+    def write(self, stage: str, key: str, files: Mapping[str, bytes]) -> None:
+        """Publish an artefact. When another writer was first, its artefact stays and this one is dropped."""
+        final = self._folder(stage, key)
+        temporary = final.with_name(f".{key}.{secrets.token_hex(8)}.tmp")
+        temporary.mkdir(parents=True)
+        try:
+            for name, data in files.items():
+                _write_synced(temporary / name, data)
+            manifest = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+            _write_synced(temporary / MANIFEST, to_json(manifest))
+            _sync_folder(temporary)
+            try:
+                os.rename(temporary, final)
+            except OSError:
+                if self.read(stage, key) is None:  # what stands there is torn: replace it
+                    shutil.rmtree(final, ignore_errors=True)
+                    os.rename(temporary, final)
+            _sync_folder(final.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def read(self, stage: str, key: str) -> dict[str, bytes] | None:
+        """The files of an artefact, verified against its manifest; None when absent, torn or altered."""
+        folder = self._folder(stage, key)
+        try:
+            manifest = json.loads((folder / MANIFEST).read_bytes())
+            files = {name: (folder / name).read_bytes() for name in manifest}
+        except (OSError, ValueError):
+            return None
+        if any(hashlib.sha256(files[name]).hexdigest() != digest for name, digest in manifest.items()):
+            return None
+        return files
+
+    def write_file(self, stage: str, key: str, data: bytes) -> None:
+        """Publish or replace a single-file artefact, for state that changes; its own format must reveal damage."""
+        write_atomic(self.root / stage / f"{key}.bin", data)
+
+    def read_file(self, stage: str, key: str) -> bytes | None:
+        try:
+            return (self.root / stage / f"{key}.bin").read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def delete_file(self, stage: str, key: str) -> None:
+        (self.root / stage / f"{key}.bin").unlink(missing_ok=True)
+
+    def sweep_temporaries(self) -> None:
+        """Remove what killed writers left behind; call only while no other writer is at work."""
+        for leftover in self.root.glob("*/.*.tmp"):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,277 @@
+"""From a list of epsilons to an attacked, charted sweep: plan -> data -> train -> score -> attack -> report, one function a stage."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.metadata
+import io
+import json
+import platform
+import shutil
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.image import imread
+from tqdm import tqdm
+
+from dptrain import accounting, data, defences, judge, metrics, models, plots, report, sampling, tensorboard
+from dptrain.attacks import ATTACKS
+from dptrain.attacks.blind import blind
+from dptrain.attacks.lira import choose_variance
+from dptrain.config import Config
+from dptrain.fleet import Fleet, Watch, build, choose_device, choose_engine, mechanism_to_json, model_key
+from dptrain.judge import Row
+from dptrain.statement import as_lines, statement
+from dptrain.store import Store, code_fingerprint, fingerprint, from_npy, to_json, to_npy, write_atomic
+from dptrain.types import ConfigError, Refusal, Scores, Setting
+
+JUDGED_BY = ("types", "judge", "metrics", "accounting", "statement", "plots", "report", "tensorboard", "sweep")
+OUTPUTS = ("metrics.json", "report.html", "table.md", "frontier.png", "frontier.svg", "roc.png", "roc.svg", "tensorboard")
+PACKAGES = ("torch", "opacus", "dp-accounting", "numpy", "scipy", "scikit-learn", "cryptography")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep frozen before any data are read."""
+
+    config: Config
+    settings: tuple[Setting, ...]
+    engine: str
+    device: torch.device
+    notes: tuple[str, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        keys = [model_key(self.config, self.engine, setting, 0) for setting in self.settings]
+        attacks = [(name, code_fingerprint(f"attacks/{ATTACK_FILES.get(name, name)}"), options) for name, options in self.config.attacks.items()]
+        return fingerprint("run", keys, attacks, code_fingerprint(*JUDGED_BY), self.config.to_json())
+
+
+ATTACK_FILES = {"lira_offline": "lira"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished sweep: its folder, its rows, a statement for each setting, and the models trained by this very call."""
+
+    folder: Path
+    rows: tuple[Row, ...]
+    statements: Mapping[str, Mapping[str, str]]
+    trained: int
+
+
+def plan(config: Config) -> Plan:
+    """Check everything that needs no data, calibrate the noise, choose engine and device. Raises ConfigError."""
+    if config.dataset.name not in data.DATASETS:
+        raise ConfigError("dataset.name", f"unknown data set {config.dataset.name!r}; choose from {', '.join(data.DATASETS)}")
+    source = data.DATASETS[config.dataset.name]
+    wanted = config.dataset.pool + config.dataset.population + config.dataset.test
+    if wanted > source.size:
+        raise ConfigError("dataset.pool", f"pool + population + test is {wanted:,}, but {config.dataset.name} has {source.size:,} examples; lower one of them")
+    for name, options in config.attacks.items():
+        if name not in ATTACKS:
+            raise ConfigError(f"attacks.{name}", f"unknown attack; choose from {', '.join(ATTACKS)}")
+        for key, value in options.items():
+            if key != "variance" or not name.startswith("lira"):
+                raise ConfigError(f"attacks.{name}.{key}", "unknown option; remove it")
+            choose_variance(value, 0)
+    model = build(config)
+    if any(value != float("inf") for value in config.epsilons):
+        models.refuse_mixing(model, source.shape)
+    engine, reason = choose_engine(config, model)
+    notes = (f"engine opacus, one model at a time: {reason}",) if reason else ()
+    return Plan(config, tuple(defences.settings(config)), engine, choose_device(config.training.device), notes)
+
+
+def sweep(config: Config, show_progress: bool = True) -> Result:
+    """Run or resume a sweep; a finished one is read back. Interrupted is raised at Ctrl-C or SIGTERM, with all work saved."""
+    ready = plan(config)
+    folder = config.folder
+    finished = read_result(folder, ready)
+    if finished:
+        return finished
+    with _only_writer(folder):
+        store = Store(folder / "store")
+        store.sweep_temporaries()
+        for note in ready.notes if show_progress else ():
+            print(note)
+        fleet = load(ready, store)
+        opinions = {setting.name: second_opinions(store, setting) for setting in ready.settings}
+        statements = {setting.name: statement(setting, config.privacy.noise, opinions[setting.name]) for setting in ready.settings}
+        trained = train(ready, fleet, statements, folder, show_progress)
+        shutil.rmtree(store.root / "checkpoint", ignore_errors=True)  # keys of stacks that another width has finished
+        rows, curves = attack(ready, fleet, show_progress)
+        write_outputs(ready, fleet, rows, curves, statements)
+    return Result(folder, tuple(rows), statements, trained)
+
+
+def load(ready: Plan, store: Store) -> Fleet:
+    config = ready.config
+    parts = config.dataset
+    dataset = data.load(parts.name, parts.pool, parts.population, parts.test, config.seed)
+    key = sampling.seeded_key(config.seed, "membership")
+    return Fleet(config, store, ready.engine, ready.device, dataset, sampling.memberships(config.models_per_setting, parts.pool, key))
+
+
+def second_opinions(store: Store, setting: Setting) -> dict[str, float | None]:
+    """Opacus's epsilons for a setting; stored, since PRV can take many seconds."""
+    if not setting.mechanism.private:
+        return {}
+    key = fingerprint("opinions", code_fingerprint("accounting"), mechanism_to_json(setting.mechanism), setting.delta)
+    files = store.read("opinions", key)
+    if files is None:
+        files = {"opinions.json": to_json(accounting.second_opinions(setting.mechanism, setting.delta))}
+        store.write("opinions", key, files)
+    return json.loads(files["opinions.json"])
+
+
+def train(ready: Plan, fleet: Fleet, statements: Mapping[str, Mapping[str, str]], folder: Path, show_progress: bool) -> int:
+    """Train what is missing of every setting; returns how many models that was."""
+    total = sum(len(fleet.missing(setting)) for setting in ready.settings)
+    if not total:
+        return 0
+    bar = tqdm(total=total * ready.config.steps, unit="step", disable=not show_progress, unit_scale=True, dynamic_ncols=True, mininterval=0.5)
+    live = tensorboard.Live(folder / "tensorboard")
+    with bar, contextlib.closing(live), _stop_requests() as stop:
+        for number, setting in enumerate(ready.settings, 1):
+
+            def steps(models: int, number: int = number, setting: Setting = setting) -> None:
+                bar.update(models)
+                bar.set_description(f"setting {number}/{len(ready.settings)} {setting.name}, model {int(bar.n / ready.config.steps)}/{total}", refresh=False)
+
+            fleet.train(setting, "\n".join(as_lines(statements[setting.name])), Watch(steps, live.curve, stop.is_set))
+    return total
+
+
+def attack(ready: Plan, fleet: Fleet, show_progress: bool) -> tuple[list[Row], list[plots.Roc]]:
+    """Every attack on every model of every setting, and the blind baseline."""
+    config, rows, curves = ready.config, [], []
+    labels, test_labels = fleet.dataset.pool.labels, fleet.dataset.test.labels
+    work = tqdm(total=len(ready.settings) * len(config.attacks), unit="attack", disable=not show_progress, dynamic_ncols=True, leave=False)
+    with work:
+        for setting in ready.settings:
+            fleet.verify(setting)
+            pool, test = fleet.logits(setting)
+            scores = Scores(pool, labels, fleet.membership)
+            bound = accounting.trade_off(setting.mechanism) if setting.mechanism.private else None
+            rows += judge.accuracy_rows(setting, scores, test, test_labels)
+            drawn = {}
+            for name, options in config.attacks.items():
+                work.set_description(f"{name} on {setting.name}")
+                try:
+                    matrix = _attack_matrix(fleet, setting, scores, name, options)
+                except Refusal as refusal:
+                    rows += judge.refused_rows(setting, name, str(refusal), scores)
+                else:
+                    rows += judge.attack_rows(setting, name, matrix, scores, bound, judge.variant(scores, name, options))
+                    drawn[name] = metrics.roc(matrix.ravel(), scores.membership.ravel())
+                work.update()
+            curves.append(plots.Roc(setting.name, drawn, bound, int((~fleet.membership).sum())))
+    rows.append(_blind(fleet))
+    return rows, curves
+
+
+def _attack_matrix(fleet: Fleet, setting: Setting, scores: Scores, name: str, options: Mapping[str, Any]) -> np.ndarray:
+    code = code_fingerprint("types", "attacks/__init__", f"attacks/{ATTACK_FILES.get(name, name)}")
+    attacked = [fleet.fingerprint(setting, index) for index in range(scores.models)]
+    key = fingerprint("attack", code, attacked, fleet.config.seed, name, options)
+    files = fleet.store.read("attack", key)
+    if files is None:
+        files = {"scores.npy": to_npy(judge.attack_matrix(scores, name, options))}
+        fleet.store.write("attack", key, files)
+    return from_npy(files["scores.npy"])
+
+
+def _blind(fleet: Fleet) -> Row:
+    pairs = fleet.membership[::2]  # the complement of a split is the same split
+    pool = fleet.dataset.pool
+    shape = (fleet.config.dataset, fleet.config.seed, len(pairs))
+    key = fingerprint("blind", code_fingerprint("data", "sampling", "attacks/blind"), *map(str, shape))
+    files = fleet.store.read("attack", key)
+    if files is None:
+        files = {"scores.npy": to_npy(np.stack([blind(pool.inputs, pool.labels, member) for member in pairs]))}
+        fleet.store.write("attack", key, files)
+    return judge.blind_row(from_npy(files["scores.npy"]), pairs)
+
+
+def write_outputs(ready: Plan, fleet: Fleet, rows: Sequence[Row], curves: Sequence[plots.Roc], statements: Mapping[str, Mapping[str, str]]) -> None:
+    """Chart files, page, TensorBoard, and last metrics.json, whose fingerprint says that all of them are there."""
+    folder, config = ready.config.folder, ready.config
+    figures = {"frontier": plots.frontier(rows), "roc": plots.roc(curves)}
+    png = {name: report.image(figure, "png") for name, figure in figures.items()}
+    for name, figure in figures.items():
+        write_atomic(folder / f"{name}.png", png[name])
+        write_atomic(folder / f"{name}.svg", report.image(figure, "svg"))
+    plain = config.to_json()
+    page = report.page(
+        config.name, rows, statements, {"Privacy and utility": png["frontier"], "ROC of every attack": png["roc"]}, json.dumps(plain, indent=1), versions()
+    )
+    write_atomic(folder / "report.html", page.encode())
+    write_atomic(folder / "table.md", (report.table(*report.summary(rows)) + "\n").encode())
+    pixels = {name: (imread(io.BytesIO(image))[..., :3] * 255).astype(np.uint8) for name, image in png.items()}
+    lines = {name: as_lines(parts) for name, parts in statements.items()}
+    tensorboard.rebuild(folder / "tensorboard", ready.settings, {setting.name: fleet.curve(setting) for setting in ready.settings}, rows, lines, pixels)
+    record = {
+        "rows": [row.to_json() for row in rows],
+        "statements": statements,
+        "config": plain,
+        "versions": versions(),
+        "fingerprint": ready.fingerprint,
+    }
+    write_atomic(folder / "metrics.json", to_json(record))
+
+
+def read_result(folder: Path, ready: Plan) -> Result | None:
+    """The finished sweep of this very plan in `folder`, or None."""
+    try:
+        record = json.loads((folder / "metrics.json").read_text())
+    except (OSError, ValueError):
+        return None
+    if record.get("fingerprint") != ready.fingerprint or not all((folder / name).exists() for name in OUTPUTS):
+        return None
+    return Result(folder, tuple(Row(**row) for row in record["rows"]), record["statements"], 0)
+
+
+def versions() -> dict[str, str]:
+    """Of everything that a number depends on."""
+    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"dptrain": importlib.metadata.version("dptrain"), "python": platform.python_version(), **packages}
+
+
+@contextlib.contextmanager
+def _only_writer(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError("output", f"another dptrain is at work in {folder}; wait for it, or choose another folder") from None
+        yield
+
+
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[threading.Event]:
+    """An event that SIGINT or SIGTERM sets, so that training stops between steps; a second SIGINT stops at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def request(number: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
