@@ -36,7 +36,9 @@ keys (default):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 a contradiction or failure, 2 a wrong configuration, 130 interrupted."""
-    parser = argparse.ArgumentParser("dptrain", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False)
+    parser = argparse.ArgumentParser(
+        "dptrain", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False
+    )
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("--version", action="version", version=f"dptrain {__version__}")
     parser.add_argument("command", nargs="?")
@@ -53,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"dptrain: error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        sys.stderr.close()
+        return 0
     except KeyboardInterrupt:
         print("dptrain: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
@@ -80,7 +85,9 @@ def _sweep(rest: Sequence[str]) -> int:
     for name, parts in result.statements.items():
         print(f"\n{name}\n  " + "\n  ".join(as_lines(parts)))
     folder = result.folder
-    print(f"\n{result.trained} models trained now. Report: {folder}/report.html; numbers: {folder}/metrics.json; charts: {folder}/frontier.png, {folder}/roc.png")
+    print(
+        f"\n{result.trained} models trained now. Report: {folder}/report.html; numbers: {folder}/metrics.json; charts: {folder}/frontier.png, {folder}/roc.png"
+    )
     print(f"tensorboard --logdir {folder}/tensorboard")
     alarms = report.warnings(result.rows)
     for line in alarms:
@@ -109,11 +116,16 @@ def _keys() -> list[str]:
     for field in dataclasses.fields(default):
         value = getattr(default, field.name)
         if dataclasses.is_dataclass(value):
-            lines += [_key(f"{field.name}.{inner.name}", getattr(value, inner.name), inner.metadata["help"]) for inner in dataclasses.fields(value)]
+            lines += [
+                _key(f"{field.name}.{inner.name}", getattr(value, inner.name), inner.metadata["help"])
+                for inner in dataclasses.fields(value)
+            ]
         elif field.name in ("defence", "attacks", "model"):
             lines.append(_key(field.name, ",".join(value) if field.name != "model" else value["name"], field.metadata["help"]))
             nested = value.items() if field.name != "model" else [(None, {key: item for key, item in value.items() if key != "name"})]
-            lines += [_key(".".join(filter(None, [field.name, name, key])), item, "") for name, options in nested for key, item in options.items()]
+            lines += [
+                _key(".".join(filter(None, [field.name, name, key])), item, "") for name, options in nested for key, item in options.items()
+            ]
         else:
             lines.append(_key(field.name, list(value) if isinstance(value, tuple) else value, field.metadata["help"]))
     return lines

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 Stack = Mapping[str, Tensor]
+Engine = Callable[[Stack, Tensor, Tensor, Tensor, float, Stack], Tensor]
+"""(parameters, inputs [K, B, *shape], labels [K, B], weights [K, B], clip, out) -> losses [K, B]"""
 
 
 def stack(models: Sequence[nn.Module]) -> dict[str, Tensor]:
@@ -118,7 +120,8 @@ class StackedEngine:
     def _own(self, named: Stack) -> dict[str, Stack]:
         prefix = {path: f"{path}." if path else "" for path in self.layers}
         return {
-            path: {name: named[prefix[path] + name] for name, _ in layer.named_parameters(recurse=False)} for path, layer in self.layers.items()
+            path: {name: named[prefix[path] + name] for name, _ in layer.named_parameters(recurse=False)}
+            for path, layer in self.layers.items()
         }
 
     def __call__(self, parameters: Stack, inputs: Tensor, labels: Tensor, weights: Tensor, clip: float, out: Stack) -> Tensor:
@@ -133,7 +136,9 @@ class StackedEngine:
         taps = {path: (a, g.view(*labels.shape, *g.shape[1:])) for (path, (a, _)), g in zip(self._taps.items(), slopes, strict=True)}
         self._taps = {}
         with torch.no_grad():
-            squared = sum((RULES[type(self.layers[path])].norm(self.layers[path], a, g) for path, (a, g) in taps.items()), inputs.new_zeros(()))
+            squared = sum(
+                (RULES[type(self.layers[path])].norm(self.layers[path], a, g) for path, (a, g) in taps.items()), inputs.new_zeros(())
+            )
             keep = weights & torch.isfinite(squared)
             factors = keep.to(inputs.dtype)
             if math.isfinite(clip):
@@ -142,7 +147,9 @@ class StackedEngine:
             for path, own in self._own(out).items():
                 a, g = taps[path]
                 if poisoned:  # 0 * inf is nan, so what is not finite must go, not be scaled by zero
-                    a, g = (torch.where(keep.view(*keep.shape, *[1] * (value.dim() - 2)), value, torch.zeros_like(value)) for value in (a, g))
+                    a, g = (
+                        torch.where(keep.view(*keep.shape, *[1] * (value.dim() - 2)), value, torch.zeros_like(value)) for value in (a, g)
+                    )
                 g.mul_(factors.view(*factors.shape, *[1] * (g.dim() - 2)))
                 RULES[type(self.layers[path])].total(self.layers[path], a, g, own)
         return losses.detach()
@@ -194,4 +201,4 @@ class OpacusEngine:
         return sample
 
 
-ENGINES = {"stacked": StackedEngine, "opacus": OpacusEngine}
+ENGINES: dict[str, Callable[[nn.Module], Engine]] = {"stacked": StackedEngine, "opacus": OpacusEngine}

@@ -20,7 +20,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dptrain.types import ConfigError
@@ -32,9 +32,9 @@ def conf_folder() -> Path:
     return installed if installed.is_dir() else Path(__file__).parent.parent / "conf"
 
 
-def option(help: str) -> Any:
+def option(text: str) -> Any:
     """A field without a default (the YAML files hold those) and its line of help."""
-    return field(metadata={"help": help})
+    return field(metadata={"help": text})
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ class Config:
     models_per_setting: int = option("models of each setting, even; each is attacked with the others as shadows")
     seed: int = option("seed of splits, memberships and initial weights")
     output: str | None = option("folder for results; default results/<name> under the current folder")
-    dataset: DatasetConfig = field()
+    dataset: DatasetConfig = option("data set and its split")
     model: Mapping[str, Any] = option("name of the model, and its options")
-    training: TrainingConfig = field()
-    privacy: PrivacyConfig = field()
+    training: TrainingConfig = option("how to train")
+    privacy: PrivacyConfig = option("what is promised")
     defence: Mapping[str, Mapping[str, Any]] = option("parameters of each way to train")
     attacks: Mapping[str, Mapping[str, Any]] = option("attacks to run, and their options")
 
@@ -105,8 +105,7 @@ def load(command: str, overrides: list[str]) -> Config:
             composed = compose(command, overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise _translate(error, command) from None
-    plain = OmegaConf.to_container(composed, resolve=False)
-    assert isinstance(plain, dict)
+    plain: Any = OmegaConf.to_container(composed, resolve=False)
     _refuse_code("", plain)
     epsilons = plain.get("epsilons")
     if isinstance(epsilons, int | float):
@@ -131,9 +130,10 @@ def _translate(error: Exception, command: str) -> ConfigError:
     if match := re.search(r"Could not override '([^']+)'", text) or re.search(r"Could not append to config.*'([^']+)'", text):
         key = match[1]
         return ConfigError(key, f"unknown key{_suggest(key, _known_keys(command))}; see dptrain {command} --help")
-    if match := re.search(r"In '([^']+)': Could not (?:find|load) '([^'/]+)/([^']+)'", text) or re.search(r"()Could not (?:find|load) '([^'/]+)/([^']+)'", text):
-        available = groups().get(match[2], [])
-        return ConfigError(match[2], f"unknown name {match[3]!r}{_suggest(match[3], available)}; choose from {', '.join(available)}")
+    if match := re.search(r"Could not (?:find|load) '([^'/]+)/([^']+)'", text):
+        group, name = match.groups()
+        available = groups().get(group, [])
+        return ConfigError(group, f"unknown name {name!r}{_suggest(name, available)}; choose from {', '.join(available)}")
     if "parse" in type(error).__name__.lower() or "mismatched input" in text or "token recognition" in text:
         return ConfigError("", f"cannot read an argument: {text.split(' See https')[0]}; write key=value, and quote spaces and brackets")
     return ConfigError("", text.split(" See https")[0])
@@ -144,13 +144,15 @@ def _known_keys(command: str) -> list[str]:
         composed = compose(command)
     keys: list[str] = list(groups())
 
-    def walk(prefix: str, node: DictConfig) -> None:
-        for key in node:
+    def walk(prefix: str, values: dict[Any, Any]) -> None:
+        for key, inner in values.items():
             keys.append(f"{prefix}{key}")
-            if OmegaConf.is_dict(node[key]):
-                walk(f"{prefix}{key}.", node[key])
+            if isinstance(inner, dict):
+                walk(f"{prefix}{key}.", inner)
 
-    walk("", composed)
+    plain = OmegaConf.to_container(composed)
+    assert isinstance(plain, dict)
+    walk("", plain)
     return keys
 
 
@@ -199,7 +201,9 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         if not isinstance(value, dict):
             raise ConfigError(path, f"expected a group of keys, got {value!r}; choose with {path}=NAME")
         inner = typing.get_args(hint)[1]
-        return {key: item if inner is Any else _convert(inner, item if item is not None else {}, f"{path}.{key}") for key, item in value.items()}
+        return {
+            key: item if inner is Any else _convert(inner, item if item is not None else {}, f"{path}.{key}") for key, item in value.items()
+        }
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:
@@ -221,16 +225,26 @@ def positive(value: Any, key: str) -> float:
 
 
 def _check(config: Config) -> None:
-    _require(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", config.name) is not None, "name", f"use letters, digits, '.', '_' and '-', got {config.name!r}")
+    _require(
+        re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", config.name) is not None,
+        "name",
+        f"use letters, digits, '.', '_' and '-', got {config.name!r}",
+    )
     for part in ("pool", "population", "test"):
         _require(getattr(config.dataset, part) >= 1, f"dataset.{part}", "must be at least 1")
-    _require(config.dataset.pool % 2 == 0, "dataset.pool", f"must be even, since each model trains on half of it; use {config.dataset.pool - 1}")
+    _require(
+        config.dataset.pool % 2 == 0, "dataset.pool", f"must be even, since each model trains on half of it; use {config.dataset.pool - 1}"
+    )
     _require(len(config.epsilons) > 0, "epsilons", "give at least one, such as [inf,8,2]")
     for epsilon in config.epsilons:
         _require(epsilon > 0, "epsilons", f"must be above 0, got {epsilon:g}; use inf for no privacy")
     _require(len(set(config.epsilons)) == len(config.epsilons), "epsilons", "each may stand there once; remove the repeats")
     models = config.models_per_setting
-    _require(models >= 2 and models % 2 == 0, "models_per_setting", f"must be even and at least 2, got {models}; use {max(2, models + models % 2)}")
+    _require(
+        models >= 2 and models % 2 == 0,
+        "models_per_setting",
+        f"must be even and at least 2, got {models}; use {max(2, models + models % 2)}",
+    )
     _require(config.seed >= 0, "seed", "must be 0 or more")
     n, training = config.public_n, config.training
     _require(1 <= training.batch_size <= n, "training.batch_size", f"must lie in 1..{n} (half the pool), got {training.batch_size}")
@@ -245,4 +259,8 @@ def _check(config: Config) -> None:
     ):
         _require(value in choices, key, f"unknown value {value!r}; choose from {', '.join(choices)}")
     delta = config.privacy.delta
-    _require(0 < delta < 1 / n, "privacy.delta", f"must lie above 0 and below 1/n = {1 / n:.3g}, got {delta:g}; a delta of 1/n allows publishing one record")
+    _require(
+        0 < delta < 1 / n,
+        "privacy.delta",
+        f"must lie above 0 and below 1/n = {1 / n:.3g}, got {delta:g}; a delta of 1/n allows publishing one record",
+    )

@@ -66,7 +66,9 @@ def load(name: str, pool: int, population: int, test: int, seed: int) -> Dataset
     source = DATASETS[name]
     examples = source.read()
     if examples.inputs.shape != (source.size, *source.shape):
-        raise ConfigError("dataset.name", f"{name} has shape {examples.inputs.shape}, expected {(source.size, *source.shape)}; reinstall its package")
+        raise ConfigError(
+            "dataset.name", f"{name} has shape {examples.inputs.shape}, expected {(source.size, *source.shape)}; reinstall its package"
+        )
     order = generator(seeded_key(seed, name), Purpose.SPLIT).permutation(source.size)
     ends = np.cumsum([pool, population, test])
     parts = np.split(order[: ends[-1]], ends[:-1])

@@ -152,7 +152,9 @@ class Fleet:
             if files is None:
                 parameters = load(self._model(setting, index)["parameters.safetensors"])
                 own = {name: value[None].to(self.device) for name, value in parameters.items()}
-                files = {name: to_npy(score.logits(model, own, part)[0, :, None]) for name, part in (("pool.npy", pool), ("test.npy", test))}
+                files = {
+                    name: to_npy(score.logits(model, own, part)[0, :, None]) for name, part in (("pool.npy", pool), ("test.npy", test))
+                }
                 self.store.write("scores", key, files)
             pairs.append((from_npy(files["pool.npy"]), from_npy(files["test.npy"])))
         return np.stack([pool for pool, _ in pairs]), np.stack([test for _, test in pairs])
@@ -195,7 +197,9 @@ def model_key(config: Config, engine: str, setting: Setting, index: int) -> str:
     """Artefact key of one model: the parts of the configuration upstream of it. The number of models is not among them, so a
     larger fleet keeps the models of a smaller one."""
     trained = [mechanism_to_json(setting.mechanism), setting.learning_rate, setting.momentum, config.privacy.noise]
-    return fingerprint("model", code_fingerprint(*TRAINED_BY), dataclasses.asdict(config.dataset), config.model, engine, config.seed, trained, index)
+    return fingerprint(
+        "model", code_fingerprint(*TRAINED_BY), dataclasses.asdict(config.dataset), config.model, engine, config.seed, trained, index
+    )
 
 
 def mechanism_to_json(mechanism: Mechanism) -> dict[str, object]:
@@ -231,7 +235,10 @@ class _Progress:
             record = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["progress"])
         except (SafetensorError, ValueError, KeyError):
             return None
-        parts = {kind: {name.removeprefix(kind): value for name, value in tensors.items() if name.startswith(kind)} for kind in ("parameters.", "momentum.")}
+        parts = {
+            kind: {name.removeprefix(kind): value for name, value in tensors.items() if name.startswith(kind)}
+            for kind in ("parameters.", "momentum.")
+        }
         state = State(parts["parameters."], parts["momentum."], record["step"])
         return _Progress(state, [bytes.fromhex(secret) for secret in record["keys"]], record["curve"])
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -57,83 +58,120 @@ def variant(scores: Scores, attack: str, options: Mapping[str, Any]) -> str:
 
 
 def attack_rows(setting: Setting, attack: str, matrix: np.ndarray, scores: Scores, ceiling: TradeOff | None, note: str) -> list[Row]:
-    """AUC, balanced accuracy, advantage and TPR at FPR of one attack on one setting.
+    """AUC, advantage, balanced accuracy and TPR at FPR of one attack on one setting.
 
-    matrix [M, N] as from attack_matrix. Balanced accuracy and advantage come twice: at a threshold chosen on the target's shadows, and,
+    matrix [M, N] as from attack_matrix. Advantage and balanced accuracy come twice: at a threshold chosen on the target's shadows, and,
     named oracle, at the best threshold for the target's own labels, which no attacker knows.
     """
     member = scores.membership
-    n_in, n_out = int(member.sum()), int((~member).sum())
-    pairs = list(zip(matrix, member, strict=True))
-    rows: list[Row] = []
-
-    def add(metric: str, interval: Callable[[float], Interval], limit: Callable[[TradeOff], float], note: str = note, oracle: bool = False) -> None:
-        bound = limit(ceiling) if ceiling else None
-        try:
-            shown = interval(metrics.CONFIDENCE)
-        except Refusal as refusal:
-            rows.append(_refused(setting, attack, metric, str(refusal), len(matrix), n_in, n_out, bound))
-            return
-        contradicted = bound is not None and not oracle and interval(1 - 2 * ALARM).low > bound
-        rows.append(_row(setting, attack, metric, shown, bound, note, contradicted))
-
-    aucs = np.array([metrics.auc(*pair) for pair in pairs])
-    add("auc", lambda confidence: metrics.over_targets(aucs, n_in, n_out, (0, 1), None, confidence), lambda c: c.max_auc)
-
-    oracle = np.array([metrics.advantage(*pair, metrics.best_threshold(*pair)) for pair in pairs])
-
-    def transferred(confidence: float) -> Interval:
-        thresholds = metrics.shadow_thresholds(matrix, member, scores.shadows)
-        values = np.array([metrics.advantage(*pair, threshold) for pair, threshold in zip(pairs, thresholds, strict=True)])
-        return metrics.over_targets(values, n_in, n_out, (-1, 1), None, confidence)
-
-    def at_oracle(confidence: float) -> Interval:
-        return metrics.over_targets(oracle, n_in, n_out, (-1, 1), None, confidence)
-
-    for suffix, interval in (("", transferred), ("_oracle", at_oracle)):
-        add(f"advantage{suffix}", interval, lambda c: c.max_advantage, oracle=bool(suffix))
-        add(f"balanced_accuracy{suffix}", lambda c, i=interval: _halved(i(c)), lambda c: (1 + c.max_advantage) / 2, oracle=bool(suffix))
+    shadows = np.stack([scores.shadows(target) for target in range(len(matrix))])
+    measures = [
+        _Measure("auc", metrics.aucs, ceiling.max_auc if ceiling else None),
+        _Measure("advantage", partial(metrics.shadow_advantages, shadows=shadows), ceiling.max_advantage if ceiling else None, low=-1.0),
+        _Measure("advantage_oracle", metrics.oracle_advantages, ceiling.max_advantage if ceiling else None, judged=False),
+    ]
     for fpr in FPRS:
-        pooled = (~member).sum(axis=1).min() < metrics.NON_MEMBERS_PER_FPR / fpr
-        extra = f"{note}; " * bool(note) + f"one threshold for all {len(matrix)} targets together" if pooled else note
-        add(f"tpr_at_fpr_{fpr:g}", lambda c, f=fpr: metrics.fleet_tpr_at_fpr(matrix, member, f, c), lambda c, f=fpr: c.max_tpr(f), extra)
+        together = metrics.pooled(member, fpr)
+        values = partial(metrics.tprs_at_fpr, fpr=fpr, together=together)
+        pooling = f"one threshold for all {len(matrix)} targets together" if together else ""
+        measures.append(_Measure(f"tpr_at_fpr_{fpr:g}", values, ceiling.max_tpr(fpr) if ceiling else None, fpr=fpr, note=pooling))
+    rows: list[Row] = []
+    for measure in measures:
+        try:
+            row = measure.row(setting, attack, matrix, member, note)
+        except Refusal as refusal:
+            row = _refused(setting, attack, measure.metric, str(refusal), scores, measure.ceiling)
+        rows.append(row)
+        if measure.metric.startswith("advantage"):
+            rows.append(_balanced_accuracy(row))
     return rows
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """A metric of an attack: its value for each target, its ceiling, the FPR if it is a TPR there, and whether a value above the
+    ceiling contradicts the proof (the oracle's does not: it is chosen on the scores it is reported on)."""
+
+    metric: str
+    values: metrics.Values
+    ceiling: float | None
+    low: float = 0.0
+    fpr: float | None = None
+    note: str = ""
+    judged: bool = True
+
+    def row(self, setting: Setting, attack: str, matrix: np.ndarray, member: np.ndarray, note: str) -> Row:
+        if self.fpr is not None:
+            metrics.require_non_members(int((~member).sum()), self.fpr)
+        at = metrics.fleet_interval(self.values, matrix, member, (self.low, 1.0))
+
+        def interval(confidence: float) -> Interval:
+            return at(confidence) if self.fpr is None else metrics.widen(at(confidence), int(member.sum()), confidence)
+
+        contradicted = self.judged and self.ceiling is not None and interval(1 - 2 * ALARM).low > self.ceiling
+        notes = "; ".join(filter(None, [note, self.note]))
+        return _row(setting, attack, self.metric, interval(metrics.CONFIDENCE), self.ceiling, notes, contradicted)
 
 
 def refused_rows(setting: Setting, attack: str, reason: str, scores: Scores) -> list[Row]:
     """The rows of an attack that could not run."""
-    return [_refused(setting, attack, "auc", reason, scores.models, int(scores.membership.sum()), int((~scores.membership).sum()), None)]
+    return [_refused(setting, attack, "auc", reason, scores, None)]
 
 
 def accuracy_rows(setting: Setting, scores: Scores, test_logits: np.ndarray, test_labels: np.ndarray) -> list[Row]:
-    """Accuracy on members and on the test set, over models; test_logits [M, T, Q, C]."""
-    right = scores.logits.mean(axis=2).argmax(-1) == scores.labels
-    train = (right & scores.membership).sum(1) / np.maximum(scores.membership.sum(1), 1)
-    test = (test_logits.mean(axis=2).argmax(-1) == test_labels).mean(axis=1)
-    n_in = int(scores.membership.sum())
-    return [
-        _row(setting, None, "test_accuracy", metrics.over_targets(test, 0, test_labels.size, (0, 1), test_labels.size)),
-        _row(setting, None, "train_accuracy", metrics.over_targets(train, n_in, 0, (0, 1), n_in)),
-    ]
+    """Accuracy on the test set and on members, over models; test_logits [M, T, Q, C]."""
+    test = test_logits.mean(axis=2).argmax(-1) == test_labels
+    train = scores.logits.mean(axis=2).argmax(-1) == scores.labels
+    rows = []
+    for metric, right, used in (("test_accuracy", test, np.ones_like(test)), ("train_accuracy", train, scores.membership)):
+        at = metrics.fleet_interval(_share_right, right, used, (0.0, 1.0))
+        interval = metrics.widen(at(metrics.CONFIDENCE), int(used.any(axis=0).sum()), metrics.CONFIDENCE)
+        count = int(used.sum())
+        counts = {"n_in": 0, "n_out": count} if metric == "test_accuracy" else {"n_in": count, "n_out": 0}
+        rows.append(_row(setting, None, metric, dataclasses.replace(interval, **counts)))
+    return rows
+
+
+def _share_right(right: np.ndarray, used: np.ndarray) -> np.ndarray:
+    return (right & used).sum(axis=1) / np.maximum(used.sum(axis=1), 1)
 
 
 def blind_row(matrix: np.ndarray, membership: np.ndarray) -> Row:
     """AUC of the blind baseline [K, N] over the K independent splits; the same for every setting, since they share the splits."""
-    aucs = np.array([metrics.auc(*pair) for pair in zip(matrix, membership, strict=True)])
-    interval = metrics.over_targets(aucs, int(membership.sum()), int((~membership).sum()), (0, 1))
-    low = metrics.over_targets(aucs, 0, 0, (0, 1), None, 1 - 2 * ALARM).low
+    at = metrics.fleet_interval(metrics.aucs, matrix, membership, (0, 1))
     note = "inputs and labels only: .5 is a sound split"
-    return Row("all", "", None, "blind", "auc", interval.estimate, interval.low, interval.high, interval.targets, interval.n_in, interval.n_out, None, note, low > 0.5)
+    return Row("all", "", None, "blind", "auc", *_numbers(at(metrics.CONFIDENCE)), None, note, at(1 - 2 * ALARM).low > 0.5)
 
 
-def _halved(advantage: Interval) -> Interval:
-    return dataclasses.replace(advantage, **{name: (1 + getattr(advantage, name)) / 2 for name in ("estimate", "low", "high")})
+def _balanced_accuracy(row: Row) -> Row:
+    """(1 + advantage) / 2, and so are its limits."""
+
+    def half(value: float | None) -> float | None:
+        return None if value is None else (1 + value) / 2
+
+    metric = row.metric.replace("advantage", "balanced_accuracy")
+    return dataclasses.replace(
+        row, metric=metric, estimate=half(row.estimate), low=half(row.low), high=half(row.high), ceiling=half(row.ceiling)
+    )
 
 
-def _row(setting: Setting, attack: str | None, metric: str, interval: Interval, ceiling: float | None = None, note: str = "", contradicted: bool = False) -> Row:
-    numbers = dataclasses.astuple(interval)
-    return Row(setting.name, setting.defence, setting.epsilon, attack, metric, *numbers, ceiling, note, contradicted)
+def _numbers(interval: Interval) -> tuple[float, float, float, int, int, int]:
+    return interval.estimate, interval.low, interval.high, interval.targets, interval.n_in, interval.n_out
 
 
-def _refused(setting: Setting, attack: str, metric: str, reason: str, targets: int, n_in: int, n_out: int, ceiling: float | None) -> Row:
-    return Row(setting.name, setting.defence, setting.epsilon, attack, metric, None, None, None, targets, n_in, n_out, ceiling, f"refused: {reason}")
+def _row(
+    setting: Setting,
+    attack: str | None,
+    metric: str,
+    interval: Interval,
+    ceiling: float | None = None,
+    note: str = "",
+    contradicted: bool = False,
+) -> Row:
+    return Row(setting.name, setting.defence, setting.epsilon, attack, metric, *_numbers(interval), ceiling, note, contradicted)
+
+
+def _refused(setting: Setting, attack: str, metric: str, reason: str, scores: Scores, ceiling: float | None) -> Row:
+    n_in = int(scores.membership.sum())
+    counts = (scores.models, n_in, scores.membership.size - n_in)
+    return Row(setting.name, setting.defence, setting.epsilon, attack, metric, None, None, None, *counts, ceiling, f"refused: {reason}")

@@ -1,11 +1,12 @@
 """From membership scores to numbers with intervals. Higher score = member; equal scores fall on the same side of a threshold.
 
-Functions of one target take scores [N] and member bool [N]; `over_targets` makes one Interval of a fleet.
+Functions of one target take scores [N] and member bool [N]; those of a fleet take [M, N], and `fleet_interval` makes an Interval of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from scipy import stats
@@ -14,6 +15,7 @@ from dptrain.types import Interval, Refusal
 
 CONFIDENCE = 0.95
 NON_MEMBERS_PER_FPR = 10
+BLOCKS = 10
 
 
 def roc(scores: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -37,9 +39,7 @@ def tpr_at_fpr(scores: np.ndarray, member: np.ndarray, fpr: float) -> float:
 
     Raises Refusal with fewer than 10 / fpr non-members, which cannot resolve that rate.
     """
-    outside = int((~member).sum())
-    if outside < NON_MEMBERS_PER_FPR / fpr:
-        raise Refusal(f"FPR {fpr:g} needs at least {round(NON_MEMBERS_PER_FPR / fpr):,} non-members; there are {outside:,}")
+    require_non_members(int((~member).sum()), fpr)
     return _largest_tpr(scores, member, fpr)
 
 
@@ -64,57 +64,102 @@ def clopper_pearson(hits: float, trials: int, confidence: float = CONFIDENCE) ->
     return float(low), float(high)
 
 
-def over_targets(values: np.ndarray, n_in: int, n_out: int, bounds: tuple[float, float], trials: int | None = None, confidence: float = CONFIDENCE) -> Interval:
-    """Mean over targets with Student's interval (one target: the whole of `bounds`), cut to `bounds`.
+Values = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""scores [M, N], member [M, N] -> one value a target [M], or [1] for all targets together"""
 
-    For a rate, `trials` is the number of examples behind the mean: the interval is then widened to hold the Clopper-Pearson one,
-    so that a rate that every target shares still carries its sampling error.
+
+def fleet_interval(values: Values, scores: np.ndarray, membership: np.ndarray, bounds: tuple[float, float]) -> Callable[[float], Interval]:
+    """The mean of `values` over targets, as a function of the confidence asked for.
+
+    Two things vary: the models, and the examples all of them share (an example hard for one target is hard for the next, and each
+    target serves the others as a shadow). So the variance is the sum of two jackknives: leave one target out, and leave one of
+    BLOCKS random blocks of examples out (Efron and Stein 1981: a jackknife errs upwards on average). Student's quantile with the smaller
+    number of groups less one. One target gives the whole of `bounds`.
     """
-    count, mean = len(values), float(np.mean(values))
-    if count > 1:
-        half = float(stats.t.ppf((1 + confidence) / 2, count - 1) * np.std(values, ddof=1) / np.sqrt(count))
-        low, high = mean - half, mean + half
-    else:
-        low, high = bounds
-    if trials is not None:
-        below, above = clopper_pearson(min(mean * trials, trials), trials, confidence)
-        low, high = min(low, below), max(high, above)
-    return Interval(mean, max(low, bounds[0]), min(high, bounds[1]), count, n_in, n_out)
-
-
-def fleet_tpr_at_fpr(scores: np.ndarray, membership: np.ndarray, fpr: float, confidence: float = CONFIDENCE) -> Interval:
-    """TPR at an FPR over targets, scores [M, N].
-
-    Where every target has 10 / fpr non-members, each has its own threshold. Otherwise one threshold serves all targets together, and
-    the error comes from leaving out one target at a time (jackknife). Raises Refusal when even all together are too few.
-    """
+    count, examples = scores.shape
     n_in, n_out = int(membership.sum()), int((~membership).sum())
-    if (~membership).sum(axis=1).min() >= NON_MEMBERS_PER_FPR / fpr:
-        rates = np.array([tpr_at_fpr(*pair, fpr) for pair in zip(scores, membership, strict=True)])
-        return over_targets(rates, n_in, n_out, (0, 1), n_in, confidence)
-    together = tpr_at_fpr(scores.ravel(), membership.ravel(), fpr)
-    count = len(scores)
-    if count < 2:
-        return Interval(together, *clopper_pearson(together * n_in, n_in, confidence), count, n_in, n_out)
-    without = [_largest_tpr(np.delete(scores, k, 0).ravel(), np.delete(membership, k, 0).ravel(), fpr) for k in range(count)]
-    pseudo = count * together - (count - 1) * np.array(without)
-    return over_targets(pseudo - pseudo.mean() + together, n_in, n_out, (0, 1), n_in, confidence)
+    each = values(scores, membership)
+    mean = float(each.mean())
+    if count == 1:
+        return lambda _confidence: Interval(mean, *bounds, 1, n_in, n_out)
+    if len(each) == count:
+        by_target = float(np.var(each, ddof=1)) / count
+    else:
+        without = [float(values(np.delete(scores, k, 0), np.delete(membership, k, 0)).mean()) for k in range(count)]
+        by_target = _jackknife(without)
+    block = np.random.default_rng(0).permutation(examples) % BLOCKS
+    by_example = _jackknife([float(values(scores[:, block != b], membership[:, block != b]).mean()) for b in range(BLOCKS)])
+    error = np.sqrt(by_target + by_example)
+    freedom = min(count, BLOCKS) - 1
+
+    def at(confidence: float) -> Interval:
+        half = float(stats.t.ppf((1 + confidence) / 2, freedom) * error)
+        return Interval(mean, max(mean - half, bounds[0]), min(mean + half, bounds[1]), count, n_in, n_out)
+
+    return at
+
+
+def _jackknife(without: list[float]) -> float:
+    groups = len(without)
+    return float((groups - 1) / groups * np.sum(np.square(np.array(without) - np.mean(without))))
+
+
+def widen(interval: Interval, trials: int, confidence: float) -> Interval:
+    """The interval of a rate, made to hold the Clopper-Pearson one of `trials` examples: no variation seen is not no error."""
+    low, high = clopper_pearson(min(interval.estimate * trials, trials), trials, confidence)
+    return replace(interval, low=min(interval.low, low), high=max(interval.high, high))
+
+
+def aucs(scores: np.ndarray, membership: np.ndarray) -> np.ndarray:
+    return np.array([auc(*pair) for pair in zip(scores, membership, strict=True)])
+
+
+def oracle_advantages(scores: np.ndarray, membership: np.ndarray) -> np.ndarray:
+    """The largest TPR - FPR of each target, its own labels known."""
+    rates = [roc(*pair) for pair in zip(scores, membership, strict=True)]
+    return np.array([np.max(true - false) for false, true in rates])
+
+
+def shadow_advantages(scores: np.ndarray, membership: np.ndarray, shadows: np.ndarray) -> np.ndarray:
+    """TPR - FPR of each target at the best threshold of its shadows' scores; shadows bool [M, M], a row a target.
+
+    Raises Refusal without shadows.
+    """
+    if not shadows.any(axis=1).all():
+        raise Refusal("a threshold from shadows needs shadow models: models_per_setting of at least 4")
+    order = np.argsort(-scores, axis=None, kind="stable")  # one sort serves every target's choice of shadows
+    ranked, hits, model = scores.ravel()[order], membership.ravel()[order], order // scores.shape[1]
+    last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+    found = []
+    for own, member, chosen in zip(scores, membership, shadows, strict=True):
+        inside, outside = np.cumsum(chosen[model] & hits)[last], np.cumsum(chosen[model] & ~hits)[last]
+        gain = inside / max(inside[-1], 1) - outside / max(outside[-1], 1)
+        threshold = float(ranked[last[np.argmax(gain)]]) if gain.max() > 0 else np.inf
+        found.append(advantage(own, member, threshold))
+    return np.array(found)
+
+
+def pooled(membership: np.ndarray, fpr: float) -> bool:
+    """Whether some target has too few non-members for this FPR by itself, so that all targets share one threshold."""
+    return bool((~membership).sum(axis=1).min() < NON_MEMBERS_PER_FPR / fpr)
+
+
+def tprs_at_fpr(scores: np.ndarray, membership: np.ndarray, fpr: float, together: bool) -> np.ndarray:
+    """The largest TPR at an FPR of each target, or [1] of all targets `together` under one threshold.
+
+    Whether the non-members resolve that rate is for the caller to ask: require_non_members.
+    """
+    if together:
+        return np.array([_largest_tpr(scores.ravel(), membership.ravel(), fpr)])
+    return np.array([_largest_tpr(*pair, fpr) for pair in zip(scores, membership, strict=True)])
+
+
+def require_non_members(count: int, fpr: float) -> None:
+    """Raise Refusal with fewer than 10 / fpr non-members, which cannot resolve that rate."""
+    if count < NON_MEMBERS_PER_FPR / fpr:
+        raise Refusal(f"FPR {fpr:g} needs at least {round(NON_MEMBERS_PER_FPR / fpr):,} non-members; there are {count:,}")
 
 
 def _largest_tpr(scores: np.ndarray, member: np.ndarray, fpr: float) -> float:
     false, true = roc(scores, member)
     return float(true[false <= fpr].max())
-
-
-def shadow_thresholds(scores: np.ndarray, membership: np.ndarray, shadows: Callable[[int], np.ndarray]) -> np.ndarray:
-    """For each target the best threshold on its shadows' scores, [M]; the target's own labels are not used.
-
-    Raises Refusal without shadows.
-    """
-    thresholds = []
-    for target in range(len(scores)):
-        chosen = shadows(target)
-        if not chosen.any():
-            raise Refusal("a threshold from shadows needs shadow models: models_per_setting of at least 4")
-        thresholds.append(best_threshold(scores[chosen].ravel(), membership[chosen].ravel()))
-    return np.array(thresholds)

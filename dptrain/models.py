@@ -7,6 +7,7 @@ module that maps [B, *shape] to logits [B, classes].
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
@@ -33,7 +34,7 @@ def mlp(shape: Sequence[int], classes: int, hidden: Sequence[int] = (128,), acti
         raise ConfigError("model.hidden", f"must be a list of positive widths such as [128], got {list(hidden)}")
     widths = [math.prod(shape), *hidden]
     layers: list[nn.Module] = [nn.Flatten()]
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in itertools.pairwise(widths):
         layers += [nn.Linear(before, after), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], classes))
 

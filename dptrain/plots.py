@@ -56,23 +56,31 @@ def frontier(rows: Sequence[Row]) -> Figure:
         _points(middle, [place[row.setting] + shift for row in own], own, _colour(attack, attacks), attack)
     ceilings = {row.setting: row.ceiling for row in rows if row.metric == "auc" and row.ceiling is not None}
     for number, (setting, value) in enumerate(ceilings.items()):
-        middle.hlines(value, place[setting] - 0.3, place[setting] + 0.3, color=CEILING, lw=2, label="proved ceiling" if number == 0 else None)
+        middle.hlines(
+            value, place[setting] - 0.3, place[setting] + 0.3, color=CEILING, lw=2, label="proved ceiling" if number == 0 else None
+        )
     middle.axhline(0.5, color="#999999", lw=1, ls=":")
     middle.set_title("membership risk", loc="left")
     middle.set_ylabel("attack AUC")
     middle.legend(fontsize=8, frameon=False, loc="upper left")
 
-    strongest = {}
-    for row in rows:
+    strongest: dict[str, Row] = {}
+    for row in sorted(rows, key=lambda row: row.estimate or 0.0):
         if row.attack and row.attack != "blind" and row.metric == "auc" and row.estimate is not None:
-            best = strongest.get(row.setting)
-            strongest[row.setting] = row if best is None or row.estimate > best.estimate else best
+            strongest[row.setting] = row
+    middle_auc = np.mean([row.estimate for row in strongest.values()]) if strongest else 0.5
     for setting, row in strongest.items():
         utility = accuracy[setting]
-        right.errorbar(
-            row.estimate, utility.estimate, xerr=_error([row]), yerr=_error([utility]), fmt="o", color="#333333", capsize=3
+        right.errorbar(row.estimate, utility.estimate, xerr=_error([row]), yerr=_error([utility]), fmt="o", color="#333333", capsize=3)
+        offset, side = ((-8, -12), "right") if (row.estimate or 0.0) > middle_auc else ((8, -12), "left")
+        right.annotate(
+            f"{_label(row)} ({row.attack})",
+            (row.estimate, utility.estimate),
+            xytext=offset,
+            ha=side,
+            textcoords="offset points",
+            fontsize=8,
         )
-        right.annotate(f"{_label(row)} ({row.attack})", (row.estimate, utility.estimate), xytext=(8, -12), textcoords="offset points", fontsize=8)
     right.axvline(0.5, color="#999999", lw=1, ls=":")
     right.margins(x=0.25, y=0.15)
     right.grid(alpha=0.3)

@@ -16,14 +16,24 @@ COLUMNS: tuple[tuple[str, str | None, str], ...] = (
     ("test accuracy", None, "test_accuracy"),
     ("train accuracy", None, "train_accuracy"),
     ("LiRA AUC", "lira", "auc"),
+    ("LiRA offline AUC", "lira_offline", "auc"),
     ("LiRA TPR @ 1% FPR", "lira", "tpr_at_fpr_0.01"),
     ("LiRA TPR @ .1% FPR", "lira", "tpr_at_fpr_0.001"),
     ("loss AUC", "loss", "auc"),
+    ("loss TPR @ 1% FPR", "loss", "tpr_at_fpr_0.01"),
+    ("shadow AUC", "shadow", "auc"),
+    ("shadow TPR @ 1% FPR", "shadow", "tpr_at_fpr_0.01"),
 )
+SHOWN = 6
+"""Columns of the summary: the first of COLUMNS that the run has. Everything is in the report and in metrics.json."""
 
 
 def number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"
+    """Three decimals, four below .1, no leading zero."""
+    if value is None:
+        return "-"
+    text = f"{value:.4f}" if 0 < abs(value) < 0.0995 else f"{value:.3f}"
+    return text.replace("0.", ".", 1) if abs(value) < 1 else text
 
 
 def cell(row: Row | None) -> str:
@@ -38,7 +48,7 @@ def summary(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Head and body of the summary table, a line a setting."""
     found = {(row.setting, row.attack, row.metric): row for row in rows}
     settings = list(dict.fromkeys(row.setting for row in rows if row.metric == "test_accuracy"))
-    columns = [column for column in COLUMNS if any(found.get((name, column[1], column[2])) for name in settings)]
+    columns = [column for column in COLUMNS if any(found.get((name, column[1], column[2])) for name in settings)][:SHOWN]
     body = [[name, *(cell(found.get((name, attack, metric))) for _, attack, metric in columns)] for name in settings]
     return ["setting", *(title for title, _, _ in columns)], body
 
@@ -66,9 +76,13 @@ def warnings(rows: Sequence[Row]) -> list[str]:
     found = []
     for row in rows:
         if row.contradicted and row.attack == "blind":
-            found.append(f"INVALID: a blind classifier tells members from non-members (AUC {cell(row)}); the split leaks, attack numbers say nothing.")
+            found.append(
+                f"INVALID: a blind classifier tells members from non-members (AUC {cell(row)}); the split leaks, attack numbers say nothing."
+            )
         elif row.contradicted:
-            found.append(f"CONTRADICTION: {row.setting}, {row.attack} {row.metric} {cell(row)} is measured above what was proved; the privacy claim is wrong.")
+            found.append(
+                f"CONTRADICTION: {row.setting}, {row.attack} {row.metric} {cell(row)} is measured above what was proved; the privacy claim is wrong."
+            )
     return found
 
 
@@ -89,7 +103,14 @@ dt{color:#666} dd{margin:0} details{margin:.5rem 0} summary{cursor:pointer;font-
 """
 
 
-def page(name: str, rows: Sequence[Row], statements: Mapping[str, Mapping[str, str]], figures: Mapping[str, bytes], config: str, versions: Mapping[str, str]) -> str:
+def page(
+    name: str,
+    rows: Sequence[Row],
+    statements: Mapping[str, Mapping[str, str]],
+    figures: Mapping[str, bytes],
+    config: str,
+    versions: Mapping[str, str],
+) -> str:
     """The report as one HTML file without scripts or outside links; figures are PNG, name to bytes."""
     escape = html.escape
     head, body = summary(rows)
@@ -102,9 +123,17 @@ def page(name: str, rows: Sequence[Row], statements: Mapping[str, Mapping[str, s
     for setting, statement in statements.items():
         entries = "".join(f"<dt>{escape(heading)}</dt><dd>{escape(text)}</dd>" for heading, text in statement.items())
         parts.append(f"<details open><summary>{escape(setting)}</summary><dl>{entries}</dl></details>")
-    every = [[row.setting, row.attack or "", row.metric, cell(row), str(row.targets), f"{row.n_in:,}", f"{row.n_out:,}", row.note] for row in rows]
+    every = [
+        [row.setting, row.attack or "", row.metric, cell(row), str(row.targets), f"{row.n_in:,}", f"{row.n_out:,}", row.note]
+        for row in rows
+    ]
     parts.append(f"<h2>Every number</h2><details><summary>{len(every)} rows</summary>")
-    parts.append(_html_table(["setting", "attack", "metric", "estimate [95 % interval] <= ceiling", "targets", "members", "non-members", "note"], every) + "</details>")
+    parts.append(
+        _html_table(
+            ["setting", "attack", "metric", "estimate [95 % interval] <= ceiling", "targets", "members", "non-members", "note"], every
+        )
+        + "</details>"
+    )
     parts.append(f"<h2>Run</h2><details><summary>configuration and versions</summary><pre>{escape(config)}</pre>")
     parts.append(f"<p class='muted'>{escape(', '.join(f'{key} {value}' for key, value in versions.items()))}</p></details>")
     return f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(name)}: privacy and utility</title><style>{STYLE}</style></head><body>{"".join(parts)}</body></html>\n'
@@ -112,5 +141,8 @@ def page(name: str, rows: Sequence[Row], statements: Mapping[str, Mapping[str, s
 
 def _html_table(head: Sequence[str], body: Sequence[Sequence[Any]]) -> str:
     cells = "".join(f"<th>{html.escape(text)}</th>" for text in head)
-    lines = "".join("<tr>" + "".join(f'<td{" class=note" if len(str(text)) > 60 else ""}>{html.escape(str(text))}</td>' for text in line) + "</tr>" for line in body)
+    lines = "".join(
+        "<tr>" + "".join(f"<td{' class=note' if len(str(text)) > 60 else ''}>{html.escape(str(text))}</td>" for text in line) + "</tr>"
+        for line in body
+    )
     return f'<div class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table></div>'

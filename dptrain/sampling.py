@@ -46,7 +46,7 @@ def fill(key: bytes, purpose: Purpose, step: int, out: np.ndarray) -> None:
     """
     block = int(purpose).to_bytes(2, "big") + step.to_bytes(6, "big") + bytes(8)
     encryptor = Cipher(algorithms.AES(key), modes.CTR(block)).encryptor()
-    encryptor.update_into(bytes(out.nbytes), memoryview(out).cast("B"))
+    encryptor.update_into(bytes(out.nbytes), memoryview(out.view(np.uint8).data).cast("B"))
 
 
 def generator(key: bytes, purpose: Purpose, step: int = 0) -> np.random.Generator:

@@ -21,7 +21,9 @@ def statement(setting: Setting, noise: str, opinions: Mapping[str, float | None]
         }
     delta = setting.delta
     spent, curve = accounting.epsilon(ran, delta), accounting.trade_off(ran)
-    second = ", ".join(f"Opacus {name} {value:.3f}" if value is not None else f"Opacus {name} gave no number" for name, value in opinions.items())
+    second = ", ".join(
+        f"Opacus {name} {value:.3f}" if value is not None else f"Opacus {name} gave no number" for name, value in opinions.items()
+    )
     source = {
         "os": "keys from the operating system, one a model, erased when the model is finished",
         "seeded": "keys derived from the seed: whoever knows the seed can subtract the noise, and no epsilon holds against them",

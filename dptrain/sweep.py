@@ -50,10 +50,13 @@ class Plan:
     @property
     def fingerprint(self) -> str:
         keys = [model_key(self.config, self.engine, setting, 0) for setting in self.settings]
-        attacks = [(name, code_fingerprint(f"attacks/{ATTACK_FILES.get(name, name)}"), options) for name, options in self.config.attacks.items()]
+        attacks = [
+            (name, code_fingerprint(f"attacks/{ATTACK_FILES.get(name, name)}"), options) for name, options in self.config.attacks.items()
+        ]
         return fingerprint("run", keys, attacks, code_fingerprint(*JUDGED_BY), self.config.to_json())
 
 
+#: The file of an attack where it does not bear the attack's name.
 ATTACK_FILES = {"lira_offline": "lira"}
 
 
@@ -74,7 +77,10 @@ def plan(config: Config) -> Plan:
     source = data.DATASETS[config.dataset.name]
     wanted = config.dataset.pool + config.dataset.population + config.dataset.test
     if wanted > source.size:
-        raise ConfigError("dataset.pool", f"pool + population + test is {wanted:,}, but {config.dataset.name} has {source.size:,} examples; lower one of them")
+        raise ConfigError(
+            "dataset.pool",
+            f"pool + population + test is {wanted:,}, but {config.dataset.name} has {source.size:,} examples; lower one of them",
+        )
     for name, options in config.attacks.items():
         if name not in ATTACKS:
             raise ConfigError(f"attacks.{name}", f"unknown attack; choose from {', '.join(ATTACKS)}")
@@ -137,14 +143,18 @@ def train(ready: Plan, fleet: Fleet, statements: Mapping[str, Mapping[str, str]]
     total = sum(len(fleet.missing(setting)) for setting in ready.settings)
     if not total:
         return 0
-    bar = tqdm(total=total * ready.config.steps, unit="step", disable=not show_progress, unit_scale=True, dynamic_ncols=True, mininterval=0.5)
+    bar = tqdm(
+        total=total * ready.config.steps, unit="step", disable=not show_progress, unit_scale=True, dynamic_ncols=True, mininterval=0.5
+    )
     live = tensorboard.Live(folder / "tensorboard")
     with bar, contextlib.closing(live), _stop_requests() as stop:
         for number, setting in enumerate(ready.settings, 1):
 
             def steps(models: int, number: int = number, setting: Setting = setting) -> None:
                 bar.update(models)
-                bar.set_description(f"setting {number}/{len(ready.settings)} {setting.name}, model {int(bar.n / ready.config.steps)}/{total}", refresh=False)
+                bar.set_description(
+                    f"setting {number}/{len(ready.settings)} {setting.name}, model {int(bar.n / ready.config.steps)}/{total}", refresh=False
+                )
 
             fleet.train(setting, "\n".join(as_lines(statements[setting.name])), Watch(steps, live.curve, stop.is_set))
     return total
@@ -201,7 +211,9 @@ def _blind(fleet: Fleet) -> Row:
     return judge.blind_row(from_npy(files["scores.npy"]), pairs)
 
 
-def write_outputs(ready: Plan, fleet: Fleet, rows: Sequence[Row], curves: Sequence[plots.Roc], statements: Mapping[str, Mapping[str, str]]) -> None:
+def write_outputs(
+    ready: Plan, fleet: Fleet, rows: Sequence[Row], curves: Sequence[plots.Roc], statements: Mapping[str, Mapping[str, str]]
+) -> None:
     """Chart files, page, TensorBoard, and last metrics.json, whose fingerprint says that all of them are there."""
     folder, config = ready.config.folder, ready.config
     figures = {"frontier": plots.frontier(rows), "roc": plots.roc(curves)}
@@ -211,13 +223,19 @@ def write_outputs(ready: Plan, fleet: Fleet, rows: Sequence[Row], curves: Sequen
         write_atomic(folder / f"{name}.svg", report.image(figure, "svg"))
     plain = config.to_json()
     page = report.page(
-        config.name, rows, statements, {"Privacy and utility": png["frontier"], "ROC of every attack": png["roc"]}, json.dumps(plain, indent=1), versions()
+        config.name,
+        rows,
+        statements,
+        {"Privacy and utility": png["frontier"], "ROC of every attack": png["roc"]},
+        json.dumps(plain, indent=1),
+        versions(),
     )
     write_atomic(folder / "report.html", page.encode())
     write_atomic(folder / "table.md", (report.table(*report.summary(rows)) + "\n").encode())
-    pixels = {name: (imread(io.BytesIO(image))[..., :3] * 255).astype(np.uint8) for name, image in png.items()}
     lines = {name: as_lines(parts) for name, parts in statements.items()}
-    tensorboard.rebuild(folder / "tensorboard", ready.settings, {setting.name: fleet.curve(setting) for setting in ready.settings}, rows, lines, pixels)
+    training = {setting.name: fleet.curve(setting) for setting in ready.settings}
+    panels = {curve.setting: _pixels(report.image(plots.roc([curve]), "png")) for curve in curves}
+    tensorboard.rebuild(folder / "tensorboard", ready.settings, training, rows, lines, panels, _pixels(png["frontier"]))
     record = {
         "rows": [row.to_json() for row in rows],
         "statements": statements,
@@ -226,6 +244,10 @@ def write_outputs(ready: Plan, fleet: Fleet, rows: Sequence[Row], curves: Sequen
         "fingerprint": ready.fingerprint,
     }
     write_atomic(folder / "metrics.json", to_json(record))
+
+
+def _pixels(png: bytes) -> np.ndarray:
+    return (imread(io.BytesIO(png))[..., :3] * 255).astype(np.uint8)
 
 
 def read_result(folder: Path, ready: Plan) -> Result | None:

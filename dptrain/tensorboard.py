@@ -40,10 +40,11 @@ def rebuild(
     curves: Mapping[str, Sequence[Mapping[str, float]]],
     rows: Sequence[Row],
     statements: Mapping[str, Sequence[str]],
-    images: Mapping[str, np.ndarray],
+    rocs: Mapping[str, np.ndarray],
+    frontier: np.ndarray,
 ) -> None:
-    """Write the finished run anew: a run a setting (curve, metrics, statement, its line in HParams), a run an attack (metrics against
-    epsilon, the step being 1000 x epsilon), and `overview` (figures, [H, W, 3] uint8)."""
+    """Write the finished run anew: a run a setting (curve, metrics, statement, ROC, its line in HParams), a run an attack (metrics
+    against epsilon, the step being 1000 x epsilon), and `overview` (the frontier). Images are uint8 [H, W, 3]."""
     shutil.rmtree(folder, ignore_errors=True)
     for setting in settings:
         with SummaryWriter(str(folder / setting.name)) as writer:
@@ -62,17 +63,20 @@ def rebuild(
             for tag, value in measured.items():
                 writer.add_scalar(tag, value, 0)
             writer.add_text("privacy statement", "\n\n".join(statements[setting.name]))
+            writer.add_image("ROC, logarithmic axes", rocs[setting.name], dataformats="HWC")
     described = f"step = {STEPS_PER_EPSILON} x epsilon"
-    for run, value in (("measured", lambda row: row.estimate), ("proved ceiling", lambda row: row.ceiling)):
-        for attack in dict.fromkeys(row.attack or "model" for row in rows if row.epsilon is not None):
-            own = [row for row in rows if (row.attack or "model") == attack and row.epsilon is not None and value(row) is not None]
-            if own:
-                with SummaryWriter(str(folder / "against epsilon" / attack / run)) as writer:
-                    for row in own:
-                        writer.add_scalar(f"against epsilon ({described})/{row.metric}", value(row), round(STEPS_PER_EPSILON * (row.epsilon or 0)))
+    for run in ("measured", "proved ceiling"):
+        points: dict[str, list[tuple[float, str, float]]] = {}
+        for row in rows:
+            number = row.estimate if run == "measured" else row.ceiling
+            if row.epsilon is not None and number is not None:
+                points.setdefault(row.attack or "model", []).append((row.epsilon, row.metric, number))
+        for attack, found in points.items():
+            with SummaryWriter(str(folder / "against epsilon" / attack / run)) as writer:
+                for epsilon, metric, number in sorted(found):  # TensorBoard drops what comes before a smaller step
+                    writer.add_scalar(f"against epsilon ({described})/{metric}", number, round(STEPS_PER_EPSILON * epsilon))
     with SummaryWriter(str(folder / "overview")) as writer:
-        for title, pixels in images.items():
-            writer.add_image(title, pixels, dataformats="HWC")
+        writer.add_image("privacy and utility", frontier, dataformats="HWC")
 
 
 def _curve(writer: SummaryWriter, point: Mapping[str, float]) -> None:

@@ -33,8 +33,10 @@ class State:
         return State(parameters, {name: torch.zeros_like(value) for name, value in parameters.items()})
 
     def to(self, device: torch.device) -> State:
-        moved = ({name: value.to(device) for name, value in part.items()} for part in (self.parameters, self.momentum))
-        return State(*moved, self.step)
+        def move(part: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: value.to(device) for name, value in part.items()}
+
+        return State(move(self.parameters), move(self.momentum), self.step)
 
 
 class _Gather:

@@ -115,7 +115,7 @@ class Scores:
             raise ValueError(f"membership must be bool [{models}, {examples}], got {self.membership.dtype} {self.membership.shape}")
         if not np.isfinite(self.logits).all():
             raise ValueError("logits must be finite: a model diverged; lower its learning rate")
-        if examples and not (0 <= self.labels.min() and self.labels.max() < classes):
+        if examples and not (self.labels.min() >= 0 and self.labels.max() < classes):
             raise ValueError(f"labels must lie in 0..{classes - 1}")
 
     @property
