@@ -163,7 +163,7 @@ class OpacusEngine:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self.model = GradSampleModule(model, loss_reduction="sum")
+            self.model = GradSampleModule(copy.deepcopy(model), loss_reduction="sum")
 
     def __call__(self, parameters: Stack, inputs: Tensor, labels: Tensor, weights: Tensor, clip: float, out: Stack) -> Tensor:
         """As StackedEngine.__call__."""

@@ -1,0 +1,61 @@
+import json
+
+import pytest
+import torch
+
+TINY = [
+    "name=tiny",
+    "dataset.pool=60",
+    "dataset.population=20",
+    "dataset.test=20",
+    "training.batch_size=8",
+    "training.epochs=2",
+    "training.width=2",
+    "model.hidden=[8]",
+    "models_per_setting=6",
+    "epsilons=[inf,8]",
+    "privacy.noise=seeded",
+]
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def tiny():
+    """Overrides of a sweep that takes a second."""
+    return list(TINY)
+
+
+@pytest.fixture
+def fake_package(tmp_path, monkeypatch):
+    """Install a package with one model, `batchnorm`, through the entry point group, for this test only."""
+    (tmp_path / "plugin_models.py").write_text(
+        "from torch import nn\n"
+        "def batchnorm(shape, classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(784, 8), nn.BatchNorm1d(8), nn.Linear(8, classes))\n"
+        "def layernorm(shape, classes):\n"
+        "    class Net(nn.Module):\n"
+        "        def __init__(self):\n"
+        "            super().__init__()\n"
+        "            self.norm, self.out = nn.LayerNorm(784), nn.Linear(784, classes)\n"
+        "        def forward(self, x):\n"
+        "            return self.out(self.norm(x.flatten(1)))\n"
+        "    return Net()\n"
+    )
+    info = tmp_path / "plugin_models-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin-models\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[dptrain.models]\nbatchnorm = plugin_models:batchnorm\nlayernorm = plugin_models:layernorm\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+def strict_json(text):
+    """json.loads that refuses NaN and Infinity."""
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} in JSON")
+
+    return json.loads(text, parse_constant=refuse)

@@ -1,0 +1,159 @@
+"""The stacked engine = Opacus = micro-batches of one, and no example moves the sum by more than the clip."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from dptrain import models
+from dptrain.clipping import ENGINES, stack, unsupported
+from tests import reference
+
+SHAPE, CLASSES = (1, 4, 3), 5
+
+
+def setup(count, batch, seed=0, hidden=(7, 6)):
+    stacked = [models.mlp(SHAPE, CLASSES, hidden) for _ in range(count)]
+    generator = torch.Generator().manual_seed(seed)
+    inputs = 3 * torch.randn(count, batch, *SHAPE, generator=generator)
+    labels = torch.randint(0, CLASSES, (count, batch), generator=generator)
+    weights = torch.rand(count, batch, generator=generator) < 0.7
+    return stacked, inputs, labels, weights
+
+
+def run(engine, stacked, inputs, labels, weights, clip):
+    parameters = stack(stacked)
+    out = {name: torch.full_like(value, math.nan) for name, value in parameters.items()}
+    losses = ENGINES[engine](stacked[0])(parameters, inputs, labels, weights, clip, out)
+    return out, losses
+
+
+def assert_same(out, stacked, inputs, labels, weights, clip):
+    for k, model in enumerate(stacked):
+        expected = reference.clipped_sum(model, inputs[k], labels[k], weights[k], clip)
+        scale = max(float(value.abs().max()) for value in expected.values()) + 1e-8
+        for name, value in expected.items():
+            assert float((out[name][k] - value).abs().max()) <= 1e-5 * scale, (k, name)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("count", [1, 2, 7])
+@pytest.mark.parametrize("clip", [0.1, 1.0, 1e6, math.inf])
+def test_engines_equal_micro_batches_of_one(engine, count, clip):
+    parts = setup(count, 9)
+    out, _ = run(engine, *parts, clip)
+    assert_same(out, *parts, clip)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_empty_and_padded_batches(engine, count):
+    stacked, inputs, labels, weights = setup(count, 4)
+    weights[0] = False  # an empty batch beside others
+    weights[-1, 1:] = False
+    out, _ = run(engine, stacked, inputs, labels, weights, 0.5)
+    assert_same(out, stacked, inputs, labels, weights, 0.5)
+    if count > 1:
+        assert all(float(value[0].abs().max()) == 0 for value in out.values())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf, 3e38])
+def test_non_finite_gradients_count_as_zero(engine, poison):
+    stacked, inputs, labels, weights = setup(2, 5, hidden=(4,))
+    weights[:] = True
+    inputs[1, 2] = poison
+    out, _ = run(engine, stacked, inputs, labels, weights, 1.0)
+    assert all(torch.isfinite(value).all() for value in out.values())
+    weights[1, 2] = False
+    inputs[1, 2] = 0
+    clean, _ = run(engine, stacked, inputs, labels, weights, 1.0)
+    if poison == 3e38:  # finite logits may survive it: then it is clipped like any other
+        change = math.sqrt(sum(float((out[name] - clean[name]).square().sum()) for name in out))
+        assert change <= 1 + 1e-5
+    else:
+        for name in out:
+            torch.testing.assert_close(out[name], clean[name], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_one_example_moves_the_sum_by_at_most_the_clip(engine):
+    worst = 0.0
+    for seed in range(20 if engine == "opacus" else 300):
+        stacked, inputs, labels, weights = setup(1, 6, seed)
+        inputs *= 10 ** (seed % 7 - 3)
+        if seed % 3 == 0:
+            inputs[:] = inputs[:, :1]  # parallel gradients
+            labels[:] = labels[:, :1]
+        weights[:] = True
+        whole, _ = run(engine, stacked, inputs, labels, weights, 0.3)
+        weights[0, seed % 6] = False
+        less, _ = run(engine, stacked, inputs, labels, weights, 0.3)
+        worst = max(worst, math.sqrt(sum(float((whole[name] - less[name]).double().square().sum()) for name in whole)))
+    assert 0.29 < worst <= 0.3 * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_losses_come_from_before_the_step(engine):
+    stacked, inputs, labels, weights = setup(2, 5)
+    _, losses = run(engine, stacked, inputs, labels, weights, 1.0)
+    for k, model in enumerate(stacked):
+        expected = nn.functional.cross_entropy(model(inputs[k]), labels[k], reduction="none").detach()
+        torch.testing.assert_close(losses[k][weights[k]], expected[weights[k]])
+
+
+def test_layers_without_a_bias():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 6, bias=False), nn.Tanh(), nn.Linear(6, 5))
+    _, inputs, labels, weights = setup(1, 9)
+    out, _ = run("stacked", [model], inputs, labels, weights, 0.5)
+    assert_same(out, [model], inputs, labels, weights, 0.5)
+
+
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(12, 12)
+        self.out = nn.Linear(12, 5)
+
+    def forward(self, x):
+        return self.out(self.layer(self.layer(x.flatten(1))))
+
+
+class Unused(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.out = nn.Linear(12, 12), nn.Linear(12, 5)
+
+    def forward(self, x):
+        return self.out(x.flatten(1))
+
+
+class Bare(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale, self.out = nn.Parameter(torch.ones(())), nn.Linear(12, 5)
+
+    def forward(self, x):
+        return self.out(x.flatten(1)) * self.scale
+
+
+def test_unsupported_says_why():
+    assert unsupported(models.mlp(SHAPE, CLASSES), SHAPE) is None
+    assert "LayerNorm" in unsupported(nn.Sequential(nn.Flatten(), nn.LayerNorm(12), nn.Linear(12, 5)), SHAPE)
+    assert "exactly once" in unsupported(Twice(), SHAPE)
+    assert "exactly once" in unsupported(Unused(), SHAPE)
+    assert "Bare" in unsupported(Bare(), SHAPE)
+    frozen = models.mlp(SHAPE, CLASSES)
+    frozen[1].weight.requires_grad_(False)
+    assert "frozen" in unsupported(frozen, SHAPE)
+    tied = nn.Sequential(nn.Flatten(), nn.Linear(12, 12), nn.Linear(12, 12), nn.Linear(12, 5))
+    tied[2].weight = tied[1].weight
+    assert "shared" in unsupported(tied, SHAPE)
+
+
+def test_opacus_engine_trains_layers_without_a_rule():
+    model = nn.Sequential(nn.Flatten(), nn.LayerNorm(12), nn.Linear(12, 5))
+    _, inputs, labels, weights = setup(1, 9)
+    out, _ = run("opacus", [model], inputs, labels, weights, 0.5)
+    assert_same(out, [model], inputs, labels, weights, 0.5)

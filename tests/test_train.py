@@ -1,0 +1,159 @@
+"""The one loop."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dptrain import models, sampling
+from dptrain.train import State, train
+from dptrain.types import Mechanism, Sampling, Setting
+
+SHAPE, N = (3, 4), 40
+
+
+def plan(steps=6, sigma=1.0, clip=1.0, batch=10, momentum=0.0, rate=0.1):
+    mechanism = Mechanism(Sampling.POISSON, batch, N // 2, steps, sigma, clip, batch)
+    return Setting("s", "dpsgd", 1.0, 1e-5, mechanism, rate, momentum)
+
+
+def examples():
+    generator = torch.Generator().manual_seed(5)
+    return torch.randn(N, *SHAPE, generator=generator), torch.randint(0, 3, (N,), generator=generator)
+
+
+def fleet(count):
+    return [models.build("mlp", {"hidden": [6]}, SHAPE, 3, seed) for seed in range(count)]
+
+
+KEYS = [sampling.seeded_key(k, "train") for k in range(8)]
+MEMBERSHIP = sampling.memberships(8, N, sampling.seeded_key(0, "membership"))
+
+
+def run(setting, indices, engine="stacked", state=None, on_step=lambda *_: None):
+    stack = fleet(8)
+    state = state or State.start([stack[k] for k in indices])
+    ran = train(stack[0], setting, engine, state, [KEYS[k] for k in indices], *examples(), MEMBERSHIP[indices], on_step)
+    return state, ran
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("widths", [[1] * 8, [2] * 4, [7, 1], [8]])
+def test_any_stack_width_gives_the_same_parameters(widths, momentum):
+    setting = plan(momentum=momentum)
+    together, _ = run(setting, list(range(8)))
+    start = 0
+    for width in widths:
+        part, _ = run(setting, list(range(start, start + width)))
+        for name, value in part.parameters.items():
+            torch.testing.assert_close(value, together.parameters[name][start : start + width], rtol=1e-5, atol=1e-6)
+        start += width
+
+
+def test_engines_agree_over_a_whole_run():
+    stacked, ran = run(plan(momentum=0.5), [0, 1, 2])
+    opacus, also = run(plan(momentum=0.5), [0, 1, 2], engine="opacus")
+    assert ran == also == plan().mechanism
+    for name, value in stacked.parameters.items():
+        torch.testing.assert_close(value, opacus.parameters[name], rtol=1e-4, atol=1e-5)
+
+
+def test_plain_sgd_is_the_loop_without_clip_and_noise():
+    """At sample rate 1 every batch is the members, and torch.optim does the rest."""
+    setting = plan(steps=5, sigma=0.0, clip=math.inf, batch=N // 2, momentum=0.9, rate=0.05)
+    state, _ = run(setting, [3])
+    model, (inputs, labels) = fleet(8)[3], examples()
+    members = torch.from_numpy(np.flatnonzero(MEMBERSHIP[3]))
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    for _ in range(5):
+        optimiser.zero_grad()
+        loss = nn.functional.cross_entropy(model(inputs[members]), labels[members], reduction="sum") / (N // 2)
+        loss.backward()
+        optimiser.step()
+    for name, value in model.named_parameters():
+        torch.testing.assert_close(state.parameters[name][0], value.detach(), rtol=1e-5, atol=1e-6)
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("stops", [[1], [3], [5], [1, 2, 4]])
+def test_resume_equals_uninterrupted_bit_for_bit(stops, momentum):
+    setting = plan(momentum=momentum)
+    whole, _ = run(setting, [0, 1, 2])
+    state = None
+    for at in stops:
+
+        def stop(current, *_, at=at):
+            if current.step == at:
+                raise Stop
+
+        state = state or State.start([fleet(8)[k] for k in (0, 1, 2)])
+        with pytest.raises(Stop):
+            run(setting, [0, 1, 2], state=state, on_step=stop)
+        copy = State(*({n: v.clone() for n, v in part.items()} for part in (state.parameters, state.momentum)), state.step)
+        state = copy
+    resumed, ran = run(setting, [0, 1, 2], state=state)
+    assert ran.steps == 6
+    assert all(torch.equal(value, whole.parameters[name]) for name, value in resumed.parameters.items())
+
+
+@pytest.mark.parametrize("sigma", [0.5, 4.0])
+def test_zero_gradients_leave_noise_of_the_stated_size(sigma):
+    """Constant inputs of zero and a loss that ignores the parameters: what is left is noise of std rate * sigma * C / B a step.
+    Two-sided, false-alarm rate 1e-6: |std error| < 4.89 / sqrt(2 n)."""
+    clip, batch, steps, rate = 0.3, 10, 20, 0.7
+
+    class Flat(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(1000, 100)
+
+        def forward(self, x):
+            return self.layer(x)[:, :3] * 0
+
+    mechanism = Mechanism(Sampling.POISSON, batch, 20, steps, sigma, clip, batch)
+    setting = Setting("s", "dpsgd", 1.0, 1e-5, mechanism, rate, 0.0)
+    model = Flat()
+    state = State.start([model, model])
+    before = {name: value.clone() for name, value in state.parameters.items()}
+    inputs, labels = torch.randn(N, 1000), torch.zeros(N, dtype=torch.int64)
+    train(model, setting, "stacked", state, KEYS[:2], inputs, labels, MEMBERSHIP[:2], lambda *_: None)
+    moved = torch.cat([(state.parameters[name] - before[name]).flatten() for name in before]).double()
+    expected = rate * sigma * clip / batch * math.sqrt(steps)
+    n = moved.numel()
+    assert n == 2 * 100_100
+    assert abs(float(moved.std()) / expected - 1) < 4.89 / math.sqrt(2 * n)
+    assert abs(float(moved.mean())) < 4.89 * expected / math.sqrt(n)
+
+
+def test_empty_batches_are_steps_of_noise_alone():
+    setting = plan(steps=30, batch=1)
+    empty = [step for step in range(30) if len(sampling.poisson(KEYS[0], step, MEMBERSHIP[0], 1, N // 2)) == 0]
+    assert empty
+    seen = []
+
+    def note(state, losses, weights):
+        seen.append((int(weights.sum()), {name: value.clone() for name, value in state.parameters.items()}))
+
+    _, ran = run(setting, [0], on_step=note)
+    assert ran.steps == len(seen) == 30
+    for step in empty:
+        assert seen[step][0] == 0
+        if step:
+            moved = torch.cat([(seen[step][1][name] - seen[step - 1][1][name]).flatten() for name in seen[step][1]])
+            assert 0.5 < float(moved.std()) / (setting.learning_rate * 1.0 / 1) < 1.5
+
+
+def test_settings_of_a_sweep_share_no_noise():
+    """Two releases under one noise stream give away the gradient (reliability hazard 5): here their difference keeps its noise."""
+    first, _ = run(replace(plan(steps=1), mechanism=replace(plan(steps=1).mechanism, noise_multiplier=1.0)), [0])
+    other = State.start([fleet(8)[0]])
+    train(fleet(8)[0], plan(steps=1), "stacked", other, [sampling.os_key()], *examples(), MEMBERSHIP[:1], lambda *_: None)
+    a, b = (torch.cat([v.flatten() for v in s.parameters.values()]) for s in (first, other))
+    assert float((a - b).std()) > 0.5 * 0.1 / 10 * math.sqrt(2)
