@@ -21,7 +21,7 @@ from dptrain.types import Mechanism, Neighbouring, Sampling
 SLACK = 1e-3
 """Calibration returns an epsilon in [target - SLACK, target]."""
 
-_FPR = np.concatenate([[0.0], np.logspace(-6, 0, 1201)])
+_FPR = np.unique(np.concatenate([[0.0], np.logspace(-6, 0, 601), np.linspace(0, 1, 1001)]))
 
 
 class UnsupportedMechanism(ValueError):
@@ -39,7 +39,7 @@ def _check(mechanism: Mechanism) -> None:
         raise UnsupportedMechanism("sample rate must lie in (0, 1] and steps be at least 1")
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def _pld(mechanism: Mechanism, grid: float) -> pld_lib.PrivacyLossDistribution:
     _check(mechanism)
     single = pld_lib.from_gaussian_mechanism(
@@ -98,15 +98,12 @@ class TradeOff:
 
     fpr: np.ndarray
     tpr: np.ndarray
+    max_advantage: float
+    """Ceiling of TPR - FPR: delta at epsilon 0."""
 
     def max_tpr(self, fpr: float) -> float:
-        """Ceiling of the true positive rate at a false positive rate; concave, so interpolation is from the upper grid point."""
+        """Ceiling of the true positive rate at a false positive rate: that of the next grid point, since the curve rises."""
         return float(self.tpr[np.searchsorted(self.fpr, fpr, side="left")])
-
-    @property
-    def max_advantage(self) -> float:
-        """Ceiling of TPR - FPR. Between grid points the TPR is at most that of the right one."""
-        return float(np.clip(np.max(self.tpr[1:] - self.fpr[:-1]), 0, 1))
 
     @property
     def max_auc(self) -> float:
@@ -121,13 +118,13 @@ def trade_off(mechanism: Mechanism) -> TradeOff:
     Every (epsilon, delta(epsilon)) pair of the PLD bounds the ROC by TPR <= min(e^eps FPR + delta, 1 - e^-eps (1 - delta - FPR))
     (Kairouz et al. 2015, theorem 2.1); the lower envelope over a grid of epsilons is returned, so each point is a valid bound.
     """
-    pld = _pld(mechanism, 1e-3)
+    pld = _pld(mechanism, _grid(_pld(mechanism, 1e-3).get_epsilon_for_delta(1e-9)))
     top = max(pld.get_epsilon_for_delta(1e-9), 0.1)
     grid = np.linspace(0, min(top, 60.0), 600)
     deltas = np.clip([pld.get_delta_for_epsilon(e) for e in grid], 0, 1)
     first = np.exp(grid)[:, None] * _FPR + deltas[:, None]
     second = 1 - np.exp(-grid)[:, None] * (1 - deltas[:, None] - _FPR)
-    return TradeOff(_FPR, np.clip(np.minimum(first, second).min(axis=0), 0, 1))
+    return TradeOff(_FPR, np.clip(np.minimum(first, second).min(axis=0), 0, 1), float(deltas[0]))
 
 
 def unamplified_epsilon(mechanism: Mechanism, delta: float) -> float:
@@ -135,6 +132,7 @@ def unamplified_epsilon(mechanism: Mechanism, delta: float) -> float:
     return epsilon(replace(mechanism, batch_size=mechanism.public_n), delta)
 
 
+@lru_cache(maxsize=64)
 def second_opinions(mechanism: Mechanism, delta: float) -> dict[str, float | None]:
     """Opacus's PRV and RDP epsilons beside the claim; None where its accountant gives no usable number.
 

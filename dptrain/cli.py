@@ -8,8 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from dptrain import __version__, config
-from dptrain.types import ConfigError
+from dptrain import __version__
 
 DESCRIPTION = """Differentially private training with built-in attack evaluation.
 
@@ -44,17 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("command", nargs="?")
     parser.add_argument("rest", nargs=argparse.REMAINDER)
     options = parser.parse_args(arguments)
-    commands = {"sweep": _sweep, "list": _list}
-    if options.help or options.command is None:
-        print("usage: dptrain <command> [key=value ...]\n\n" + DESCRIPTION + "\ndptrain <command> --help tells more.")
-        return 0
     try:
-        if options.command not in commands:
-            raise ConfigError("", f"unknown command {options.command!r}; choose from {', '.join(commands)}")
-        return commands[options.command](options.rest)
-    except ConfigError as error:
-        print(f"dptrain: error: {error}", file=sys.stderr)
-        return 2
+        return _run(options.command, options.rest, options.help)
     except BrokenPipeError:  # the reader of a pipe has seen enough
         sys.stderr.close()
         return 0
@@ -63,13 +53,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _run(command: str | None, rest: Sequence[str], help_wanted: bool) -> int:
+    # Every import waits until here: help answers at once, and Ctrl-C while torch loads is no traceback.
+    from dptrain.types import ConfigError
+
+    commands = {"sweep": _sweep, "list": _list}
+    if help_wanted or command is None:
+        print("usage: dptrain <command> [key=value ...]\n\n" + DESCRIPTION + "\ndptrain <command> --help tells more.")
+        return 0
+    try:
+        if command not in commands:
+            raise ConfigError("", f"unknown command {command!r}; choose from {', '.join(commands)}")
+        return commands[command](rest)
+    except ConfigError as error:
+        print(f"dptrain: error: {error}", file=sys.stderr)
+        return 2
+
+
 def _sweep(rest: Sequence[str]) -> int:
     if "--help" in rest or "-h" in rest:
         print(SWEEP + "\n".join(_keys()))
         return 0
+    from dptrain import config
+
     chosen = config.load("sweep", list(rest))
-    # Loaded here, so that help and wrong keys answer before torch is loaded.
-    from dptrain import report
+    from dptrain import report  # these load torch: a wrong key has been answered by now
     from dptrain.fleet import Interrupted
     from dptrain.statement import as_lines
     from dptrain.sweep import sweep
@@ -99,6 +107,9 @@ def _list(rest: Sequence[str]) -> int:
     if "--help" in rest or "-h" in rest:
         print("usage: dptrain list\n\nData sets, models, defences, attacks and experiments, with one line each.")
         return 0
+    from dptrain import config
+    from dptrain.types import ConfigError
+
     if rest:
         raise ConfigError(rest[0], "dptrain list takes no arguments; remove it")
     titles = {"dataset": "data sets", "model": "models", "defence": "defences", "attacks": "attacks", "experiment": "experiments"}
@@ -111,6 +122,8 @@ def _list(rest: Sequence[str]) -> int:
 
 def _keys() -> list[str]:
     """A line of help for every key of the schema, with its default."""
+    from dptrain import config
+
     default = config.load("sweep", [])
     lines = []
     for field in dataclasses.fields(default):

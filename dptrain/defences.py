@@ -48,7 +48,7 @@ def dpsgd(config: Config, *, learning_rate: float, momentum: float, clip: float)
         except ValueError as error:
             raise ConfigError("epsilons", f"{error}; ask for a larger epsilon or fewer epochs") from None
         scaled = rate / max(1.0, mechanism.noise_multiplier)
-        settings.append(Setting(f"dpsgd-{epsilon:g}", "dpsgd", epsilon, delta, mechanism, scaled, momentum))
+        settings.append(Setting(f"dpsgd-{repr(epsilon).removesuffix('.0')}", "dpsgd", epsilon, delta, mechanism, scaled, momentum))
     return settings
 
 

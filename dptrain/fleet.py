@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
@@ -31,6 +30,8 @@ from dptrain.types import ConfigError, Mechanism, Setting
 
 TRAINED_BY = ("types", "sampling", "noise", "data", "models", "clipping", "train", "fleet")
 CURVE_POINTS = 50
+Point = dict[str, float | None]
+"""step, loss (mean over the batch, None where not finite), test_accuracy"""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Watch:
     """
 
     steps: Callable[[int], None] = lambda _models: None
-    curve: Callable[[Setting, Sequence[int], dict[str, float]], None] = lambda _setting, _models, _point: None
+    curve: Callable[[Setting, Sequence[int], Point], None] = lambda _setting, _models, _point: None
     stop: Callable[[], bool] = lambda: False
 
 
@@ -72,10 +73,16 @@ class Fleet:
         return build(self.config, seed)
 
     def train(self, setting: Setting, header: str, watch: Watch) -> None:
-        """Train what is missing of a setting's models. `header` goes into every file of parameters."""
+        """Train what is missing of a setting's models. `header` goes into every file of parameters.
+
+        Raises ConfigError where a setting's models diverge, Interrupted where `watch` stops.
+        """
+        width = self.config.training.width
         missing = self.missing(setting)
-        for start in range(0, len(missing), self.config.training.width):
-            self._train_stack(setting, missing[start : start + self.config.training.width], header, watch)
+        for start in range(0, self.config.models_per_setting, width):
+            block = range(start, min(start + width, self.config.models_per_setting))
+            if any(index in missing for index in block):
+                self._train_stack(setting, block, [index for index in block if index in missing], header, watch)
 
     def missing(self, setting: Setting) -> list[int]:
         """Models of a setting that are not in the store."""
@@ -84,30 +91,38 @@ class Fleet:
     def key(self, setting: Setting, index: int) -> str:
         return model_key(self.config, self.engine, setting, index)
 
-    def _train_stack(self, setting: Setting, indices: list[int], header: str, watch: Watch) -> None:
-        keys = [self.key(setting, index) for index in indices]
-        checkpoint = fingerprint("checkpoint", keys)
-        progress = _Progress.read(self.store, checkpoint) or _Progress.start(
-            [self.build(index) for index in indices],
-            [sampling.seeded_key(self.config.seed, key) if self.config.privacy.noise == "seeded" else sampling.os_key() for key in keys],
+    def _secret(self, setting: Setting, index: int) -> bytes:
+        """The key of a model's batches and noise. A seeded one depends on the setting too: settings must not share noise."""
+        if self.config.privacy.noise == "os":
+            return sampling.os_key()
+        return sampling.seeded_key(self.config.seed, "noise", fingerprint(trained_by(setting), index))
+
+    def _train_stack(self, setting: Setting, block: range, missing: list[int], header: str, watch: Watch) -> None:
+        checkpoint = fingerprint("checkpoint", [self.key(setting, index) for index in block])
+        progress = _Progress.read(self.store, checkpoint) or _Progress(
+            missing,
+            [self.key(setting, index) for index in missing],
+            State.start([self.build(index) for index in missing]),
+            [self._secret(setting, index) for index in missing],
+            [],
         )
         progress.state = progress.state.to(self.device)
         progress.write(self.store, checkpoint)  # before any noise is drawn, so that a restart draws the same
-        watch.steps(progress.state.step * len(indices))
-        model = self.build(0)
+        watch.steps(progress.state.step * len(progress.models))
+        model = self.build(0).to(self.device)
         pool, labels, test = self._tensors
         every = math.ceil(setting.mechanism.steps / CURVE_POINTS)
         saved = time.monotonic()
 
         def on_step(state: State, losses: Tensor, weights: Tensor) -> None:
             nonlocal saved
-            watch.steps(len(indices))
+            watch.steps(len(progress.models))
             if state.step % every == 0 or state.step == setting.mechanism.steps:
                 right = score.logits(model, state.parameters, test).argmax(-1) == self.dataset.test.labels
-                mean = (losses * weights).sum() / weights.sum().clamp(min=1)
-                point = {"step": state.step, "loss": float(mean), "test_accuracy": float(right.mean())}
+                mean = float(torch.where(weights, losses, 0).sum() / weights.sum().clamp(min=1))
+                point: Point = {"step": state.step, "loss": mean if math.isfinite(mean) else None, "test_accuracy": float(right.mean())}
                 progress.curve.append(point)
-                watch.curve(setting, indices, point)
+                watch.curve(setting, progress.models, point)
             if watch.stop():
                 progress.write(self.store, checkpoint)
                 raise Interrupted
@@ -115,8 +130,12 @@ class Fleet:
                 progress.write(self.store, checkpoint)
                 saved = time.monotonic()
 
-        ran = train(model, setting, self.engine, progress.state, progress.keys, pool, labels, self.membership[indices], on_step)
-        for row, key in enumerate(keys):
+        ran = train(model, setting, self.engine, progress.state, progress.keys, pool, labels, self.membership[progress.models], on_step)
+        if not all(bool(torch.isfinite(value).all()) for value in progress.state.parameters.values()):
+            self.store.delete_file("checkpoint", checkpoint)
+            raise _diverged(setting)
+        progress.write(self.store, checkpoint)  # so that a kill between the following files repeats none of the work
+        for row, key in enumerate(progress.artefacts):
             parameters = {name: value[row].contiguous().cpu() for name, value in progress.state.parameters.items()}
             files = {
                 "parameters.safetensors": save(parameters, {"statement": header}),
@@ -126,37 +145,42 @@ class Fleet:
             self.store.write("model", key, files)
         self.store.delete_file("checkpoint", checkpoint)
 
-    def curve(self, setting: Setting) -> list[dict[str, float]]:
+    def forget_keys(self) -> None:
+        """Delete checkpoints, and the secret keys in them, of which every model is finished: another stack width leaves such."""
+        for name in self.store.file_keys("checkpoint"):
+            progress = _Progress.read(self.store, name)
+            if progress is None or all(self.store.read("model", key) is not None for key in progress.artefacts):
+                self.store.delete_file("checkpoint", name)
+
+    def curve(self, setting: Setting) -> list[Point]:
         """The training curve of a setting, mean over its models."""
         curves = [json.loads(self._model(setting, index)["curve.json"]) for index in range(self.config.models_per_setting)]
-        return [{name: float(np.mean([point[name] for point in points])) for name in points[0]} for points in zip(*curves, strict=True)]
+        return [{name: _mean([point[name] for point in points]) for name in points[0]} for points in zip(*curves, strict=True)]
 
     def verify(self, setting: Setting) -> None:
-        """Raise RuntimeError unless every model of the setting ran the mechanism that the claim speaks of."""
+        """Raise RuntimeError unless every model of the setting took the steps, under the plan, that the claim speaks of."""
         for index in range(self.config.models_per_setting):
             if json.loads(self._model(setting, index)["mechanism.json"]) != mechanism_to_json(setting.mechanism):
                 raise RuntimeError(f"model {index} of {setting.name} ran another mechanism than planned")
 
-    def fingerprint(self, setting: Setting, index: int) -> str:
-        """Digest of a model's very parameters: two runs of one configuration differ in their noise."""
-        return fingerprint("parameters", hashlib.sha256(self._model(setting, index)["parameters.safetensors"]).hexdigest())
-
     def logits(self, setting: Setting) -> tuple[np.ndarray, np.ndarray]:
         """Logits of every model on pool [M, N, 1, C] and test [M, T, 1, C], computed where not yet stored."""
-        model = self.build(0)
+        model = self.build(0).to(self.device)
         pool, _, test = self._tensors
         pairs = []
         for index in range(self.config.models_per_setting):
-            key = fingerprint("scores", code_fingerprint("score"), self.fingerprint(setting, index))
+            trained = self._model(setting, index)["parameters.safetensors"]
+            digest = hashlib.sha256(trained).hexdigest()  # two runs of one configuration differ in their noise
+            key = fingerprint("scores", code_fingerprint("score"), self.key(setting, index), digest)
             files = self.store.read("scores", key)
             if files is None:
-                parameters = load(self._model(setting, index)["parameters.safetensors"])
-                own = {name: value[None].to(self.device) for name, value in parameters.items()}
-                files = {
-                    name: to_npy(score.logits(model, own, part)[0, :, None]) for name, part in (("pool.npy", pool), ("test.npy", test))
-                }
+                own = {name: value[None].to(self.device) for name, value in load(trained).items()}
+                parts = (("pool.npy", pool), ("test.npy", test))
+                files = {name: to_npy(score.logits(model, own, part)[0, :, None]) for name, part in parts}
                 self.store.write("scores", key, files)
             pairs.append((from_npy(files["pool.npy"]), from_npy(files["test.npy"])))
+            if not all(np.isfinite(part).all() for part in pairs[-1]):
+                raise _diverged(setting)
         return np.stack([pool for pool, _ in pairs]), np.stack([test for _, test in pairs])
 
     def _model(self, setting: Setting, index: int) -> dict[str, bytes]:
@@ -196,10 +220,14 @@ def choose_device(name: str) -> torch.device:
 def model_key(config: Config, engine: str, setting: Setting, index: int) -> str:
     """Artefact key of one model: the parts of the configuration upstream of it. The number of models is not among them, so a
     larger fleet keeps the models of a smaller one."""
-    trained = [mechanism_to_json(setting.mechanism), setting.learning_rate, setting.momentum, config.privacy.noise]
-    return fingerprint(
-        "model", code_fingerprint(*TRAINED_BY), dataclasses.asdict(config.dataset), config.model, engine, config.seed, trained, index
-    )
+    upstream = (dataclasses.asdict(config.dataset), dict(config.model), engine, config.seed, config.privacy.noise)
+    delta = setting.delta if setting.mechanism.private else None  # it stands in the file's statement
+    return fingerprint("model", code_fingerprint(*TRAINED_BY), upstream, trained_by(setting), delta, index)
+
+
+def trained_by(setting: Setting) -> list[object]:
+    """What of a setting shapes its models."""
+    return [mechanism_to_json(setting.mechanism), setting.learning_rate, setting.momentum]
 
 
 def mechanism_to_json(mechanism: Mechanism) -> dict[str, object]:
@@ -208,39 +236,46 @@ def mechanism_to_json(mechanism: Mechanism) -> dict[str, object]:
     return {name: None if value == math.inf else value for name, value in plain.items()}
 
 
+def _diverged(setting: Setting) -> ConfigError:
+    return ConfigError(f"defence.{setting.defence}.learning_rate", f"the models of {setting.name} diverged; lower it")
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    return None if None in values else float(np.mean([value for value in values if value is not None]))
+
+
 @dataclass
 class _Progress:
-    """An unfinished stack: what train needs to go on, and the curve so far."""
+    """An unfinished stack: which models, what train needs to go on, and the curve so far."""
 
+    models: list[int]
+    artefacts: list[str]
     state: State
     keys: list[bytes]
-    curve: list[dict[str, float]]
-
-    @staticmethod
-    def start(fresh: Sequence[nn.Module], keys: list[bytes]) -> _Progress:
-        return _Progress(State.start(fresh), keys, [])
+    curve: list[Point]
 
     def write(self, store: Store, key: str) -> None:
         tensors = {**_prefixed("parameters.", self.state.parameters), **_prefixed("momentum.", self.state.momentum)}
-        record = json.dumps({"step": self.state.step, "keys": [secret.hex() for secret in self.keys], "curve": self.curve})
-        store.write_file("checkpoint", key, save(tensors, {"progress": record}))
+        secrets = [secret.hex() for secret in self.keys]
+        record = {"models": self.models, "artefacts": self.artefacts, "step": self.state.step, "keys": secrets, "curve": self.curve}
+        head = to_json(record)
+        store.write_file("checkpoint", key, len(head).to_bytes(8, "big") + head + save(tensors))
 
     @staticmethod
     def read(store: Store, key: str) -> _Progress | None:
         data = store.read_file("checkpoint", key)
         if data is None:
             return None
-        try:
-            tensors = load(data)
-            record = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["progress"])
-        except (SafetensorError, ValueError, KeyError):
-            return None
-        parts = {
-            kind: {name.removeprefix(kind): value for name, value in tensors.items() if name.startswith(kind)}
-            for kind in ("parameters.", "momentum.")
-        }
-        state = State(parts["parameters."], parts["momentum."], record["step"])
-        return _Progress(state, [bytes.fromhex(secret) for secret in record["keys"]], record["curve"])
+        end = 8 + int.from_bytes(data[:8], "big")
+        record, tensors = json.loads(data[8:end]), load(data[end:])
+
+        def part(kind: str) -> dict[str, Tensor]:
+            # clone: a tensor inside a file's bytes may lie unaligned, and then rounds differently from the one that was saved.
+            return {name.removeprefix(kind): value.clone() for name, value in tensors.items() if name.startswith(kind)}
+
+        state = State(part("parameters."), part("momentum."), record["step"])
+        secrets = [bytes.fromhex(secret) for secret in record["keys"]]
+        return _Progress(record["models"], record["artefacts"], state, secrets, record["curve"])
 
 
 def _prefixed(prefix: str, tensors: Stack) -> dict[str, Tensor]:

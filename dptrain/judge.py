@@ -115,7 +115,8 @@ class _Measure:
 
 def refused_rows(setting: Setting, attack: str, reason: str, scores: Scores) -> list[Row]:
     """The rows of an attack that could not run."""
-    return [_refused(setting, attack, "auc", reason, scores, None)]
+    names = ["auc", "advantage", "balanced_accuracy", *(f"tpr_at_fpr_{fpr:g}" for fpr in FPRS)]
+    return [_refused(setting, attack, metric, reason, scores, None) for metric in names]
 
 
 def accuracy_rows(setting: Setting, scores: Scores, test_logits: np.ndarray, test_labels: np.ndarray) -> list[Row]:
@@ -151,7 +152,13 @@ def _balanced_accuracy(row: Row) -> Row:
 
     metric = row.metric.replace("advantage", "balanced_accuracy")
     return dataclasses.replace(
-        row, metric=metric, estimate=half(row.estimate), low=half(row.low), high=half(row.high), ceiling=half(row.ceiling)
+        row,
+        metric=metric,
+        estimate=half(row.estimate),
+        low=half(row.low),
+        high=half(row.high),
+        ceiling=half(row.ceiling),
+        contradicted=False,  # the advantage says it
     )
 
 

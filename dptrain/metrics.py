@@ -34,22 +34,6 @@ def auc(scores: np.ndarray, member: np.ndarray) -> float:
     return float((ranks[member].sum() - n_in * (n_in + 1) / 2) / (n_in * (len(member) - n_in)))
 
 
-def tpr_at_fpr(scores: np.ndarray, member: np.ndarray, fpr: float) -> float:
-    """The largest TPR of a threshold whose FPR is at most `fpr`; nothing is interpolated.
-
-    Raises Refusal with fewer than 10 / fpr non-members, which cannot resolve that rate.
-    """
-    require_non_members(int((~member).sum()), fpr)
-    return _largest_tpr(scores, member, fpr)
-
-
-def best_threshold(scores: np.ndarray, member: np.ndarray) -> float:
-    """The threshold (member iff score >= it) with the largest TPR - FPR on these very scores."""
-    false, true = roc(scores, member)
-    thresholds = np.append(np.inf, np.unique(scores)[::-1])
-    return float(thresholds[np.argmax(true - false)])
-
-
 def advantage(scores: np.ndarray, member: np.ndarray, threshold: float) -> float:
     """TPR - FPR at a threshold (Yeom et al. 2018, definition 4)."""
     guess = scores >= threshold
@@ -123,7 +107,8 @@ def oracle_advantages(scores: np.ndarray, membership: np.ndarray) -> np.ndarray:
 def shadow_advantages(scores: np.ndarray, membership: np.ndarray, shadows: np.ndarray) -> np.ndarray:
     """TPR - FPR of each target at the best threshold of its shadows' scores; shadows bool [M, M], a row a target.
 
-    Raises Refusal without shadows.
+    An attack that itself uses shadows scored those shadows with the target among theirs, so its threshold, one number from all of their
+    examples, is not wholly blind to the target's memberships; the score of each example is. Raises Refusal without shadows.
     """
     if not shadows.any(axis=1).all():
         raise Refusal("a threshold from shadows needs shadow models: models_per_setting of at least 4")

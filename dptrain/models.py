@@ -28,10 +28,10 @@ def logistic(shape: Sequence[int], classes: int) -> nn.Module:
 
 def mlp(shape: Sequence[int], classes: int, hidden: Sequence[int] = (128,), activation: str = "tanh") -> nn.Module:
     """Multi-layer perceptron; tanh bounds activations, which suits clipped gradients (Papernot et al. 2021)."""
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise ConfigError("model.activation", f"unknown activation {activation!r}; choose from {', '.join(ACTIVATIONS)}")
-    if not hidden or any(type(width) is not int or width < 1 for width in hidden):
-        raise ConfigError("model.hidden", f"must be a list of positive widths such as [128], got {list(hidden)}")
+    if not isinstance(hidden, Sequence) or not hidden or any(type(width) is not int or width < 1 for width in hidden):
+        raise ConfigError("model.hidden", f"must be a list of positive widths such as [128], got {hidden!r}")
     widths = [math.prod(shape), *hidden]
     layers: list[nn.Module] = [nn.Flatten()]
     for before, after in itertools.pairwise(widths):
@@ -58,32 +58,43 @@ def build(name: str, options: Mapping[str, Any], shape: Sequence[int], classes: 
             raise ConfigError(f"model.{option}", f"{name} has no such option; it takes {', '.join(allowed) or 'none'}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return builders[name](shape, classes, **options)
+        try:
+            return builders[name](shape, classes, **options)
+        except (TypeError, RuntimeError, MemoryError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError("model", f"{name} cannot be built: {reason}; check its options") from None
 
 
 def refuse_mixing(model: nn.Module, shape: Sequence[int]) -> None:
-    """Raise ConfigError if an example's output depends on the other examples of its batch.
+    """Raise ConfigError if an example's output depends on the other examples of its batch, or on unkeyed randomness.
 
-    By name, for every module, whether or not it has parameters or is frozen; then by a probe: one example of a random batch
-    is changed, and no other example's logits, and no buffer, may move. Clipping bounds an example's influence only
-    if its gradient is its own (Opacus issue 308).
+    By name, for every module, whether or not it has parameters or is frozen; then by a probe: each example of a random batch
+    is changed in turn, and no other example's logits, and no buffer, may move. Clipping bounds an example's influence only
+    if its gradient is its own (Opacus issue 308), and stacked models share a batch even without privacy.
     """
     for path, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) or "BatchNorm" in type(module).__name__:
             raise ConfigError("model.name", f"layer {path!r} is {type(module).__name__}, which mixes examples; use GroupNorm or LayerNorm")
-    generator = torch.Generator().manual_seed(0)
-    batch = torch.randn((4, *shape), generator=generator)
-    changed = batch.clone()
-    changed[0] = 3 * torch.randn(tuple(shape), generator=generator)
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
+            raise ConfigError("model.name", f"layer {path!r} is {type(module).__name__}, whose draws no key covers; remove it")
+    batch = torch.randn((4, *shape), generator=torch.Generator().manual_seed(0))
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.train()
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         first = model(batch)
-        torch.manual_seed(0)
-        second = model(changed)
-    if not torch.allclose(first[1:], second[1:], rtol=1e-5, atol=1e-6):
-        raise ConfigError("model.name", "the output for one example depends on the others in its batch; remove the layer that mixes them")
+        for changed in range(len(batch)):
+            others = torch.arange(len(batch)) != changed
+            torch.manual_seed(0)
+            second = model(torch.where(_column(others, batch), batch, 3 * batch.roll(1, 0) + 1))
+            if not torch.allclose(first[others], second[others], rtol=1e-5, atol=1e-6):
+                raise ConfigError(
+                    "model.name", "the output for one example depends on the others in its batch; remove the layer that mixes them"
+                )
     for name, buffer in model.named_buffers():
         if not torch.equal(buffer, before[name]):
             raise ConfigError("model.name", f"buffer {name!r} is updated from the data without noise; remove it")
+
+
+def _column(flags: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    return flags.view(-1, *[1] * (values.dim() - 1))

@@ -67,7 +67,11 @@ def legend(rows: Sequence[Row]) -> list[str]:
     lines = [f"Mean over {targets} attacked models [95 % interval] <= proved ceiling."]
     lines += [f"LiRA: {row.note}." for row in rows if row.attack == "lira" and row.metric == "auc" and row.estimate is not None][:1]
     lines += [f"Blind baseline AUC {cell(row)} ({row.note})." for row in rows if row.attack == "blind"]
-    lines += sorted({f"{row.attack} {row.metric}: {row.note}" for row in rows if row.estimate is None})
+    refused: dict[str, list[str]] = {}
+    for row in rows:
+        if row.estimate is None:
+            refused.setdefault(row.note, []).append(f"{row.attack} {row.metric}")
+    lines += [f"{', '.join(dict.fromkeys(names))}: {reason}." for reason, names in refused.items()]
     return lines
 
 

@@ -11,7 +11,7 @@ from dptrain.types import Setting
 UNIT = "one example of the pool"
 
 
-def statement(setting: Setting, noise: str, opinions: Mapping[str, float | None]) -> dict[str, str]:
+def statement(setting: Setting, noise: str, preprocessing: str, opinions: Mapping[str, float | None]) -> dict[str, str]:
     """The privacy statement of one released model, heading to text, in reading order."""
     ran = setting.mechanism
     if not ran.private:
@@ -25,7 +25,7 @@ def statement(setting: Setting, noise: str, opinions: Mapping[str, float | None]
         f"Opacus {name} {value:.3f}" if value is not None else f"Opacus {name} gave no number" for name, value in opinions.items()
     )
     source = {
-        "os": "keys from the operating system, one a model, erased when the model is finished",
+        "os": "keys from the operating system, one a model, deleted when the model is finished",
         "seeded": "keys derived from the seed: whoever knows the seed can subtract the noise, and no epsilon holds against them",
     }[noise]
     return {
@@ -35,7 +35,7 @@ def statement(setting: Setting, noise: str, opinions: Mapping[str, float | None]
         "accountant": f"PLD, dp-accounting {importlib.metadata.version('dp-accounting')}; second opinions: {second}; without amplification by sampling: {accounting.unamplified_epsilon(ran, delta):.3f}",
         "ceiling": f"any attack on one example: TPR at most {curve.max_tpr(0.001):.4f} at FPR .1 %, {curve.max_tpr(0.01):.4f} at 1 %; advantage at most {curve.max_advantage:.3f}; AUC at most {curve.max_auc:.3f}",
         "released": "one model. The other models of the fleet, losses, curves and scores are the evaluator's and are not covered; publishing k models together composes",
-        "tuning": "hyperparameters given by the configuration; what their choice cost is not in this epsilon. Inputs were scaled by public constants",
+        "tuning": f"hyperparameters given by the configuration; what their choice cost is not in this epsilon; {preprocessing}",
         "randomness": f"AES-256-CTR keystream, {source}; floating point, not hardened against precision or timing attacks",
         "measured": "no lower bound of epsilon was computed; attack results stand beside their proved ceilings, and a weak attack proves nothing",
     }

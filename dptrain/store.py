@@ -23,27 +23,26 @@ MANIFEST = "manifest.json"
 
 def fingerprint(*parts: Any) -> str:
     """Hex digest of JSON-able parts; equal parts, equal digest."""
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def code_fingerprint(*modules: str) -> str:
-    """Digest of the source of dptrain modules, so that a changed algorithm never meets an old artefact."""
+def code_fingerprint(*patterns: str) -> str:
+    """Digest of the source of dptrain modules (`train`, `attacks/*`), so that a changed algorithm never meets an old artefact."""
+    root = Path(__file__).parent
     digest = hashlib.sha256()
-    for name in modules:
-        digest.update((Path(__file__).parent / f"{name}.py").read_bytes())
+    for pattern in patterns:
+        for path in sorted(root.glob(f"{pattern}.py")):
+            digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Write a file so that a reader sees the old bytes or the new ones, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        _write_synced(temporary, data, mode)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -108,14 +107,20 @@ class Store:
         return files
 
     def write_file(self, stage: str, key: str, data: bytes) -> None:
-        """Publish or replace a single-file artefact, for state that changes; its own format must reveal damage."""
-        write_atomic(self.root / stage / f"{key}.bin", data)
+        """Publish or replace a single-file artefact, for state that changes; its sha256 stands first. Readable by its owner alone."""
+        write_atomic(self.root / stage / f"{key}.bin", hashlib.sha256(data).digest() + data, mode=0o600)
 
     def read_file(self, stage: str, key: str) -> bytes | None:
+        """The data of write_file; None when absent, torn or altered."""
         try:
-            return (self.root / stage / f"{key}.bin").read_bytes()
+            stored = (self.root / stage / f"{key}.bin").read_bytes()
         except FileNotFoundError:
             return None
+        return stored[32:] if hashlib.sha256(stored[32:]).digest() == stored[:32] else None
+
+    def file_keys(self, stage: str) -> list[str]:
+        """Keys of the single-file artefacts of a stage."""
+        return sorted(path.stem for path in (self.root / stage).glob("*.bin"))
 
     def delete_file(self, stage: str, key: str) -> None:
         (self.root / stage / f"{key}.bin").unlink(missing_ok=True)
@@ -129,8 +134,8 @@ class Store:
                 leftover.unlink(missing_ok=True)
 
 
-def _write_synced(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
+def _write_synced(path: Path, data: bytes, mode: int = 0o644) -> None:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import dataclasses
+import functools
 import importlib.metadata
 import io
 import json
 import platform
-import shutil
-import signal
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,15 +22,15 @@ from tqdm import tqdm
 from dptrain import accounting, data, defences, judge, metrics, models, plots, report, sampling, tensorboard
 from dptrain.attacks import ATTACKS
 from dptrain.attacks.blind import blind
-from dptrain.attacks.lira import choose_variance
+from dptrain.attacks.lira import VARIANCES
 from dptrain.config import Config
-from dptrain.fleet import Fleet, Watch, build, choose_device, choose_engine, mechanism_to_json, model_key
+from dptrain.fleet import Fleet, Watch, build, choose_device, choose_engine, mechanism_to_json
+from dptrain.guard import only_writer, stop_requests
 from dptrain.judge import Row
 from dptrain.statement import as_lines, statement
 from dptrain.store import Store, code_fingerprint, fingerprint, from_npy, to_json, to_npy, write_atomic
 from dptrain.types import ConfigError, Refusal, Scores, Setting
 
-JUDGED_BY = ("types", "judge", "metrics", "accounting", "statement", "plots", "report", "tensorboard", "sweep")
 OUTPUTS = ("metrics.json", "report.html", "table.md", "frontier.png", "frontier.svg", "roc.png", "roc.svg", "tensorboard")
 PACKAGES = ("torch", "opacus", "dp-accounting", "numpy", "scipy", "scikit-learn", "cryptography")
 
@@ -49,15 +47,12 @@ class Plan:
 
     @property
     def fingerprint(self) -> str:
-        keys = [model_key(self.config, self.engine, setting, 0) for setting in self.settings]
-        attacks = [
-            (name, code_fingerprint(f"attacks/{ATTACK_FILES.get(name, name)}"), options) for name, options in self.config.attacks.items()
-        ]
-        return fingerprint("run", keys, attacks, code_fingerprint(*JUDGED_BY), self.config.to_json())
-
-
-#: The file of an attack where it does not bear the attack's name.
-ATTACK_FILES = {"lira_offline": "lira"}
+        """Of everything that a result depends on: the configuration, all code, the libraries."""
+        shaping = self.config.to_json()
+        del shaping["output"]
+        for name in ("width", "device", "checkpoint_seconds"):
+            del shaping["training"][name]
+        return fingerprint("run", shaping, self.engine, code_fingerprint("*", "attacks/*"), versions())
 
 
 @dataclass(frozen=True)
@@ -87,10 +82,10 @@ def plan(config: Config) -> Plan:
         for key, value in options.items():
             if key != "variance" or not name.startswith("lira"):
                 raise ConfigError(f"attacks.{name}.{key}", "unknown option; remove it")
-            choose_variance(value, 0)
+            if value not in VARIANCES:
+                raise ConfigError(f"attacks.{name}.{key}", f"unknown value {value!r}; choose from {', '.join(VARIANCES)}")
     model = build(config)
-    if any(value != float("inf") for value in config.epsilons):
-        models.refuse_mixing(model, source.shape)
+    models.refuse_mixing(model, source.shape)
     engine, reason = choose_engine(config, model)
     notes = (f"engine opacus, one model at a time: {reason}",) if reason else ()
     return Plan(config, tuple(defences.settings(config)), engine, choose_device(config.training.device), notes)
@@ -100,19 +95,24 @@ def sweep(config: Config, show_progress: bool = True) -> Result:
     """Run or resume a sweep; a finished one is read back. Interrupted is raised at Ctrl-C or SIGTERM, with all work saved."""
     ready = plan(config)
     folder = config.folder
-    finished = read_result(folder, ready)
-    if finished:
+    if finished := read_result(folder, ready):
         return finished
-    with _only_writer(folder):
+    with only_writer(folder):
+        if finished := read_result(folder, ready):  # by another process, between our look and our lock
+            return finished
+        (folder / "metrics.json").unlink(missing_ok=True)  # it vouches for the files beside it, which are about to change
         store = Store(folder / "store")
         store.sweep_temporaries()
         for note in ready.notes if show_progress else ():
             print(note)
         fleet = load(ready, store)
         opinions = {setting.name: second_opinions(store, setting) for setting in ready.settings}
-        statements = {setting.name: statement(setting, config.privacy.noise, opinions[setting.name]) for setting in ready.settings}
+        preprocessing = data.DATASETS[config.dataset.name].preprocessing
+        statements = {
+            setting.name: statement(setting, config.privacy.noise, preprocessing, opinions[setting.name]) for setting in ready.settings
+        }
         trained = train(ready, fleet, statements, folder, show_progress)
-        shutil.rmtree(store.root / "checkpoint", ignore_errors=True)  # keys of stacks that another width has finished
+        fleet.forget_keys()
         rows, curves = attack(ready, fleet, show_progress)
         write_outputs(ready, fleet, rows, curves, statements)
     return Result(folder, tuple(rows), statements, trained)
@@ -130,7 +130,7 @@ def second_opinions(store: Store, setting: Setting) -> dict[str, float | None]:
     """Opacus's epsilons for a setting; stored, since PRV can take many seconds."""
     if not setting.mechanism.private:
         return {}
-    key = fingerprint("opinions", code_fingerprint("accounting"), mechanism_to_json(setting.mechanism), setting.delta)
+    key = fingerprint("opinions", code_fingerprint("accounting"), versions(), mechanism_to_json(setting.mechanism), setting.delta)
     files = store.read("opinions", key)
     if files is None:
         files = {"opinions.json": to_json(accounting.second_opinions(setting.mechanism, setting.delta))}
@@ -147,7 +147,7 @@ def train(ready: Plan, fleet: Fleet, statements: Mapping[str, Mapping[str, str]]
         total=total * ready.config.steps, unit="step", disable=not show_progress, unit_scale=True, dynamic_ncols=True, mininterval=0.5
     )
     live = tensorboard.Live(folder / "tensorboard")
-    with bar, contextlib.closing(live), _stop_requests() as stop:
+    with bar, contextlib.closing(live), stop_requests() as stop:
         for number, setting in enumerate(ready.settings, 1):
 
             def steps(models: int, number: int = number, setting: Setting = setting) -> None:
@@ -176,7 +176,7 @@ def attack(ready: Plan, fleet: Fleet, show_progress: bool) -> tuple[list[Row], l
             for name, options in config.attacks.items():
                 work.set_description(f"{name} on {setting.name}")
                 try:
-                    matrix = _attack_matrix(fleet, setting, scores, name, options)
+                    matrix = _attack_matrix(fleet, scores, name, options)
                 except Refusal as refusal:
                     rows += judge.refused_rows(setting, name, str(refusal), scores)
                 else:
@@ -188,10 +188,8 @@ def attack(ready: Plan, fleet: Fleet, show_progress: bool) -> tuple[list[Row], l
     return rows, curves
 
 
-def _attack_matrix(fleet: Fleet, setting: Setting, scores: Scores, name: str, options: Mapping[str, Any]) -> np.ndarray:
-    code = code_fingerprint("types", "attacks/__init__", f"attacks/{ATTACK_FILES.get(name, name)}")
-    attacked = [fleet.fingerprint(setting, index) for index in range(scores.models)]
-    key = fingerprint("attack", code, attacked, fleet.config.seed, name, options)
+def _attack_matrix(fleet: Fleet, scores: Scores, name: str, options: Mapping[str, Any]) -> np.ndarray:
+    key = fingerprint("attack", code_fingerprint("types", "judge", "attacks/*"), versions(), scores.digest, name, dict(options))
     files = fleet.store.read("attack", key)
     if files is None:
         files = {"scores.npy": to_npy(judge.attack_matrix(scores, name, options))}
@@ -202,8 +200,8 @@ def _attack_matrix(fleet: Fleet, setting: Setting, scores: Scores, name: str, op
 def _blind(fleet: Fleet) -> Row:
     pairs = fleet.membership[::2]  # the complement of a split is the same split
     pool = fleet.dataset.pool
-    shape = (fleet.config.dataset, fleet.config.seed, len(pairs))
-    key = fingerprint("blind", code_fingerprint("data", "sampling", "attacks/blind"), *map(str, shape))
+    split = (dataclasses.asdict(fleet.config.dataset), fleet.config.seed, len(pairs))
+    key = fingerprint("blind", code_fingerprint("data", "sampling", "attacks/blind"), versions(), *split)
     files = fleet.store.read("attack", key)
     if files is None:
         files = {"scores.npy": to_npy(np.stack([blind(pool.inputs, pool.labels, member) for member in pairs]))}
@@ -261,39 +259,8 @@ def read_result(folder: Path, ready: Plan) -> Result | None:
     return Result(folder, tuple(Row(**row) for row in record["rows"]), record["statements"], 0)
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Of everything that a number depends on."""
     packages = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {"dptrain": importlib.metadata.version("dptrain"), "python": platform.python_version(), **packages}
-
-
-@contextlib.contextmanager
-def _only_writer(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError("output", f"another dptrain is at work in {folder}; wait for it, or choose another folder") from None
-        yield
-
-
-@contextlib.contextmanager
-def _stop_requests() -> Iterator[threading.Event]:
-    """An event that SIGINT or SIGTERM sets, so that training stops between steps; a second SIGINT stops at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def request(number: int, frame: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -11,19 +11,21 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from dptrain.judge import Row
-from dptrain.types import Setting
+from dptrain.types import ConfigError, Setting
 
 STEPS_PER_EPSILON = 1000
+MARK = ".dptrain"
 
 
 class Live:
     """Training curves of the stacks under work, under `live/`."""
 
     def __init__(self, folder: Path):
+        _clear(folder)
         self._folder = folder / "live"
         self._writers: dict[str, SummaryWriter] = {}
 
-    def curve(self, setting: Setting, models: Sequence[int], point: Mapping[str, float]) -> None:
+    def curve(self, setting: Setting, models: Sequence[int], point: Mapping[str, float | None]) -> None:
         run = f"{setting.name}/models {models[0]}-{models[-1]}"
         if run not in self._writers:
             self._writers[run] = SummaryWriter(str(self._folder / run), flush_secs=2)
@@ -37,7 +39,7 @@ class Live:
 def rebuild(
     folder: Path,
     settings: Sequence[Setting],
-    curves: Mapping[str, Sequence[Mapping[str, float]]],
+    curves: Mapping[str, Sequence[Mapping[str, float | None]]],
     rows: Sequence[Row],
     statements: Mapping[str, Sequence[str]],
     rocs: Mapping[str, np.ndarray],
@@ -45,7 +47,7 @@ def rebuild(
 ) -> None:
     """Write the finished run anew: a run a setting (curve, metrics, statement, ROC, its line in HParams), a run an attack (metrics
     against epsilon, the step being 1000 x epsilon), and `overview` (the frontier). Images are uint8 [H, W, 3]."""
-    shutil.rmtree(folder, ignore_errors=True)
+    _clear(folder)
     for setting in settings:
         with SummaryWriter(str(folder / setting.name)) as writer:
             for point in curves[setting.name]:
@@ -79,6 +81,16 @@ def rebuild(
         writer.add_image("privacy and utility", frontier, dataformats="HWC")
 
 
-def _curve(writer: SummaryWriter, point: Mapping[str, float]) -> None:
+def _curve(writer: SummaryWriter, point: Mapping[str, float | None]) -> None:
     for name in ("loss", "test_accuracy"):
-        writer.add_scalar(f"training/{name}", point[name], int(point["step"]))
+        if point[name] is not None:
+            writer.add_scalar(f"training/{name}", point[name], int(point["step"] or 0))
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier call wrote; a folder without our mark is somebody else's. Raises ConfigError."""
+    if any(folder.glob("*")) and not (folder / MARK).exists():
+        raise ConfigError("output", f"{folder} holds files that dptrain did not write; choose another folder")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / MARK).touch()

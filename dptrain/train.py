@@ -78,10 +78,12 @@ def train(
     device = inputs.device
     clipped_sum = ENGINES[engine](model)
     gather = _Gather(inputs)
-    sizes = [value[0].numel() for value in state.parameters.values()]
+    # Everything goes in the model's own order: noise is dealt out by position, and a file gives names back in any order.
+    stacked = {name: state.parameters[name] for name, _ in model.named_parameters()}
+    sizes = [value[0].numel() for value in stacked.values()]
     noise = GaussianNoise(len(keys), sum(sizes)) if ran.private else None
-    gradients = {name: torch.zeros_like(value) for name, value in state.parameters.items()}
-    parameters = {name: nn.Parameter(value) for name, value in state.parameters.items()}
+    gradients = {name: torch.zeros_like(value) for name, value in stacked.items()}
+    parameters = {name: nn.Parameter(value) for name, value in stacked.items()}
     optimiser = torch.optim.SGD(parameters.values(), lr=setting.learning_rate, momentum=setting.momentum)
     for name, parameter in parameters.items():
         parameter.grad = gradients[name]
@@ -90,7 +92,7 @@ def train(
     for step in range(state.step, ran.steps):
         batches = [sampling.poisson(key, step, own, ran.batch_size, ran.public_n) for key, own in zip(keys, membership, strict=True)]
         indices, weights = (torch.from_numpy(array).to(device) for array in sampling.pad(batches))
-        losses = clipped_sum(state.parameters, gather(indices), labels[indices], weights, ran.clip, gradients)
+        losses = clipped_sum(stacked, gather(indices), labels[indices], weights, ran.clip, gradients)
         if noise is not None:
             drawn = noise.draw(keys, step).to(device).split(sizes, dim=1)
             for gradient, normals in zip(gradients.values(), drawn, strict=True):

@@ -5,6 +5,7 @@ M models, N examples, Q queries per example, C classes.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
@@ -132,6 +133,14 @@ class Scores:
         others[target] = False
         complement = (self.membership != self.membership[target]).all(axis=1)
         return others & ~complement
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all that an attack can read."""
+        hashed = hashlib.sha256(repr((self.logits.shape, self.logits.dtype)).encode())
+        for array in (self.logits, self.labels, self.membership):
+            hashed.update(np.ascontiguousarray(array).tobytes())
+        return hashed.hexdigest()
 
     @cached_property
     def _log_softmax(self) -> np.ndarray:

@@ -65,8 +65,8 @@ def test_trade_off_of_the_gaussian_mechanism(mu):
     for fpr in (0.0005, 0.001, 0.01, 0.0317, 0.3, 0.9):
         truth = norm.cdf(norm.ppf(fpr) + mu)
         assert truth - 1e-9 <= curve.max_tpr(fpr) <= truth * 1.02 + 1e-4
-    assert 2 * norm.cdf(mu / 2) - 1 <= curve.max_advantage <= 2 * norm.cdf(mu / 2) - 1 + 0.015
-    assert norm.cdf(mu / math.sqrt(2)) <= curve.max_auc <= norm.cdf(mu / math.sqrt(2)) + 0.01
+    assert 2 * norm.cdf(mu / 2) - 1 - 1e-9 <= curve.max_advantage <= 2 * norm.cdf(mu / 2) - 1 + 1e-3
+    assert norm.cdf(mu / math.sqrt(2)) <= curve.max_auc <= norm.cdf(mu / math.sqrt(2)) + 0.004
 
 
 def test_trade_off_bounds_a_simulated_attack_on_the_subsampled_mechanism():
@@ -83,7 +83,15 @@ def test_trade_off_bounds_a_simulated_attack_on_the_subsampled_mechanism():
 
 @pytest.mark.parametrize(
     "bad",
-    [{"noise_multiplier": 0.0}, {"clip": math.inf}, {"clip": 0.0}, {"sampling": "shuffled"}, {"steps": 0}, {"batch_size": 30}, {"neighbouring": "replace-one"}],
+    [
+        {"noise_multiplier": 0.0},
+        {"clip": math.inf},
+        {"clip": 0.0},
+        {"sampling": "shuffled"},
+        {"steps": 0},
+        {"batch_size": 30},
+        {"neighbouring": "replace-one"},
+    ],
 )
 def test_unsupported_mechanisms_have_no_epsilon(bad):
     with pytest.raises(UnsupportedMechanism):
@@ -104,4 +112,6 @@ def test_negative_and_infinite_opinions_are_none(monkeypatch):
 
     monkeypatch.setattr(PRVAccountant, "get_epsilon", lambda self, delta: math.inf)
     monkeypatch.setattr(RDPAccountant, "get_epsilon", lambda self, delta: -0.1)
+    second_opinions.cache_clear()
     assert second_opinions(mechanism(10, 20, 5, 1.0), 1e-5) == {"PRV": None, "RDP": None}
+    second_opinions.cache_clear()

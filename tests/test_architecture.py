@@ -17,7 +17,7 @@ from dptrain.models import MODELS
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     ["types"],
-    ["config", "store", "sampling"],
+    ["config", "store", "sampling", "guard"],
     ["data", "noise", "metrics", "models", "clipping", "accounting", "attacks"],
     ["train", "score", "judge", "statement", "defences"],
     ["plots", "fleet"],
@@ -27,7 +27,7 @@ LAYERS = [
     ["__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-JUDGES = ["types", "sampling", "store", "metrics", "accounting", "attacks", "judge", "statement", "defences", "config"]
+JUDGES = ["types", "sampling", "store", "metrics", "accounting", "attacks", "guard", "judge", "statement", "defences", "config"]
 
 
 def room(path):

@@ -8,7 +8,7 @@ from dptrain.accounting import TradeOff
 from dptrain.attacks import ATTACKS
 from dptrain.attacks.blind import blind
 from dptrain.attacks.lira import choose_variance, lira
-from dptrain.types import ConfigError, Mechanism, Refusal, Sampling, Scores, Setting
+from dptrain.types import Mechanism, Refusal, Sampling, Scores, Setting
 from tests import reference
 
 MECHANISM = Mechanism(Sampling.POISSON, 10, 100, 10, 1.0, 1.0, 10)
@@ -40,7 +40,7 @@ def test_variance_is_chosen_by_the_number_of_shadows():
     assert choose_variance("auto", 63) == "global"
     assert choose_variance("auto", 64) == "per_example"
     assert choose_variance("global", 1000) == "global"
-    with pytest.raises(ConfigError, match="per_example"):
+    with pytest.raises(ValueError, match="per_example"):
         choose_variance("individual", 10)
 
 
@@ -154,9 +154,12 @@ def test_rows_name_the_oracle_and_refuse_low_fprs():
 def test_measured_above_proved_is_a_contradiction():
     """A perfect leak under a proof of no leak must be called one; an honest null must not."""
     grid = np.linspace(0, 1, 101)
-    proof = TradeOff(grid, np.minimum(1, grid + 0.02))
+    proof = TradeOff(grid, np.minimum(1, grid + 0.02), 0.02)
     leaky, sound = fleet(models=16, examples=300, leak=8.0), fleet(models=16, examples=300)
     assert rows(leaky, proof)["auc"].contradicted
+    assert rows(leaky, proof)["advantage"].contradicted
     assert not any(row.contradicted for row in rows(sound, proof).values())
-    blind_row = judge.blind_row(np.where(leaky.membership, 1.0, 0.0)[::2] + np.random.default_rng(0).normal(size=(8, 300)) * 0.1, leaky.membership[::2])
+    blind_row = judge.blind_row(
+        np.where(leaky.membership, 1.0, 0.0)[::2] + np.random.default_rng(0).normal(size=(8, 300)) * 0.1, leaky.membership[::2]
+    )
     assert blind_row.contradicted

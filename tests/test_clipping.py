@@ -138,6 +138,26 @@ class Bare(nn.Module):
         return self.out(x.flatten(1)) * self.scale
 
 
+class Residual(nn.Module):
+    """Two layers whose outputs are added get one and the same gradient tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.out = nn.Linear(12, 6), nn.Linear(12, 6), nn.Linear(6, 5)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.out(self.a(x) + self.b(x))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_layers_that_are_added(engine):
+    stacked = [Residual(), Residual()]
+    _, inputs, labels, weights = setup(2, 9)
+    out, _ = run(engine, stacked, inputs, labels, weights, 0.5)
+    assert_same(out, stacked, inputs, labels, weights, 0.5)
+
+
 def test_unsupported_says_why():
     assert unsupported(models.mlp(SHAPE, CLASSES), SHAPE) is None
     assert "LayerNorm" in unsupported(nn.Sequential(nn.Flatten(), nn.LayerNorm(12), nn.Linear(12, 5)), SHAPE)

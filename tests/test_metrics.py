@@ -24,11 +24,13 @@ def test_against_slow_twins(seed, ties):
     scores, member = draw(seed, ties=ties)
     assert metrics.auc(scores, member) == pytest.approx(reference.auc(scores, member), abs=1e-12)
     assert metrics.oracle_advantages(scores[None], member[None])[0] == pytest.approx(reference.best_advantage(scores, member), abs=1e-12)
-    threshold = metrics.best_threshold(scores, member)
-    assert metrics.advantage(scores, member, threshold) == pytest.approx(reference.best_advantage(scores, member), abs=1e-12)
     for fpr in (0.02, 0.1, 0.5):
         found = metrics.tprs_at_fpr(scores[None], member[None], fpr, together=False)[0]
         assert found == pytest.approx(reference.tpr_at_fpr(scores, member, fpr), abs=1e-12)
+
+
+def tpr(scores, member, fpr):
+    return metrics.tprs_at_fpr(scores[None], member[None], fpr, together=False)[0]
 
 
 def test_circular_roc():
@@ -37,7 +39,7 @@ def test_circular_roc():
     scores = np.concatenate([1 - u, np.sqrt(1 - u**2)])  # FPR(s) = 1 - s ; TPR(s) = sqrt(1 - s^2)
     member = np.arange(40_000) >= 20_000
     fpr, tpr = metrics.roc(scores, member)
-    assert np.abs((1 - fpr) ** 2 + tpr**2 - 1).max() < 0.02 or np.abs(fpr**2 + (1 - tpr) ** 2 - 1).max() < 0.02
+    assert np.abs((1 - fpr) ** 2 + tpr**2 - 1).max() < 1e-3
     assert metrics.auc(scores, member) == pytest.approx(math.pi / 4, abs=1e-3)
 
 
@@ -45,25 +47,25 @@ def test_constant_scores_know_nothing():
     member = np.arange(4000) % 2 == 0
     scores = np.zeros(4000)
     assert metrics.auc(scores, member) == 0.5
-    assert metrics.tpr_at_fpr(scores, member, 0.01) == 0.0  # one group: taking it means FPR 1
+    assert tpr(scores, member, 0.01) == 0.0  # one group: taking it means FPR 1
     assert metrics.oracle_advantages(scores[None], member[None])[0] == 0
 
 
 def test_order_of_ties_does_not_matter():
     member = np.array([True] * 1000 + [False] * 1000)
     scores = np.ones(2000)
-    assert metrics.tpr_at_fpr(scores, member, 0.01) == metrics.tpr_at_fpr(scores, member[::-1], 0.01) == 0.0
+    assert tpr(scores, member, 0.01) == tpr(scores, member[::-1], 0.01) == 0.0
 
 
-@pytest.mark.parametrize(("outside", "fpr", "refused"), [(999, 0.01, True), (1000, 0.01, False), (1000, 0.001, True), (10_000, 0.001, False)])
+@pytest.mark.parametrize(
+    ("outside", "fpr", "refused"), [(999, 0.01, True), (1000, 0.01, False), (1000, 0.001, True), (10_000, 0.001, False)]
+)
 def test_tpr_is_refused_where_non_members_cannot_resolve_it(outside, fpr, refused):
-    member = np.arange(outside + 10) < 10
-    scores = np.arange(outside + 10.0)
     if refused:
         with pytest.raises(Refusal, match="non-members"):
-            metrics.tpr_at_fpr(scores, member, fpr)
+            metrics.require_non_members(outside, fpr)
     else:
-        assert metrics.tpr_at_fpr(scores, member, fpr) == 0.0
+        metrics.require_non_members(outside, fpr)
 
 
 def test_clopper_pearson_known_values():
@@ -90,7 +92,7 @@ def test_shadow_threshold_is_the_best_one_of_the_shadows():
     shadows = ~np.eye(6, dtype=bool)
     for target, found in enumerate(metrics.shadow_advantages(scores, membership, shadows)):
         chosen = shadows[target]
-        threshold = metrics.best_threshold(scores[chosen].ravel(), membership[chosen].ravel())
+        threshold = reference.best_threshold(scores[chosen].ravel(), membership[chosen].ravel())
         assert found == metrics.advantage(scores[target], membership[target], threshold)
 
 
@@ -137,7 +139,7 @@ def test_pooled_rates_use_one_threshold_and_hold_clopper_pearson():
     assert not metrics.pooled(membership, 0.05)
     together = metrics.tprs_at_fpr(scores, membership, 0.001, together=True)
     assert together.shape == (1,)
-    assert together[0] == metrics.tpr_at_fpr(scores.ravel(), membership.ravel(), 0.001)
+    assert together[0] == tpr(scores.ravel(), membership.ravel(), 0.001)
     found = metrics.widen(interval(scores, membership, lambda s, m: metrics.tprs_at_fpr(s, m, 0.001, True)), 100, 0.95)
     low, high = metrics.clopper_pearson(found.estimate * 100, 100)
     assert found.low <= low

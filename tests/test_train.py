@@ -103,6 +103,15 @@ def test_resume_equals_uninterrupted_bit_for_bit(stops, momentum):
     assert all(torch.equal(value, whole.parameters[name]) for name, value in resumed.parameters.items())
 
 
+def test_the_order_of_names_in_a_state_does_not_matter():
+    """Files give names back in any order; noise must still land on the same parameters."""
+    whole, _ = run(plan(momentum=0.9), [0, 1])
+    start = State.start([fleet(8)[0], fleet(8)[1]])
+    shuffled = State(dict(reversed(start.parameters.items())), dict(reversed(start.momentum.items())))
+    run(plan(momentum=0.9), [0, 1], state=shuffled)
+    assert all(torch.equal(value, whole.parameters[name]) for name, value in shuffled.parameters.items())
+
+
 @pytest.mark.parametrize("sigma", [0.5, 4.0])
 def test_zero_gradients_leave_noise_of_the_stated_size(sigma):
     """Constant inputs of zero and a loss that ignores the parameters: what is left is noise of std rate * sigma * C / B a step.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import norm
 
-from dptrain.types import ConfigError, Refusal, Scores
+from dptrain.types import Refusal, Scores
 
 PER_EXAMPLE_FROM = 64
 """Shadows from which an example's own variance beats the shared one (Carlini et al. 2022, section VI-C)."""
@@ -13,10 +13,13 @@ PER_EXAMPLE_FROM = 64
 _FLOOR = 1e-12
 
 
+VARIANCES = ("auto", "global", "per_example")
+
+
 def choose_variance(variance: str, shadows: int) -> str:
-    """What `auto` means for this number of shadows. Raises ConfigError for an unknown name."""
-    if variance not in ("auto", "global", "per_example"):
-        raise ConfigError("attacks.lira.variance", f"unknown value {variance!r}; choose from auto, global, per_example")
+    """What `auto` means for this number of shadows. Raises ValueError for an unknown name."""
+    if variance not in VARIANCES:
+        raise ValueError(f"unknown value {variance!r}; choose from {', '.join(VARIANCES)}")
     if variance == "auto":
         return "per_example" if shadows >= PER_EXAMPLE_FROM else "global"
     return variance
@@ -26,7 +29,8 @@ def lira(scores: Scores, target: int, *, online: bool, variance: str = "auto") -
     """LiRA scores of the target, float64 [N], from the scaled logit phi (mean over queries).
 
     Online: log N(phi; mu_in, s_in^2) - log N(phi; mu_out, s_out^2), with the moments of each example over the shadows that did and did
-    not train on it (Carlini et al. 2022, algorithm 1). Offline: Phi((phi - mu_out) / s_out) (equation 4). `variance=global` pools
+    not train on it (Carlini et al. 2022, algorithm 1). Offline: (phi - mu_out) / s_out, which ranks like equation 4's
+    Phi((phi - mu_out) / s_out) but does not saturate at 1. `variance=global` pools
     the squared residuals of all examples about their own means, with the unbiased divisor; `per_example` keeps each example's own.
 
     Raises Refusal where some example has fewer than two shadows on a side that is needed.
@@ -37,7 +41,7 @@ def lira(scores: Scores, target: int, *, online: bool, variance: str = "auto") -
     member = scores.membership[chosen]
     mu_out, var_out = _moments(phi[chosen], ~member, variance)
     if not online:
-        return norm.cdf((phi[target] - mu_out) / np.sqrt(var_out))
+        return (phi[target] - mu_out) / np.sqrt(var_out)
     mu_in, var_in = _moments(phi[chosen], member, variance)
     return norm.logpdf(phi[target], mu_in, np.sqrt(var_in)) - norm.logpdf(phi[target], mu_out, np.sqrt(var_out))
 

@@ -1,0 +1,157 @@
+"""A wrong configuration: one line, names the key, says the fix, exit code 2, before any data are read."""
+
+import math
+
+import pytest
+
+from dptrain import cli, config, data
+from dptrain.types import ConfigError
+
+BAD = [
+    # overrides, key named, part of the fix
+    (["epsilns=[1]"], "epsilns", "did you mean 'epsilons'"),
+    (["model.hiden=[3]"], "model.hiden", "did you mean 'model.hidden'"),
+    (["training.learning_rate=1"], "training.learning_rate", "unknown key"),
+    (["+foo=1"], "foo", "unknown key"),
+    (["+training.foo=1"], "training.foo", "unknown key"),
+    (["++defence.dpsgd.foo=3"], "defence.dpsgd.foo", "learning_rate"),
+    (["+attacks.lira.foo=3"], "attacks.lira.foo", "remove it"),
+    (["+model.depth=3"], "model.depth", "hidden"),
+    (["epsilons=[0]"], "epsilons", "above 0"),
+    (["epsilons=[-1]"], "epsilons", "above 0"),
+    (["epsilons=[nan]"], "epsilons", "above 0"),
+    (["epsilons=[1e-400]"], "epsilons", "above 0"),
+    (["epsilons=[-inf]"], "epsilons", "above 0"),
+    (["epsilons=[]"], "epsilons", "at least one"),
+    (["epsilons=[8,8]"], "epsilons", "once"),
+    (["epsilons=['8 ']"], "epsilons", "a number"),
+    (["epsilons=[true]"], "epsilons", "a number"),
+    (["epsilons=eight"], "epsilons", "a list"),
+    (["epsilons=[1e-9]"], "epsilons", "larger epsilon"),
+    (["privacy.delta=0.0005"], "privacy.delta", "below 1/n"),
+    (["privacy.delta=0"], "privacy.delta", "above 0"),
+    (["privacy.delta=-1e-5"], "privacy.delta", "above 0"),
+    (["privacy.delta=nan"], "privacy.delta", "above 0"),
+    (["privacy.noise=none"], "privacy.noise", "seeded"),
+    (["models_per_setting=3"], "models_per_setting", "use 4"),
+    (["models_per_setting=0"], "models_per_setting", "use 2"),
+    (["models_per_setting=1"], "models_per_setting", "use 2"),
+    (["models_per_setting=-2"], "models_per_setting", "at least 2"),
+    (["models_per_setting=abc"], "models_per_setting", "whole number"),
+    (["models_per_setting=2.5"], "models_per_setting", "whole number"),
+    (["training.batch_size=2001"], "training.batch_size", "1..2000"),
+    (["training.batch_size=0"], "training.batch_size", "1..2000"),
+    (["training.batch_size=true"], "training.batch_size", "whole number"),
+    (["training.epochs=0"], "training.epochs", "above 0"),
+    (["training.epochs=inf"], "training.epochs", "finite"),
+    (["training.epochs=1e12"], "training.epochs", "lower it"),
+    (["training.width=0"], "training.width", "at least 1"),
+    (["training.engine=fast"], "training.engine", "stacked"),
+    (["training.device=tpu"], "training.device", "cuda"),
+    (["defence.dpsgd.clip=0"], "defence.dpsgd.clip", "above 0"),
+    (["defence.dpsgd.clip=inf"], "defence.dpsgd.clip", "finite"),
+    (["defence.dpsgd.clip=[1,2]"], "defence.dpsgd.clip", "number"),
+    (["defence.none.learning_rate=-1"], "defence.none.learning_rate", "above 0"),
+    (["defence.none.momentum=1"], "defence.none.momentum", "[0, 1)"),
+    (["~defence.dpsgd.clip"], "defence.dpsgd.clip", "missing"),
+    (["defence=[none]"], "epsilons", "add it to defence"),
+    (["defence=[dropout]"], "defence", "choose from dpsgd, none"),
+    (["dataset=mnist"], "dataset", "mnist5k"),
+    (["dataset.name=mnist"], "dataset.name", "mnist5k"),
+    (["dataset.pool=4001"], "dataset.pool", "even"),
+    (["dataset.pool=4200"], "dataset.pool", "5,000"),
+    (["dataset.test=0"], "dataset.test", "at least 1"),
+    (["model=cnnn"], "model", "choose from"),
+    (["model.name=cnnn"], "model.name", "choose from"),
+    (["model.name=batchnorm", "~model.hidden", "~model.activation"], "model.name", "GroupNorm"),
+    (["model.activation=swish"], "model.activation", "relu"),
+    (["model.hidden=[]"], "model.hidden", "[128]"),
+    (["model.hidden=[-1]"], "model.hidden", "positive"),
+    (["model.hidden=8"], "model.hidden", "list"),
+    (["attacks=[lirra]"], "attacks", "did you mean 'lira'"),
+    (["attacks.lira.variance=own"], "attacks.lira.variance", "per_example"),
+    (["experiment=quikstart"], "experiment", "did you mean 'quickstart'"),
+    (["epsilons=[1000]"], "epsilons", "at most 100"),
+    (["defence.dpsgd.clip=1e300"], "defence.dpsgd.clip", "below 1e30"),
+    (["dataset.pool=20"], "dataset.pool", "at least 40"),
+    (["model.activation=[relu]"], "model.activation", "relu"),
+    (["model.hidden=[99999999999]"], "model", "check its options"),
+    (["model=null"], "", ""),
+    (["attacks=5"], "cannot read", "group=NAME"),
+    (["attacks=[]"], "attacks", ""),
+    (["attacks=[lira_offline]", "attacks.lira_offline.variance=own"], "attacks.lira_offline.variance", "per_example"),
+    (["output=/dev/null/x"], "output", "choose another folder"),
+    (["hydra.run.dir=/tmp/x"], "hydra.run.dir", "remove it"),
+    (["+model._target_=os.system"], "model._target_", "not allowed"),
+    (["seed=${oc.env:HOME}"], "seed", "interpolation"),
+    (["seed=-1"], "seed", "0 or more"),
+    (["name=../up"], "name", "letters"),
+    (["output=3"], "output", "text"),
+    (["training=3"], "cannot read", "group=NAME"),
+    (["~training"], "training", "missing"),
+    (["epsilons=[1"], "cannot read", "key=value"),
+    (["epsilons"], "cannot read", "key=value"),
+    (["=3"], "cannot read", "group=NAME"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "key", "fix"), BAD, ids=[" ".join(case[0]) for case in BAD])
+def test_bad_configuration(overrides, key, fix, capsys, monkeypatch, tmp_path, fake_package):
+    def read(*_args):
+        raise AssertionError("data were read")
+
+    monkeypatch.setattr(data, "load", read)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["sweep", *overrides]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1, err
+    assert err.startswith(f"dptrain: error: {key}"), err
+    assert fix in err, err
+    assert not (tmp_path / "results").exists()
+
+
+def test_absent_device(capsys):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    assert cli.main(["sweep", "training.device=cuda"]) == 2
+    assert "training.device: cuda is not available here; use auto" in capsys.readouterr().err
+
+
+def test_stacked_engine_asked_for_what_it_cannot(capsys, fake_package):
+    overrides = ["model.name=layernorm", "~model.hidden", "~model.activation", "training.engine=stacked"]
+    assert cli.main(["sweep", *overrides]) == 2
+    assert "training.engine: stacked cannot train this model: layer 'norm' is LayerNorm" in capsys.readouterr().err
+
+
+def test_unknown_command(capsys):
+    assert cli.main(["swep"]) == 2
+    assert capsys.readouterr().err == "dptrain: error: unknown command 'swep'; choose from sweep, list\n"
+
+
+def test_no_privacy_is_spelt_inf():
+    loaded = config.load("sweep", ["epsilons=[inf,2]"])
+    assert loaded.epsilons == (math.inf, 2.0)
+    assert loaded.to_json()["epsilons"] == [None, 2.0]
+    assert config.load("sweep", ["epsilons=3"]).epsilons == (3.0,)
+
+
+def test_defaults_are_valid_and_n_is_public():
+    loaded = config.load("sweep", [])
+    assert loaded.public_n == 2000
+    assert loaded.steps == math.ceil(loaded.training.epochs * 2000 / loaded.training.batch_size)
+
+
+@pytest.mark.parametrize("epochs", [0.1, 1, 1.5, 50, 33.3])
+def test_steps_are_counted_without_rounding_errors(epochs):
+    loaded = config.load(
+        "sweep", ["training.batch_size=93", "dataset.pool=186", "dataset.population=10", "dataset.test=10", f"training.epochs={epochs}"]
+    )
+    assert loaded.steps == math.ceil(round(epochs * 10) / 10)
+
+
+def test_nested_hostile_keys_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="_target_"):
+        config.load("sweep", ["+attacks.lira._target_=os.system"])

@@ -1,0 +1,95 @@
+"""What the guard refuses and what it lets pass."""
+
+import pytest
+import torch
+from torch import nn
+
+from dptrain import models
+from dptrain.types import ConfigError
+
+SHAPE = (3, 4)
+
+
+class Centre(nn.Module):
+    def forward(self, x):
+        return x - x.mean(0)
+
+
+class TakesFromTheRest(nn.Module):
+    def forward(self, x):
+        return torch.cat([x[:1] + x[1:].sum(0, keepdim=True), x[1:]])
+
+
+class Shift(nn.Module):
+    def forward(self, x):
+        return x + 0.1 * x.roll(1, 0)
+
+
+class Count(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        self.seen += x.mean()
+        return x
+
+
+def net(layer):
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 8), layer, nn.Linear(8, 5))
+
+
+def frozen():
+    layer = nn.BatchNorm1d(8)
+    layer.eval()
+    for parameter in layer.parameters():
+        parameter.requires_grad_(False)
+    return layer
+
+
+MIXING = {
+    "batch norm": lambda: nn.BatchNorm1d(8),
+    "without parameters": lambda: nn.BatchNorm1d(8, affine=False),
+    "without statistics": lambda: nn.BatchNorm1d(8, track_running_stats=False),
+    "frozen": frozen,
+    "sync": lambda: nn.SyncBatchNorm(8),
+    "lazy": lambda: nn.LazyBatchNorm1d(),
+    "batch centring": Centre,
+    "first takes from the rest": TakesFromTheRest,
+    "neighbour": Shift,
+    "softmax over the batch": lambda: nn.Softmax(dim=0),
+    "buffer": Count,
+    "dropout": lambda: nn.Dropout(0.5),
+}
+
+
+@pytest.mark.parametrize("make", MIXING.values(), ids=MIXING)
+def test_mixing_layers_are_refused(make):
+    with pytest.raises(ConfigError, match=r"model\.name"):
+        models.refuse_mixing(net(make()), SHAPE)
+
+
+@pytest.mark.parametrize("layer", [nn.ReLU(), nn.LayerNorm(8), nn.GroupNorm(2, 8), nn.Softmax(dim=1), nn.Dropout(0.0), nn.Identity()])
+def test_sound_layers_pass(layer):
+    models.refuse_mixing(net(layer), SHAPE)
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_registered_models_are_sound_and_a_function_of_their_seed(name):
+    model, again, other = (models.build(name, {}, SHAPE, 5, seed) for seed in (3, 3, 4))
+    models.refuse_mixing(model, SHAPE)
+    assert model(torch.zeros(2, *SHAPE)).shape == (2, 5)
+    for one, two, three in zip(model.parameters(), again.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, two)
+        assert not torch.equal(one, three)
+
+
+def test_building_leaves_the_global_generator_alone():
+    before = torch.get_rng_state()
+    models.refuse_mixing(models.build("mlp", {}, SHAPE, 5, 1), SHAPE)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_packages_add_models(fake_package):
+    assert "layernorm" in models.registry()
+    models.refuse_mixing(models.build("layernorm", {}, (1, 28, 28), 10), (1, 28, 28))

@@ -1,0 +1,395 @@
+"""The whole command, small: resume, caches, outputs."""
+
+import itertools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from safetensors import safe_open
+from safetensors.numpy import load
+from safetensors.torch import save
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from dptrain import cli, config, defences, judge, report
+from dptrain.noise import GaussianNoise
+from dptrain.store import Store, from_npy
+from dptrain.sweep import OUTPUTS, plan, sweep
+from tests.conftest import TINY, strict_json
+
+
+def go(folder, *more, overrides=TINY):
+    return sweep(config.load("sweep", [*overrides, f"output={folder}", *more]), show_progress=False)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep")
+    return go(folder)
+
+
+def test_outputs(done):
+    assert done.trained == 12
+    assert all((done.folder / name).exists() for name in OUTPUTS)
+
+
+def test_metrics_json_is_tidy(done):
+    record = strict_json((done.folder / "metrics.json").read_text())
+    assert set(record) >= {"rows", "statements", "config", "versions"}
+    columns = {"setting", "defence", "epsilon", "attack", "metric", "estimate", "low", "high", "targets", "n_in", "n_out"}
+    assert all(columns <= set(row) for row in record["rows"])
+    assert {row["setting"] for row in record["rows"]} == {"none", "dpsgd-8", "all"}
+    assert {row["epsilon"] for row in record["rows"]} == {None, 8.0}
+    for row in record["rows"]:
+        if row["estimate"] is None:
+            assert row["note"].startswith("refused: ")
+        else:
+            assert row["low"] <= row["estimate"] <= row["high"]
+            assert (row["ceiling"] is not None) == (row["epsilon"] is not None and row["attack"] is not None)
+    assert record["config"]["epsilons"] == [None, 8.0]
+
+
+def test_statement_stands_everywhere(done):
+    guarantee = done.statements["dpsgd-8"]["guarantee"]
+    assert "1e-05)-differential privacy, an upper bound" in guarantee
+    assert guarantee in (done.folder / "report.html").read_text()
+    assert done.statements["none"]["guarantee"].startswith("none")
+    found = 0
+    for path in (done.folder / "store" / "model").glob("*/parameters.safetensors"):
+        with safe_open(path, "numpy") as file:
+            found += guarantee in file.metadata()["statement"]
+    assert found == 6
+
+
+def test_report_is_self_contained(done):
+    page = (done.folder / "report.html").read_text()
+    assert "<script" not in page
+    assert 'src="http' not in page
+    assert "href=" not in page
+    assert page.count("data:image/png;base64,") == 2
+
+
+def test_tensorboard(done):
+    folder = done.folder / "tensorboard"
+    assert not (folder / "live").exists()
+    for setting in ("none", "dpsgd-8"):
+        events = EventAccumulator(str(folder / setting)).Reload()
+        tags = events.Tags()
+        assert {"training/loss", "training/test_accuracy", "lira/auc", "model/test_accuracy"} <= set(tags["scalars"])
+        assert tags["images"] == ["ROC, logarithmic axes"]
+        assert "_hparams_/session_start_info" in events.summary_metadata
+        steps = [event.step for event in events.Scalars("training/loss")]
+        assert steps == sorted(steps)
+        assert steps[-1] == 8
+    events = EventAccumulator(str(folder / "against epsilon" / "lira" / "measured")).Reload()
+    assert [event.step for event in events.Scalars("against epsilon (step = 1000 x epsilon)/auc")] == [8000]
+    assert EventAccumulator(str(folder / "overview")).Reload().Tags()["images"] == ["privacy and utility"]
+
+
+def test_second_run_only_prints(done, monkeypatch):
+    monkeypatch.setattr("dptrain.sweep.load", None)
+    again = go(done.folder)
+    assert again.trained == 0
+    assert [row.to_json() for row in again.rows] == [row.to_json() for row in done.rows]
+    assert again.statements == done.statements
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Figures drawn once: these tests look at what is computed, not at pictures, which take most of a tiny sweep's time."""
+    drawn = {kind: report.image(Figure(figsize=(1, 1)), kind) for kind in ("png", "svg")}
+    monkeypatch.setattr(report, "image", lambda _figure, kind: drawn[kind])
+
+
+def touched(folder):
+    return {path: path.stat().st_mtime_ns for path in (folder / "store").rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("change", "trained"),
+    [
+        (["epsilons=[inf,8,3]"], 6),
+        (["models_per_setting=8"], 4),
+        (["attacks=[loss,lira,lira_offline]"], 0),
+        (["attacks.lira.variance=per_example"], 0),
+        (["training.checkpoint_seconds=5"], 0),
+        (["training.width=3"], 0),
+        (["epsilons=[8]"], 0),
+        (["model.hidden=[9]"], 12),
+        (["seed=1"], 12),
+        (["privacy.delta=1e-6"], 6),
+        (["defence.none.learning_rate=.2"], 6),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_only_what_is_new_is_computed(tmp_path, change, trained, quick):
+    go(tmp_path)
+    before = touched(tmp_path)
+    assert go(tmp_path, *change).trained == trained
+    after = touched(tmp_path)
+    assert {path: after.get(path) for path in before} == before
+
+
+def test_adding_an_attack_changes_no_other_number(tmp_path, quick):
+    few = go(tmp_path / "few", "attacks=[loss]")
+    more = go(tmp_path / "few", "attacks=[loss,lira]")
+    whole = go(tmp_path / "whole", "attacks=[loss,lira]")
+    assert [row for row in more.rows if row.attack != "lira"] == list(few.rows)
+    assert list(more.rows) == list(whole.rows)
+
+
+def parameters(folder):
+    """Every model's parameters, by key."""
+    return {path.parent.name: path.read_bytes() for path in (folder / "store" / "model").glob("*/parameters.safetensors")}
+
+
+def test_fresh_noise_by_default_and_never_shared(tmp_path, quick):
+    one, two = (go(tmp_path / name, "privacy.noise=os", "epsilons=[8]") for name in ("one", "two"))
+    first, second = parameters(one.folder), parameters(two.folder)
+    assert set(first) == set(second)
+    assert all(first[key] != second[key] for key in first)
+    assert not list((tmp_path / "one" / "store").glob("checkpoint/*"))  # the keys are gone
+
+
+def test_every_model_is_a_member_half_the_time_and_all_differ(done):
+    assert len(set(parameters(done.folder).values())) == 12
+
+
+SLOW = [*TINY, "training.epochs=40", "model.hidden=[64]", "training.checkpoint_seconds=0.05"]
+
+
+def command(folder, *more):
+    return [sys.executable, "-m", "dptrain", "sweep", *SLOW, f"output={folder}", *more]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    return parameters(go(folder, overrides=SLOW).folder), json.loads((folder / "metrics.json").read_text())["rows"]
+
+
+def test_resume_equals_uninterrupted_bit_for_bit(tmp_path, uninterrupted):
+    """Killed, interrupted and terminated in turn, at ever later points, until it finishes."""
+    interruptions, wait, checkpoint = [], 0.1, (tmp_path / "store" / "checkpoint")
+    for number in itertools.cycle([signal.SIGKILL, signal.SIGINT, signal.SIGTERM]):
+        start = time.time()
+        process = subprocess.Popen(command(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        while process.poll() is None and not (checkpoint.exists() and checkpoint.stat().st_mtime > start):
+            time.sleep(0.005)
+        time.sleep(wait)
+        wait *= 2
+        process.send_signal(number)
+        _, err = process.communicate()
+        if process.returncode == 0:
+            break
+        interruptions.append(number)
+        assert process.returncode in (130, -number), err
+        assert "Traceback" not in err, err
+    assert {signal.SIGKILL, signal.SIGINT, signal.SIGTERM} <= {*interruptions, number}
+    whole, rows = uninterrupted
+    assert parameters(tmp_path) == whole
+    assert json.loads((tmp_path / "metrics.json").read_text())["rows"] == rows
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_torn_artefacts_are_made_again(tmp_path, quick):
+    first = go(tmp_path)
+    whole = parameters(first.folder)
+    model = next((tmp_path / "store" / "model").iterdir()) / "parameters.safetensors"
+    model.write_bytes(model.read_bytes()[:-1] + b"\0")
+    (tmp_path / "report.html").unlink()
+    again = go(tmp_path)
+    assert again.trained == 1
+    for key, data in parameters(again.folder).items():  # alone it is trained in a stack of one, which may round differently
+        for name, value in load(data).items():
+            np.testing.assert_allclose(value, load(whole[key])[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_kill_between_the_models_of_a_stack_trains_nothing_twice(tmp_path, monkeypatch, quick):
+    """The first model of a stack is stored, then the process dies: the others come from the checkpoint, not from new noise."""
+    whole = parameters(go(tmp_path / "whole").folder)
+    written, steps = Store.write, []
+
+    def die(self, stage, key, files):
+        written(self, stage, key, files)
+        if stage == "model":
+            raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "write", die)
+        with pytest.raises(SystemExit):
+            go(tmp_path / "killed")
+    assert len(parameters(tmp_path / "killed")) == 1
+    noise = GaussianNoise.draw
+    monkeypatch.setattr(GaussianNoise, "draw", lambda self, keys, step: steps.append((len(keys), step)) or noise(self, keys, step))
+    go(tmp_path / "killed", "epsilons=[inf]")
+    again = go(tmp_path / "killed")
+    assert parameters(again.folder) == whole
+    assert len(steps) == 3 * 8  # the three private stacks, eight steps each: nothing of the first stack
+
+
+def test_another_stack_width_leaves_no_keys(tmp_path, monkeypatch, quick):
+    with monkeypatch.context() as patch:
+        patch.setattr("dptrain.fleet.save", lambda *_: (_ for _ in ()).throw(SystemExit) if len(_) > 1 else save(*_))
+        with pytest.raises(SystemExit):
+            go(tmp_path)
+    assert list((tmp_path / "store" / "checkpoint").glob("*.bin"))
+    go(tmp_path, "training.width=3")
+    assert not list((tmp_path / "store" / "checkpoint").glob("*.bin"))
+
+
+def test_checkpoints_are_for_their_owner_alone_and_reveal_damage(tmp_path):
+    store = Store(tmp_path)
+    store.write_file("checkpoint", "k", b"secret keys")
+    path = tmp_path / "checkpoint" / "k.bin"
+    assert path.stat().st_mode & 0o077 == 0
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+    assert store.read_file("checkpoint", "k") is None
+
+
+def test_a_finished_result_does_not_vouch_for_anothers_files(tmp_path, monkeypatch, quick):
+    first = go(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("dptrain.sweep.tensorboard.rebuild", lambda *_: (_ for _ in ()).throw(SystemExit))
+        with pytest.raises(SystemExit):
+            go(tmp_path, "epsilons=[inf,3]")
+    again = go(tmp_path)
+    assert list(again.rows) == list(first.rows)
+    assert "dpsgd-8" in (tmp_path / "table.md").read_text()
+
+
+def test_scores_follow_the_data_they_are_of(tmp_path, quick):
+    """Without noise and at sample rate 1 two splits can give equal parameters; their scores are still their own."""
+    plain = ["epsilons=[inf]", "training.batch_size=30"]
+    go(tmp_path / "shared", *plain)
+    mixed = go(tmp_path / "shared", *plain, "dataset.population=30", "dataset.test=30")
+    fresh = go(tmp_path / "fresh", *plain, "dataset.population=30", "dataset.test=30")
+    assert list(mixed.rows) == list(fresh.rows)
+
+
+def test_a_model_that_diverges_names_the_key(tmp_path, capsys, quick):
+    assert cli.main(["sweep", *TINY, "model.activation=relu", "defence.none.learning_rate=1e20", f"output={tmp_path}"]) == 2
+    assert "defence.none.learning_rate: the models of none diverged; lower it" in capsys.readouterr().err
+
+
+def test_somebody_elses_tensorboard_is_left_alone(tmp_path, capsys):
+    mine = tmp_path / "tensorboard" / "mine"
+    mine.mkdir(parents=True)
+    assert cli.main(["sweep", *TINY, f"output={tmp_path}"]) == 2
+    assert "holds files that dptrain did not write" in capsys.readouterr().err
+    assert mine.exists()
+
+
+def test_two_at_once_are_refused(tmp_path, capsys):
+    import fcntl
+
+    with open(tmp_path / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert cli.main(["sweep", *TINY, f"output={tmp_path}"]) == 2
+    assert "output: another dptrain is at work" in capsys.readouterr().err
+
+
+def test_opacus_engine_gives_the_same_sweep(tmp_path, done, quick):
+    other = go(tmp_path, "training.engine=opacus")
+    ours = {(row.setting, row.metric): row.estimate for row in done.rows if row.attack == "loss"}
+    for row in other.rows:
+        if row.attack == "loss" and row.metric == "auc":
+            assert row.estimate == pytest.approx(ours[row.setting, row.metric], abs=1e-3)
+
+
+def test_auto_falls_back_to_opacus_and_says_so(tmp_path, capsys, fake_package, quick):
+    overrides = [
+        *(o for o in TINY if not o.startswith("model.")),
+        "model.name=layernorm",
+        "~model.hidden",
+        "~model.activation",
+        "models_per_setting=2",
+    ]
+    assert cli.main(["sweep", *overrides, f"output={tmp_path}"]) == 0
+    assert "engine opacus, one model at a time: layer 'norm' is LayerNorm, which has no closed form" in capsys.readouterr().out
+
+
+def test_two_models_are_enough_to_run(tmp_path, capsys, quick):
+    assert cli.main(["sweep", *TINY, "models_per_setting=2", f"output={tmp_path}"]) == 0
+    out = capsys.readouterr().out
+    assert "models_per_setting of at least 6" in out
+    assert f"tensorboard --logdir {tmp_path}/tensorboard" in out
+
+
+def test_scores_in_the_store_are_the_models_logits(done):
+    store = Store(done.folder / "store")
+    shapes = {from_npy(store.read("scores", path.name)["pool.npy"]).shape for path in (done.folder / "store" / "scores").iterdir()}
+    assert shapes == {(60, 1, 10)}
+
+
+def test_a_contradiction_is_loud(done, monkeypatch, capsys):
+    rows = [
+        row if row.metric != "auc" or row.ceiling is None else judge.Row(**{**row.to_json(), "contradicted": True}) for row in done.rows
+    ]
+    monkeypatch.setattr("dptrain.sweep.sweep", lambda _config: type(done)(done.folder, tuple(rows), done.statements, 0))
+    assert cli.main(["sweep", *TINY]) == 1
+    assert "CONTRADICTION: dpsgd-8, loss auc" in capsys.readouterr().err
+
+
+EXPERIMENTS = config.groups()["experiment"]
+SHRINK = [o for o in TINY if o.split("=")[0] not in ("name", "epsilons", "model.hidden")]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes_and_its_shrunk_form_runs(experiment, tmp_path):
+    full = config.load("sweep", [f"experiment={experiment}"])
+    assert full.name == experiment
+    assert plan(full).settings
+    few = sorted(full.epsilons, reverse=True)[:2]
+    shrunk = go(tmp_path, f"experiment={experiment}", f"epsilons=[{','.join(map(str, few))}]", overrides=SHRINK)
+    assert len({row.setting for row in shrunk.rows}) == 3
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_experiment_headers_state_command_time_and_numbers(experiment):
+    text = (config.conf_folder() / "experiment" / f"{experiment}.yaml").read_text()
+    assert f"dptrain sweep experiment={experiment}" in text
+    assert "minute" in text
+
+
+def test_settings_fall_in_epsilon():
+    planned = defences.settings(config.load("sweep", ["epsilons=[2,inf,8]"]))
+    assert [setting.name for setting in planned] == ["none", "dpsgd-8", "dpsgd-2"]
+    sigmas = [setting.mechanism.noise_multiplier for setting in planned]
+    assert sigmas == sorted(sigmas)
+    assert planned[0].mechanism.clip == math.inf
+
+
+def test_works_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = sweep(config.load("sweep", TINY), show_progress=False)
+    assert result.folder == Path("results/tiny")
+    assert (tmp_path / "results" / "tiny" / "report.html").exists()
+
+
+def test_live_curves_while_training(tmp_path):
+    process = subprocess.Popen(command(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not (found := list(tmp_path.glob("tensorboard/live/*/*/events*"))):
+            time.sleep(0.01)
+        assert found
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_progress_names_settings_models_and_time(tmp_path):
+    ran = subprocess.run(command(tmp_path), capture_output=True, text=True, env={**os.environ, "COLUMNS": "120"}, check=True)
+    assert "setting 1/2 none, model" in ran.stderr
+    assert "<00:" in ran.stderr
+    assert np.isfinite(float(ran.stdout.split("test accuracy")[1].count("|")))
