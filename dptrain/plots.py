@@ -112,12 +112,16 @@ def roc(curves: Sequence[Roc]) -> Figure:
         line = np.logspace(np.log10(edge), 0, 50)
         panel.plot(line, line, color="#999999", lw=1, ls=":", label="chance")
         for attack, (fpr, tpr) in item.curves.items():
-            panel.plot(fpr, tpr, drawstyle="steps-post", lw=1.3, color=_colour(attack, list(item.curves)), label=attack)
+            # Of the tens of thousands of steps, those that a pixel can show: the last one up to each point of a fine grid.
+            shown = np.unique(np.searchsorted(fpr, np.append(0, np.logspace(np.log10(edge), 0, 600)), side="right") - 1)
+            panel.plot(fpr[shown], tpr[shown], drawstyle="steps-post", lw=1.3, color=_colour(attack, list(item.curves)), label=attack)
         if item.bound:
             panel.plot(item.bound.fpr, item.bound.tpr, color=CEILING, lw=1.5, ls="--", label="proved bound")
         panel.set(xscale="log", yscale="log", xlim=(edge, 1), ylim=(edge, 1.2), title=item.setting, xlabel="false positive rate")
         panel.grid(alpha=0.3, which="major")
     panels[0].set_ylabel("true positive rate")
     handles = {label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 3 * columns), frameon=False, fontsize=9
+    )
     return figure
