@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 from collections.abc import Mapping
 
 from dptrain import accounting
@@ -29,16 +30,21 @@ def statement(setting: Setting, noise: str, preprocessing: str, opinions: Mappin
         "seeded": "keys derived from the seed: whoever knows the seed can subtract the noise, and no epsilon holds against them",
     }[noise]
     return {
-        "guarantee": f"({spent:.3f}, {delta:g})-differential privacy, an upper bound, for each model by itself (target epsilon {setting.epsilon:g}; delta x n = {delta * ran.public_n:.3g})",
+        "guarantee": f"({_up(spent, 3)}, {delta:g})-differential privacy, an upper bound, for each model by itself (target epsilon {setting.epsilon:g}; delta x n = {delta * ran.public_n:.3g})",
         "neighbours": f"{ran.neighbouring}; the unit is {UNIT}; n = {ran.public_n} is public (half the pool) and never counted from the data",
         "mechanism": f"DP-SGD: noise multiplier {ran.noise_multiplier:.4f}, clip {ran.clip:g}, q = {ran.sample_rate}, T = {ran.steps}, divisor {ran.divisor}, {ran.sampling} sampling as run",
-        "accountant": f"PLD, dp-accounting {importlib.metadata.version('dp-accounting')}; second opinions: {second}; without amplification by sampling: {accounting.unamplified_epsilon(ran, delta):.3f}",
-        "ceiling": f"any attack on one example: TPR at most {curve.max_tpr(0.001):.4f} at FPR .1 %, {curve.max_tpr(0.01):.4f} at 1 %; advantage at most {curve.max_advantage:.3f}; AUC at most {curve.max_auc:.3f}",
+        "accountant": f"PLD, dp-accounting {importlib.metadata.version('dp-accounting')}; second opinions: {second}; without amplification by sampling: {_up(accounting.unamplified_epsilon(ran, delta), 3)}",
+        "ceiling": f"any attack on one example: TPR at most {_up(curve.max_tpr(0.001), 4)} at FPR .1 %, {_up(curve.max_tpr(0.01), 4)} at 1 %; advantage at most {_up(curve.max_advantage, 3)}; AUC at most {_up(curve.max_auc, 3)}",
         "released": "one model. The other models of the fleet, losses, curves and scores are the evaluator's and are not covered; publishing k models together composes",
         "tuning": f"hyperparameters given by the configuration; what their choice cost is not in this epsilon; {preprocessing}",
         "randomness": f"AES-256-CTR keystream, {source}; floating point, not hardened against precision or timing attacks",
         "measured": "no lower bound of epsilon was computed; attack results stand beside their proved ceilings, and a weak attack proves nothing",
     }
+
+
+def _up(value: float, digits: int) -> str:
+    """An upper bound, rounded upwards: rounded to the nearest it would not be one."""
+    return f"{math.ceil(value * 10**digits) / 10**digits:.{digits}f}"
 
 
 def as_lines(parts: Mapping[str, str]) -> list[str]:

@@ -97,7 +97,15 @@ def test_help_shows_the_list(capsys):
 def test_sweep_help_names_every_key(capsys):
     cli.main(["sweep", "--help"])
     out = capsys.readouterr().out
-    for key in ("epsilons", "models_per_setting", "training.batch_size", "privacy.delta", "defence.dpsgd.clip", "model.hidden", "dataset.pool"):
+    for key in (
+        "epsilons",
+        "models_per_setting",
+        "training.batch_size",
+        "privacy.delta",
+        "defence.dpsgd.clip",
+        "model.hidden",
+        "dataset.pool",
+    ):
         assert key in out
 
 

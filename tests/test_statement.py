@@ -1,0 +1,48 @@
+"""The statement says what must be said, and rounds bounds upwards."""
+
+import re
+
+import pytest
+
+from dptrain import accounting
+from dptrain.statement import as_lines, statement
+from dptrain.types import Mechanism, Sampling, Setting
+
+
+def setting(epsilon):
+    start = Mechanism(Sampling.POISSON, 50, 500, 40, 0.0, 1.0, 50)
+    return Setting("s", "dpsgd", epsilon, 1e-5, accounting.calibrate(start, epsilon, 1e-5), 0.1, 0.0)
+
+
+@pytest.mark.parametrize("epsilon", [0.5, 2.0, 8.0])
+def test_printed_bounds_are_bounds(epsilon):
+    chosen = setting(epsilon)
+    parts = statement(chosen, "os", "nothing fitted", {"PRV": None, "RDP": 9.0})
+    curve = accounting.trade_off(chosen.mechanism)
+    assert float(re.match(r"\(([\d.]+), 1e-05\)", parts["guarantee"])[1]) >= accounting.epsilon(chosen.mechanism, 1e-5)
+    tpr_low, tpr_one, advantage, auc = map(float, re.findall(r"(\d\.\d{3,})", parts["ceiling"]))
+    assert tpr_low >= curve.max_tpr(0.001)
+    assert tpr_one >= curve.max_tpr(0.01)
+    assert advantage >= curve.max_advantage
+    assert auc >= curve.max_auc
+
+
+def test_everything_that_must_stand_beside_an_epsilon():
+    text = "\n".join(as_lines(statement(setting(2.0), "os", "nothing fitted", {"PRV": None, "RDP": 9.0})))
+    for part in (
+        "upper bound", "1e-05", "delta x n", "add-or-remove-one", "public", "unit", "noise multiplier", "clip 1", "q = 1/10", "T = 40", "poisson",
+        "PLD, dp-accounting", "Opacus PRV gave no number", "Opacus RDP 9.000", "without amplification", "TPR at most", "AUC at most",
+        "one model", "tuning", "nothing fitted", "operating system", "not hardened", "lower bound",
+    ):  # fmt: skip
+        assert part in text, part
+
+
+def test_seeded_noise_says_what_it_is_worth():
+    assert "can subtract the noise" in statement(setting(2.0), "seeded", "", {})["randomness"]
+
+
+def test_no_privacy_claims_nothing():
+    plain = Setting("none", "none", None, 1e-5, Mechanism(Sampling.POISSON, 50, 500, 40, 0.0, float("inf"), 50), 0.1, 0.9)
+    text = "\n".join(as_lines(statement(plain, "os", "", {})))
+    assert "without differential privacy" in text
+    assert "epsilon" not in text
