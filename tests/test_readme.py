@@ -1,5 +1,6 @@
 """The README's commands run, and what it shows is what is committed."""
 
+import itertools
 import os
 import re
 import shlex
@@ -57,7 +58,7 @@ def test_quickstart_gives_the_numbers_that_are_promised(quickstart):
     assert abs(found["dpsgd-0.5", "lira", "auc"]["estimate"] - 0.5) <= 0.03
     order = ["none", "dpsgd-8", "dpsgd-2", "dpsgd-0.5"]
     for attack, metric in ((None, "test_accuracy"), ("lira", "auc"), ("lira_offline", "auc")):
-        for more, less in zip(order, order[1:], strict=False):
+        for more, less in itertools.pairwise(order):
             assert found[less, attack, metric]["low"] <= found[more, attack, metric]["high"]
             assert found[less, attack, metric]["estimate"] <= found[more, attack, metric]["high"]
     assert not any(row["contradicted"] for row in found.values())
