@@ -76,7 +76,7 @@ def unsupported(model: nn.Module, shape: tuple[int, ...]) -> str | None:
             return f"layer {path!r} has frozen parameters"
 
         def count(_module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor, path: str = path) -> None:
-            calls[path] = calls.get(path, 0) + (1 if inputs[0].dim() == 2 else 2)
+            calls[path] = calls.get(path, 0) + (1 if inputs[0].dim() == 2 and len(inputs[0]) == 2 else 2)
 
         calls[path] = 0
         hooks.append(module.register_forward_hook(count))
@@ -206,3 +206,34 @@ class OpacusEngine:
 
 
 ENGINES: dict[str, Callable[[nn.Module], Engine]] = {"stacked": StackedEngine, "opacus": OpacusEngine}
+
+
+def disagreement(engine: str, model: nn.Module, shape: tuple[int, ...]) -> str | None:
+    """Why an engine's clipped sum on a small random batch is not that of plain autograd, one example at a time; None if it is.
+
+    Catches what no rule can know of, such as a layer's weight used a second time by a function.
+    """
+    inputs = torch.randn((1, 3, *shape), generator=torch.Generator().manual_seed(0))
+    own = copy.deepcopy(model)
+    with torch.no_grad():
+        labels = torch.arange(3).remainder(own(inputs[0]).shape[-1])[None]
+    expected = {name: torch.zeros_like(parameter) for name, parameter in own.named_parameters()}
+    norms = []
+    for x, y in zip(inputs[0], labels[0], strict=True):
+        own.zero_grad()
+        nn.functional.cross_entropy(own(x[None]), y[None]).backward()
+        gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in own.named_parameters()}
+        norms.append(float(torch.stack([value.norm() for value in gradients.values()]).norm()))
+        for name, value in gradients.items():
+            expected[name] += value / max(norms[-1], 1e-12)
+    parameters = stack([model])
+    found = {name: torch.zeros_like(value) for name, value in parameters.items()}
+    clip = min(norms) / 2  # every example is clipped, so a wrong norm shows as a wrong sum
+    try:
+        ENGINES[engine](model)(parameters, inputs, labels, torch.ones(1, 3, dtype=torch.bool), clip, found)
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        return f"the {engine} engine fails on it ({str(error).strip().splitlines()[0]})"
+    for name, value in expected.items():
+        if not torch.allclose(found[name][0], clip * value, rtol=1e-3, atol=1e-4 * clip):
+            return f"the {engine} engine's gradient of {name!r} is not that of plain autograd"
+    return None

@@ -45,7 +45,7 @@ def option(text: str) -> Any:
 class DatasetConfig:
     name: str = option("data set")
     pool: int = option("candidates; each model trains on its own random half")
-    population: int = option("examples no model trains on, known to the attacker")
+    population: int = option("examples no model trains on, set aside for an attacker")
     test: int = option("examples for accuracy only")
 
 

@@ -21,14 +21,14 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from dptrain import models, sampling, score
-from dptrain.clipping import Stack, unsupported
+from dptrain.clipping import Stack, disagreement, unsupported
 from dptrain.config import Config
 from dptrain.data import DATASETS, Dataset
-from dptrain.store import Store, code_fingerprint, fingerprint, from_npy, to_json, to_npy
+from dptrain.store import Store, code_fingerprint, fingerprint, from_npy, to_json, to_npy, versions
 from dptrain.train import State, train
 from dptrain.types import ConfigError, Mechanism, Setting
 
-TRAINED_BY = ("types", "sampling", "noise", "data", "models", "clipping", "train", "fleet")
+TRAINED_BY = ("types", "sampling", "noise", "data", "models", "clipping", "train", "fleet", "accounting", "statement")
 CURVE_POINTS = 50
 Point = dict[str, float | None]
 """step, loss (mean over the batch, None where not finite), test_accuracy"""
@@ -59,12 +59,18 @@ class Fleet:
     store: Store
     engine: str
     device: torch.device
+    architecture: str
     dataset: Dataset
     membership: np.ndarray
     _tensors: tuple[Tensor, Tensor, Tensor] = field(init=False, repr=False)
+    _data: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         pool, test = self.dataset.pool, self.dataset.test
+        hashed = hashlib.sha256()
+        for array in (pool.inputs, pool.labels, test.inputs, test.labels):
+            hashed.update(np.ascontiguousarray(array).tobytes())
+        self._data = hashed.hexdigest()
         self._tensors = tuple(torch.from_numpy(array).to(self.device) for array in (pool.inputs, pool.labels, test.inputs))  # type: ignore[assignment]
 
     def build(self, index: int) -> nn.Module:
@@ -77,19 +83,24 @@ class Fleet:
 
         Raises ConfigError where a setting's models diverge, Interrupted where `watch` stops.
         """
-        width = self.config.training.width
-        missing = self.missing(setting)
-        for start in range(0, self.config.models_per_setting, width):
-            block = range(start, min(start + width, self.config.models_per_setting))
-            if any(index in missing for index in block):
-                self._train_stack(setting, block, [index for index in block if index in missing], header, watch)
+        width, count = self.config.training.width, self.config.models_per_setting
+        for start in range(0, count, width):
+            block = range(start, min(start + width, count))
+            while absent := [index for index in self.missing(setting) if index in block]:  # a checkpoint may hold some of them only
+                self._train_stack(setting, block, absent, header, watch)
 
     def missing(self, setting: Setting) -> list[int]:
         """Models of a setting that are not in the store."""
         return [index for index in range(self.config.models_per_setting) if self.store.read("model", self.key(setting, index)) is None]
 
     def key(self, setting: Setting, index: int) -> str:
-        return model_key(self.config, self.engine, setting, index)
+        """Artefact key of one model: all that shaped it, and the statement in its header. The number of models is not part of it, so a
+        larger fleet keeps the models of a smaller one."""
+        config = self.config
+        upstream = (self._data, config.dataset.pool, dict(config.model), self.architecture, self.engine, config.seed, config.privacy.noise)
+        delta = setting.delta if setting.mechanism.private else None  # it stands in the statement
+        code = (code_fingerprint(*TRAINED_BY), versions())
+        return fingerprint("model", code, upstream, trained_by(setting), setting.name, delta, index)
 
     def _secret(self, setting: Setting, index: int) -> bytes:
         """The key of a model's batches and noise. A seeded one depends on the setting too: settings must not share noise."""
@@ -197,14 +208,25 @@ def build(config: Config, seed: int = 0) -> nn.Module:
     return models.build(str(config.model.get("name")), options, source.shape, source.classes, seed)
 
 
+def architecture(model: nn.Module) -> str:
+    """Digest of a module's structure and initial values: a name in a configuration does not pin a plug-in's code."""
+    hashed = hashlib.sha256(repr(model).encode())
+    for name, value in sorted(model.state_dict().items()):
+        hashed.update(name.encode() + value.cpu().numpy().tobytes())
+    return hashed.hexdigest()
+
+
 def choose_engine(config: Config, model: nn.Module) -> tuple[str, str | None]:
-    """The engine for a model and, when auto falls back to opacus, the reason. Raises ConfigError where it cannot run."""
-    reason = unsupported(model, DATASETS[config.dataset.name].shape)
-    if config.training.engine == "auto":
-        return ("opacus", reason) if reason else ("stacked", None)
-    if config.training.engine == "stacked" and reason:
+    """The engine for a model and, when auto falls back to opacus, the reason. Raises ConfigError where none can train it."""
+    shape, wanted = DATASETS[config.dataset.name].shape, config.training.engine
+    reason = None if wanted == "opacus" else unsupported(model, shape) or disagreement("stacked", model, shape)
+    if wanted == "stacked" and reason:
         raise ConfigError("training.engine", f"stacked cannot train this model: {reason}; use training.engine=opacus")
-    return config.training.engine, None
+    if wanted != "opacus" and not reason:
+        return "stacked", None
+    if wrong := disagreement("opacus", model, shape):
+        raise ConfigError("model.name", f"no engine can train this model: {wrong}; use its parameters through their layers only")
+    return "opacus", reason
 
 
 def choose_device(name: str) -> torch.device:
@@ -215,14 +237,6 @@ def choose_device(name: str) -> torch.device:
     if not available[name]:
         raise ConfigError("training.device", f"{name} is not available here; use auto")
     return torch.device(name)
-
-
-def model_key(config: Config, engine: str, setting: Setting, index: int) -> str:
-    """Artefact key of one model: the parts of the configuration upstream of it. The number of models is not among them, so a
-    larger fleet keeps the models of a smaller one."""
-    upstream = (dataclasses.asdict(config.dataset), dict(config.model), engine, config.seed, config.privacy.noise)
-    delta = setting.delta if setting.mechanism.private else None  # it stands in the file's statement
-    return fingerprint("model", code_fingerprint(*TRAINED_BY), upstream, trained_by(setting), delta, index)
 
 
 def trained_by(setting: Setting) -> list[object]:

@@ -83,6 +83,9 @@ def refuse_mixing(model: nn.Module, shape: Sequence[int]) -> None:
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         first = model(batch)
+        torch.manual_seed(1)
+        if not torch.equal(first, model(batch)):
+            raise ConfigError("model.name", "the output is random, and no key covers its draws; remove the layer that draws")
         for changed in range(len(batch)):
             others = torch.arange(len(batch)) != changed
             torch.manual_seed(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,11 +29,12 @@ SHOWN = 6
 """Columns of the summary: the first of COLUMNS that the run has. Everything is in the report and in metrics.json."""
 
 
-def number(value: float | None) -> str:
-    """Three decimals, four below .1, no leading zero."""
+def number(value: float | None, bound: bool = False) -> str:
+    """Three decimals, four below .1, no leading zero. An upper bound is rounded upwards."""
     if value is None:
         return "-"
-    text = f"{value:.4f}" if 0 < abs(value) < 0.0995 else f"{value:.3f}"
+    digits = 4 if 0 < abs(value) < 0.0995 else 3
+    text = f"{math.ceil(value * 10**digits - 1e-9) / 10**digits if bound else value:.{digits}f}"
     return text.replace("0.", ".", 1) if abs(value) < 1 else text
 
 
@@ -40,7 +42,7 @@ def cell(row: Row | None) -> str:
     """`.703 [.699, .707]`, with `<= .867` where a ceiling is proved; a refused number is a dash."""
     if row is None or row.estimate is None:
         return "-"
-    ceiling = f" <= {number(row.ceiling)}" if row.ceiling is not None else ""
+    ceiling = f" <= {number(row.ceiling, bound=True)}" if row.ceiling is not None else ""
     return f"{number(row.estimate)} [{number(row.low)}, {number(row.high)}]{ceiling}"
 
 

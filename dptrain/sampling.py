@@ -70,12 +70,13 @@ def memberships(models: int, examples: int, key: bytes) -> np.ndarray:
 def poisson(key: bytes, step: int, membership: np.ndarray, batch_size: int, public_n: int) -> np.ndarray:
     """Indices of the members in one step's batch, each included independently with probability batch_size / public_n.
 
-    The probability is exact to public_n / 2^64. A coin is tossed for every candidate, member or not, so that one example's membership moves no other example's coin.
+    The probability is exact to 2^-64. A coin is tossed for every candidate, member or not, so that one example's membership moves no other example's coin.
     May be empty.
     """
     bits = np.empty(membership.shape[0], dtype=np.uint64)
     fill(key, Purpose.BATCH, step, bits)
-    return np.flatnonzero((bits % np.uint64(public_n) < np.uint64(batch_size)) & membership)
+    # Coin i falls heads when its 64 bits lie below batch_size / public_n of their range; `<=` on the last value, since 2^64 does not fit.
+    return np.flatnonzero((bits <= np.uint64((batch_size << 64) // public_n - 1)) & membership)
 
 
 def pad(batches: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -6,10 +6,13 @@ name, fsynced, and renamed once; a reader verifies every byte. A torn or altered
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import importlib.metadata
 import io
 import json
 import os
+import platform
 import secrets
 import shutil
 from collections.abc import Mapping
@@ -35,6 +38,16 @@ def code_fingerprint(*patterns: str) -> str:
         for path in sorted(root.glob(f"{pattern}.py")):
             digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+PACKAGES = ("torch", "opacus", "dp-accounting", "numpy", "scipy", "scikit-learn", "cryptography", "mlxtend")
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Of everything that a number depends on beside this package's code."""
+    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"dptrain": importlib.metadata.version("dptrain"), "python": platform.python_version(), **packages}
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:

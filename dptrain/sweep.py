@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-import importlib.metadata
 import io
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,15 +21,14 @@ from dptrain.attacks import ATTACKS
 from dptrain.attacks.blind import blind
 from dptrain.attacks.lira import VARIANCES
 from dptrain.config import Config
-from dptrain.fleet import Fleet, Watch, build, choose_device, choose_engine, mechanism_to_json
+from dptrain.fleet import Fleet, Watch, architecture, build, choose_device, choose_engine, mechanism_to_json
 from dptrain.guard import only_writer, stop_requests
 from dptrain.judge import Row
 from dptrain.statement import as_lines, statement
-from dptrain.store import Store, code_fingerprint, fingerprint, from_npy, to_json, to_npy, write_atomic
+from dptrain.store import Store, code_fingerprint, fingerprint, from_npy, to_json, to_npy, versions, write_atomic
 from dptrain.types import ConfigError, Refusal, Scores, Setting
 
 OUTPUTS = ("metrics.json", "report.html", "table.md", "frontier.png", "frontier.svg", "roc.png", "roc.svg", "tensorboard")
-PACKAGES = ("torch", "opacus", "dp-accounting", "numpy", "scipy", "scikit-learn", "cryptography")
 
 
 @dataclass(frozen=True)
@@ -43,6 +39,7 @@ class Plan:
     settings: tuple[Setting, ...]
     engine: str
     device: torch.device
+    architecture: str
     notes: tuple[str, ...]
 
     @property
@@ -52,7 +49,7 @@ class Plan:
         del shaping["output"]
         for name in ("width", "device", "checkpoint_seconds"):
             del shaping["training"][name]
-        return fingerprint("run", shaping, self.engine, code_fingerprint("*", "attacks/*"), versions())
+        return fingerprint("run", shaping, self.engine, self.architecture, code_fingerprint("*", "attacks/*"), versions())
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,7 @@ def plan(config: Config) -> Plan:
     models.refuse_mixing(model, source.shape)
     engine, reason = choose_engine(config, model)
     notes = (f"engine opacus, one model at a time: {reason}",) if reason else ()
-    return Plan(config, tuple(defences.settings(config)), engine, choose_device(config.training.device), notes)
+    return Plan(config, tuple(defences.settings(config)), engine, choose_device(config.training.device), architecture(model), notes)
 
 
 def sweep(config: Config, show_progress: bool = True) -> Result:
@@ -123,7 +120,15 @@ def load(ready: Plan, store: Store) -> Fleet:
     parts = config.dataset
     dataset = data.load(parts.name, parts.pool, parts.population, parts.test, config.seed)
     key = sampling.seeded_key(config.seed, "membership")
-    return Fleet(config, store, ready.engine, ready.device, dataset, sampling.memberships(config.models_per_setting, parts.pool, key))
+    return Fleet(
+        config,
+        store,
+        ready.engine,
+        ready.device,
+        ready.architecture,
+        dataset,
+        sampling.memberships(config.models_per_setting, parts.pool, key),
+    )
 
 
 def second_opinions(store: Store, setting: Setting) -> dict[str, float | None]:
@@ -257,10 +262,3 @@ def read_result(folder: Path, ready: Plan) -> Result | None:
     if record.get("fingerprint") != ready.fingerprint or not all((folder / name).exists() for name in OUTPUTS):
         return None
     return Result(folder, tuple(Row(**row) for row in record["rows"]), record["statements"], 0)
-
-
-@functools.cache
-def versions() -> dict[str, str]:
-    """Of everything that a number depends on."""
-    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {"dptrain": importlib.metadata.version("dptrain"), "python": platform.python_version(), **packages}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -91,6 +92,11 @@ def _clear(folder: Path) -> None:
     """Remove what an earlier call wrote; a folder without our mark is somebody else's. Raises ConfigError."""
     if any(folder.glob("*")) and not (folder / MARK).exists():
         raise ConfigError("output", f"{folder} holds files that dptrain did not write; choose another folder")
-    shutil.rmtree(folder, ignore_errors=True)
+    for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    if folder.exists():  # aside first: a kill must not leave a folder without its mark
+        aside = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.tmp")
+        folder.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / MARK).touch()

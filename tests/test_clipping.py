@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dptrain import models
-from dptrain.clipping import ENGINES, stack, unsupported
+from dptrain.clipping import ENGINES, disagreement, stack, unsupported
 from tests import reference
 
 SHAPE, CLASSES = (1, 4, 3), 5
@@ -170,6 +170,24 @@ def test_unsupported_says_why():
     tied = nn.Sequential(nn.Flatten(), nn.Linear(12, 12), nn.Linear(12, 12), nn.Linear(12, 5))
     tied[2].weight = tied[1].weight
     assert "shared" in unsupported(tied, SHAPE)
+
+
+class WeightUsedTwice(nn.Module):
+    """A weight used through its layer, and again by a function, which no hook sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.out = nn.Linear(12, 12), nn.Linear(12, 5)
+
+    def forward(self, x):
+        return self.out(nn.functional.linear(self.a(x.flatten(1)), self.a.weight.t()))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_disagreement_with_plain_autograd_is_found(engine):
+    assert "is not that of plain autograd" in disagreement(engine, WeightUsedTwice(), SHAPE)
+    assert disagreement(engine, models.mlp(SHAPE, CLASSES), SHAPE) is None
+    assert disagreement(engine, Residual(), SHAPE) is None
 
 
 def test_opacus_engine_trains_layers_without_a_rule():

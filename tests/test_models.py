@@ -35,6 +35,11 @@ class Count(nn.Module):
         return x
 
 
+class Drop(nn.Module):
+    def forward(self, x):
+        return nn.functional.dropout(x, 0.5, self.training)
+
+
 def net(layer):
     return nn.Sequential(nn.Flatten(), nn.Linear(12, 8), layer, nn.Linear(8, 5))
 
@@ -60,6 +65,8 @@ MIXING = {
     "softmax over the batch": lambda: nn.Softmax(dim=0),
     "buffer": Count,
     "dropout": lambda: nn.Dropout(0.5),
+    "functional dropout": Drop,
+    "random slopes": nn.RReLU,
 }
 
 

@@ -1,6 +1,7 @@
 """The README's commands run, and what it shows is what is committed."""
 
 import itertools
+import json
 import os
 import re
 import shlex
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from dptrain import cli, config
+from dptrain import cli, config, report
+from dptrain.judge import Row
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -40,8 +42,6 @@ def quickstart(tmp_path_factory):
 
 
 def rows(folder):
-    import json
-
     found = json.loads((folder / "metrics.json").read_text())["rows"]
     return {(row["setting"], row["attack"], row["metric"]): row for row in found}
 
@@ -74,6 +74,9 @@ def test_quickstart_again_trains_nothing(quickstart):
 OTHERS = [command for command in dict.fromkeys(COMMANDS) if command.startswith("dptrain ")]
 
 
+TRAINED = {"epsilons=[inf,8,4,2,0.5]": 16, "attacks=[loss,lira]": 0, "models_per_setting=16": 0}
+
+
 @pytest.mark.parametrize("command", OTHERS)
 def test_other_commands(command, quickstart):
     """In the folder where quickstart's results lie, so that only what is new is computed."""
@@ -81,10 +84,15 @@ def test_other_commands(command, quickstart):
     where = folder.parent.parent
     ran = subprocess.run(shlex.split(command), cwd=where, env=environment(), capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-2000:]
+    for part, trained in TRAINED.items():
+        if part in command:
+            assert f"\n{trained} models trained now" in ran.stdout
 
 
 def test_table_is_the_committed_one():
     assert (ROOT / "results" / "quickstart" / "table.md").read_text().strip() in README
+    record = json.loads((ROOT / "results" / "quickstart" / "metrics.json").read_text())
+    assert report.table(*report.summary([Row(**row) for row in record["rows"]])) in README
     for picture in re.findall(r"!\[.*?\]\(([^)]+)\)", README):
         assert (ROOT / picture).exists()
 

@@ -1,7 +1,6 @@
 """The one loop."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -157,12 +156,3 @@ def test_empty_batches_are_steps_of_noise_alone():
         if step:
             moved = torch.cat([(seen[step][1][name] - seen[step - 1][1][name]).flatten() for name in seen[step][1]])
             assert 0.5 < float(moved.std()) / (setting.learning_rate * 1.0 / 1) < 1.5
-
-
-def test_settings_of_a_sweep_share_no_noise():
-    """Two releases under one noise stream give away the gradient (reliability hazard 5): here their difference keeps its noise."""
-    first, _ = run(replace(plan(steps=1), mechanism=replace(plan(steps=1).mechanism, noise_multiplier=1.0)), [0])
-    other = State.start([fleet(8)[0]])
-    train(fleet(8)[0], plan(steps=1), "stacked", other, [sampling.os_key()], *examples(), MEMBERSHIP[:1], lambda *_: None)
-    a, b = (torch.cat([v.flatten() for v in s.parameters.values()]) for s in (first, other))
-    assert float((a - b).std()) > 0.5 * 0.1 / 10 * math.sqrt(2)
