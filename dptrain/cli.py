@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -78,8 +77,6 @@ def _sweep(rest: Sequence[str]) -> int:
     from dptrain import config
 
     chosen = config.load("sweep", list(rest))
-    # Read when torch loads. A step is many short parallel parts; threads that sleep between them cost about 6 % (results/LOG.md).
-    os.environ.setdefault("OMP_WAIT_POLICY", "active")
     from dptrain import report  # these load torch: a wrong key has been answered by now
     from dptrain.fleet import Interrupted
     from dptrain.statement import as_lines
