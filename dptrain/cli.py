@@ -74,11 +74,12 @@ def _sweep(rest: Sequence[str]) -> int:
     if "--help" in rest or "-h" in rest:
         print(SWEEP + "\n".join(_keys()))
         return 0
-    from dptrain import config
+    from dptrain import allocator, config
 
     chosen = config.load("sweep", list(rest))
+    allocator.keep_memory()
     from dptrain import report  # these load torch: a wrong key has been answered by now
-    from dptrain.fleet import Interrupted
+    from dptrain.executor import Interrupted
     from dptrain.statement import as_lines
     from dptrain.sweep import sweep
 

@@ -8,16 +8,29 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 from dptrain import accounting
-from dptrain.config import Config, positive
-from dptrain.types import ConfigError, Mechanism, Sampling, Setting
+from dptrain.schema import Config, positive
+from dptrain.types import ConfigError, Mechanism, Recipe, Sampling, Setting
+
+CLIPPINGS = ("flat", "automatic", "normalise")
 
 
-def _momentum(value: float, key: str) -> float:
-    if type(value) not in (int, float) or not 0 <= value < 1:
-        raise ConfigError(key, f"must lie in [0, 1), got {value!r}")
-    return float(value)
+def _recipe(config: Config, defence: str, learning_rate: float, momentum: float, clipping: str = "flat") -> Recipe:
+    """What a defence says about its steps, and what the sweep says about those of all."""
+    training = config.training
+    if type(momentum) not in (int, float) or not 0 <= momentum < 1:
+        raise ConfigError(f"defence.{defence}.momentum", f"must lie in [0, 1), got {momentum!r}")
+    if clipping not in CLIPPINGS:
+        raise ConfigError(f"defence.{defence}.clipping", f"unknown value {clipping!r}; choose from {', '.join(CLIPPINGS)}")
+    shared = ("optimiser", "weight_decay", "schedule", "warmup", "augmentations", "multiplicity", "average", "precision")
+    return Recipe(
+        learning_rate=positive(learning_rate, f"defence.{defence}.learning_rate"),
+        momentum=float(momentum),
+        clipping=clipping,
+        **{name: getattr(training, name) for name in shared},
+    )
 
 
 def none(config: Config, *, learning_rate: float, momentum: float) -> list[Setting]:
@@ -26,19 +39,17 @@ def none(config: Config, *, learning_rate: float, momentum: float) -> list[Setti
         return []
     batch = config.training.batch_size
     mechanism = Mechanism(Sampling.POISSON, batch, config.public_n, config.steps, 0.0, math.inf, batch)
-    rate = positive(learning_rate, "defence.none.learning_rate")
-    return [Setting("none", "none", None, config.privacy.delta, mechanism, rate, _momentum(momentum, "defence.none.momentum"))]
+    return [Setting("none", "none", None, config.privacy.delta, mechanism, _recipe(config, "none", learning_rate, momentum))]
 
 
-def dpsgd(config: Config, *, learning_rate: float, momentum: float, clip: float) -> list[Setting]:
+def dpsgd(config: Config, *, learning_rate: float, momentum: float, clip: float, clipping: str) -> list[Setting]:
     """DP-SGD at each finite epsilon, the noise calibrated so that the PLD epsilon is at most the target.
 
-    The step is learning_rate / max(1, noise multiplier): one number serves a whole sweep, since what limits the step is the
-    noise it carries. The noise multiplier is public, so this costs no privacy.
+    The step of SGD is learning_rate / max(1, noise multiplier): one number serves a whole sweep, since what limits the step is the
+    noise it carries. The noise multiplier is public, so this costs no privacy. AdamW divides by the size of the noisy gradients itself.
     """
     clip = positive(clip, "defence.dpsgd.clip")
-    rate = positive(learning_rate, "defence.dpsgd.learning_rate")
-    momentum = _momentum(momentum, "defence.dpsgd.momentum")
+    recipe = _recipe(config, "dpsgd", learning_rate, momentum, clipping)
     batch, delta = config.training.batch_size, config.privacy.delta
     settings = []
     for epsilon in sorted((e for e in config.epsilons if math.isfinite(e)), reverse=True):
@@ -47,8 +58,9 @@ def dpsgd(config: Config, *, learning_rate: float, momentum: float, clip: float)
             mechanism = accounting.calibrate(start, epsilon, delta)
         except ValueError as error:
             raise ConfigError("epsilons", f"{error}; ask for a larger epsilon or fewer epochs") from None
-        scaled = rate / max(1.0, mechanism.noise_multiplier)
-        settings.append(Setting(f"dpsgd-{repr(epsilon).removesuffix('.0')}", "dpsgd", epsilon, delta, mechanism, scaled, momentum))
+        by = max(1.0, mechanism.noise_multiplier) if recipe.optimiser == "sgd" else 1.0
+        own = replace(recipe, learning_rate=recipe.learning_rate / by)
+        settings.append(Setting(f"dpsgd-{repr(epsilon).removesuffix('.0')}", "dpsgd", epsilon, delta, mechanism, own))
     return settings
 
 

@@ -7,13 +7,16 @@ new; the key goes with the checkpoint.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,73 +24,108 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from dptrain import models, sampling, score
-from dptrain.clipping import Stack, disagreement, unsupported
-from dptrain.config import Config
-from dptrain.data import DATASETS, Dataset
+from dptrain.checkpoint import Point, Progress
+from dptrain.data import Dataset
+from dptrain.executor import Emit, Interrupted, Place, Work
+from dptrain.placement import Placement
+from dptrain.schema import Config
 from dptrain.store import Store, code_fingerprint, fingerprint, from_npy, to_json, to_npy, versions
 from dptrain.train import State, train
 from dptrain.types import ConfigError, Mechanism, Setting
 
-TRAINED_BY = ("types", "sampling", "noise", "data", "models", "clipping", "train", "fleet", "accounting", "statement")
+TRAINED_BY = (
+    *("types", "sampling", "noise", "data", "layers", "models", "terms", "rules", "clipping", "augment", "train"),
+    *("checkpoint", "fleet", "accounting", "statement"),
+)
 CURVE_POINTS = 50
-Point = dict[str, float | None]
-"""step, loss (mean over the batch, None where not finite), test_accuracy"""
 
 
 @dataclass(frozen=True)
-class Watch:
-    """The audience of training, called at step boundaries.
+class Steps:
+    """Event: a stack of `models` models has taken `steps` more steps."""
 
-    steps(count) hears of finished model-steps; curve(setting, models, point) gets a point of the training curve; where stop()
-    is true, training saves its state and raises Interrupted.
-    """
-
-    steps: Callable[[int], None] = lambda _models: None
-    curve: Callable[[Setting, Sequence[int], Point], None] = lambda _setting, _models, _point: None
-    stop: Callable[[], bool] = lambda: False
+    setting: Setting
+    models: int
+    steps: int
 
 
-class Interrupted(Exception):
-    """Training stopped at a step boundary, its state saved."""
+@dataclass(frozen=True)
+class OnCurve:
+    """Event: a point of the training curve of some models."""
+
+    setting: Setting
+    models: tuple[int, ...]
+    point: Point
 
 
 @dataclass
 class Fleet:
-    """What one sweep trains: the architecture, the data, who trains on what, and where results lie."""
+    """What one sweep trains: the architecture, the data, who trains on what, and where results lie.
+
+    It can be sent to another process.
+    """
 
     config: Config
     store: Store
     engine: str
+    placement: Placement
     device: torch.device
     architecture: str
     dataset: Dataset
     membership: np.ndarray
-    _tensors: tuple[Tensor, Tensor, Tensor] = field(init=False, repr=False)
-    _data: str = field(init=False, repr=False)
+    data_digest: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         pool, test = self.dataset.pool, self.dataset.test
         hashed = hashlib.sha256()
         for array in (pool.inputs, pool.labels, test.inputs, test.labels):
             hashed.update(np.ascontiguousarray(array).tobytes())
-        self._data = hashed.hexdigest()
-        self._tensors = tuple(torch.from_numpy(array).to(self.device) for array in (pool.inputs, pool.labels, test.inputs))  # type: ignore[assignment]
+        self.data_digest = hashed.hexdigest()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_tensors"}
+
+    @cached_property
+    def _tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Pool inputs and labels, test inputs, as the trained part of the model sees them."""
+        pool, test = torch.from_numpy(self.dataset.pool.inputs), torch.from_numpy(self.dataset.test.inputs)
+        if (frozen := models.features(self._whole())) is not None:
+            key = fingerprint("features", code_fingerprint("layers", "models"), versions(), self.data_digest, self.architecture)
+            files = self.store.read("features", key)
+            if files is None:
+                files = {name: to_npy(models.apply(frozen, part).numpy()) for name, part in (("pool.npy", pool), ("test.npy", test))}
+                self.store.write("features", key, files)
+            pool, test = (torch.from_numpy(from_npy(files[name])) for name in ("pool.npy", "test.npy"))
+        return pool.to(self.device), torch.from_numpy(self.dataset.pool.labels).to(self.device), test.to(self.device)
 
     def build(self, index: int) -> nn.Module:
-        """Model `index` with its initial weights, the same for every setting."""
+        """The trained part of model `index` with its initial weights, the same for every setting."""
         seed = int.from_bytes(sampling.seeded_key(self.config.seed, "initialisation", str(index))[:4], "big")
-        return build(self.config, seed)
+        return models.trained(self._whole(seed))
 
-    def train(self, setting: Setting, header: str, watch: Watch) -> None:
-        """Train what is missing of a setting's models. `header` goes into every file of parameters.
+    def _whole(self, seed: int = 0) -> nn.Module:
+        return build(self.config, self.dataset.pool.inputs.shape[1:], self.dataset.classes, seed)
 
-        Raises ConfigError where a setting's models diverge, Interrupted where `watch` stops.
-        """
-        width, count = self.config.training.width, self.config.models_per_setting
-        for start in range(0, count, width):
-            block = range(start, min(start + width, count))
-            while absent := [index for index in self.missing(setting) if index in block]:  # a checkpoint may hold some of them only
-                self._train_stack(setting, block, absent, header, watch)
+    def at(self, headers: Mapping[str, str], place: Place) -> Work:
+        """The work of one place on jobs (setting, block), with `headers` by setting for the files of parameters."""
+        own = copy.copy(self)
+        own.__dict__.pop("_tensors", None)
+        own.device = torch.device(place.device)
+        if torch.get_num_threads() != place.threads:
+            torch.set_num_threads(place.threads)
+
+        def work(job: tuple[Setting, range], emit: Emit, stop: Callable[[], bool]) -> None:
+            setting, block = job
+            while absent := [index for index in own.missing(setting) if index in block]:  # a checkpoint may hold some of them only
+                own._train_stack(setting, block, absent, headers[setting.name], emit, stop)
+
+        return work
+
+    def blocks(self, setting: Setting) -> list[range]:
+        """The stacks of a setting in which models are missing."""
+        width, count = self.placement.width, self.config.models_per_setting
+        absent = {index // width for index in self.missing(setting)}
+        return [range(block * width, min((block + 1) * width, count)) for block in sorted(absent)]
 
     def missing(self, setting: Setting) -> list[int]:
         """Models of a setting that are not in the store."""
@@ -97,7 +135,15 @@ class Fleet:
         """Artefact key of one model: all that shaped it, and the statement in its header. The number of models is not part of it, so a
         larger fleet keeps the models of a smaller one."""
         config = self.config
-        upstream = (self._data, config.dataset.pool, dict(config.model), self.architecture, self.engine, config.seed, config.privacy.noise)
+        upstream = (
+            self.data_digest,
+            config.dataset.pool,
+            dict(config.model),
+            self.architecture,
+            self.engine,
+            config.seed,
+            config.privacy.noise,
+        )
         delta = setting.delta if setting.mechanism.private else None  # it stands in the statement
         code = (code_fingerprint(*TRAINED_BY), versions())
         return fingerprint("model", code, upstream, trained_by(setting), setting.name, delta, index)
@@ -108,9 +154,9 @@ class Fleet:
             return sampling.os_key()
         return sampling.seeded_key(self.config.seed, "noise", fingerprint(trained_by(setting), index))
 
-    def _train_stack(self, setting: Setting, block: range, missing: list[int], header: str, watch: Watch) -> None:
+    def _train_stack(self, setting: Setting, block: range, missing: list[int], header: str, emit: Emit, stop: Callable[[], bool]) -> None:
         checkpoint = fingerprint("checkpoint", [self.key(setting, index) for index in block])
-        progress = _Progress.read(self.store, checkpoint) or _Progress(
+        progress = Progress.read(self.store, checkpoint) or Progress(
             missing,
             [self.key(setting, index) for index in missing],
             State.start([self.build(index) for index in missing]),
@@ -119,7 +165,7 @@ class Fleet:
         )
         progress.state = progress.state.to(self.device)
         progress.write(self.store, checkpoint)  # before any noise is drawn, so that a restart draws the same
-        watch.steps(progress.state.step * len(progress.models))
+        emit(Steps(setting, len(progress.models), progress.state.step))
         model = self.build(0).to(self.device)
         pool, labels, test = self._tensors
         every = math.ceil(setting.mechanism.steps / CURVE_POINTS)
@@ -127,27 +173,28 @@ class Fleet:
 
         def on_step(state: State, losses: Tensor, weights: Tensor) -> None:
             nonlocal saved
-            watch.steps(len(progress.models))
+            emit(Steps(setting, len(progress.models), 1))
             if state.step % every == 0 or state.step == setting.mechanism.steps:
-                right = score.logits(model, state.parameters, test).argmax(-1) == self.dataset.test.labels
+                right = score.logits(model, state.released, test).argmax(-1) == self.dataset.test.labels
                 mean = float(torch.where(weights, losses, 0).sum() / weights.sum().clamp(min=1))
                 point: Point = {"step": state.step, "loss": mean if math.isfinite(mean) else None, "test_accuracy": float(right.mean())}
                 progress.curve.append(point)
-                watch.curve(setting, progress.models, point)
-            if watch.stop():
+                emit(OnCurve(setting, tuple(progress.models), point))
+            if stop():
                 progress.write(self.store, checkpoint)
                 raise Interrupted
             if time.monotonic() - saved > self.config.training.checkpoint_seconds:
                 progress.write(self.store, checkpoint)
                 saved = time.monotonic()
 
-        ran = train(model, setting, self.engine, progress.state, progress.keys, pool, labels, self.membership[progress.models], on_step)
-        if not all(bool(torch.isfinite(value).all()) for value in progress.state.parameters.values()):
+        members, physical = self.membership[progress.models], self.placement.physical_batch
+        ran = train(model, setting, self.engine, progress.state, progress.keys, pool, labels, members, on_step, physical)
+        if not all(bool(torch.isfinite(value).all()) for value in progress.state.released.values()):
             self.store.delete_file("checkpoint", checkpoint)
             raise _diverged(setting)
         progress.write(self.store, checkpoint)  # so that a kill between the following files repeats none of the work
         for row, key in enumerate(progress.artefacts):
-            parameters = {name: value[row].contiguous().cpu() for name, value in progress.state.parameters.items()}
+            parameters = {name: value[row].contiguous().cpu() for name, value in progress.state.released.items()}
             files = {
                 "parameters.safetensors": save(parameters, {"statement": header}),
                 "mechanism.json": to_json(mechanism_to_json(ran)),
@@ -159,7 +206,7 @@ class Fleet:
     def forget_keys(self) -> None:
         """Delete checkpoints, and the secret keys in them, of which every model is finished: another stack width leaves such."""
         for name in self.store.file_keys("checkpoint"):
-            progress = _Progress.read(self.store, name)
+            progress = Progress.read(self.store, name)
             if progress is None or all(self.store.read("model", key) is not None for key in progress.artefacts):
                 self.store.delete_file("checkpoint", name)
 
@@ -201,11 +248,10 @@ class Fleet:
         return files
 
 
-def build(config: Config, seed: int = 0) -> nn.Module:
-    """A freshly initialised model of the configuration."""
-    source = DATASETS[config.dataset.name]
+def build(config: Config, shape: Sequence[int], classes: int, seed: int = 0) -> nn.Module:
+    """A freshly initialised model of the configuration for inputs of a shape."""
     options = {key: value for key, value in config.model.items() if key != "name"}
-    return models.build(str(config.model.get("name")), options, source.shape, source.classes, seed)
+    return models.build(str(config.model.get("name")), options, shape, classes, seed)
 
 
 def architecture(model: nn.Module) -> str:
@@ -216,32 +262,9 @@ def architecture(model: nn.Module) -> str:
     return hashed.hexdigest()
 
 
-def choose_engine(config: Config, model: nn.Module) -> tuple[str, str | None]:
-    """The engine for a model and, when auto falls back to opacus, the reason. Raises ConfigError where none can train it."""
-    shape, wanted = DATASETS[config.dataset.name].shape, config.training.engine
-    reason = None if wanted == "opacus" else unsupported(model, shape) or disagreement("stacked", model, shape)
-    if wanted == "stacked" and reason:
-        raise ConfigError("training.engine", f"stacked cannot train this model: {reason}; use training.engine=opacus")
-    if wanted != "opacus" and not reason:
-        return "stacked", None
-    if wrong := disagreement("opacus", model, shape):
-        raise ConfigError("model.name", f"no engine can train this model: {wrong}; use its parameters through their layers only")
-    return "opacus", reason
-
-
-def choose_device(name: str) -> torch.device:
-    """Raises ConfigError when the named device is absent."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return torch.device(next(kind for kind, there in available.items() if there))
-    if not available[name]:
-        raise ConfigError("training.device", f"{name} is not available here; use auto")
-    return torch.device(name)
-
-
 def trained_by(setting: Setting) -> list[object]:
     """What of a setting shapes its models."""
-    return [mechanism_to_json(setting.mechanism), setting.learning_rate, setting.momentum]
+    return [mechanism_to_json(setting.mechanism), dataclasses.asdict(setting.recipe)]
 
 
 def mechanism_to_json(mechanism: Mechanism) -> dict[str, object]:
@@ -256,41 +279,3 @@ def _diverged(setting: Setting) -> ConfigError:
 
 def _mean(values: Sequence[float | None]) -> float | None:
     return None if None in values else float(np.mean([value for value in values if value is not None]))
-
-
-@dataclass
-class _Progress:
-    """An unfinished stack: which models, what train needs to go on, and the curve so far."""
-
-    models: list[int]
-    artefacts: list[str]
-    state: State
-    keys: list[bytes]
-    curve: list[Point]
-
-    def write(self, store: Store, key: str) -> None:
-        tensors = {**_prefixed("parameters.", self.state.parameters), **_prefixed("momentum.", self.state.momentum)}
-        secrets = [secret.hex() for secret in self.keys]
-        record = {"models": self.models, "artefacts": self.artefacts, "step": self.state.step, "keys": secrets, "curve": self.curve}
-        head = to_json(record)
-        store.write_file("checkpoint", key, len(head).to_bytes(8, "big") + head + save(tensors))
-
-    @staticmethod
-    def read(store: Store, key: str) -> _Progress | None:
-        data = store.read_file("checkpoint", key)
-        if data is None:
-            return None
-        end = 8 + int.from_bytes(data[:8], "big")
-        record, tensors = json.loads(data[8:end]), load(data[end:])
-
-        def part(kind: str) -> dict[str, Tensor]:
-            # clone: a tensor inside a file's bytes may lie unaligned, and then rounds differently from the one that was saved.
-            return {name.removeprefix(kind): value.clone() for name, value in tensors.items() if name.startswith(kind)}
-
-        state = State(part("parameters."), part("momentum."), record["step"])
-        secrets = [bytes.fromhex(secret) for secret in record["keys"]]
-        return _Progress(record["models"], record["artefacts"], state, secrets, record["curve"])
-
-
-def _prefixed(prefix: str, tensors: Stack) -> dict[str, Tensor]:
-    return {prefix + name: value.contiguous().cpu() for name, value in tensors.items()}

@@ -14,8 +14,9 @@ from importlib.metadata import entry_points
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from dptrain.layers import OnFeatures, ResidualBlock, Scattering, WSConv2d
 from dptrain.types import ConfigError
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}
@@ -39,7 +40,93 @@ def mlp(shape: Sequence[int], classes: int, hidden: Sequence[int] = (128,), acti
     return nn.Sequential(*layers, nn.Linear(widths[-1], classes))
 
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"logistic": logistic, "mlp": mlp}
+def _images(shape: Sequence[int], least: int, name: str) -> Sequence[int]:
+    if len(shape) != 3 or min(shape[1:]) < least:
+        raise ConfigError(
+            "model.name", f"{name} takes images [channels, height, width] of at least {least} x {least}, not {list(shape)}; use mlp"
+        )
+    return shape
+
+
+def cnn(shape: Sequence[int], classes: int) -> nn.Module:
+    """The 16-32 tanh CNN of Papernot et al. 2021 (table 1) and Tramer and Boneh 2021, which is also Opacus's MNIST example."""
+    channels, height, width = _images(shape, 14, "cnn")
+    body = nn.Sequential(
+        *(nn.Conv2d(channels, 16, 8, 2, 3), nn.Tanh(), nn.MaxPool2d(2, 1)),
+        *(nn.Conv2d(16, 32, 4, 2), nn.Tanh(), nn.MaxPool2d(2, 1), nn.Flatten()),
+    )
+    with torch.no_grad():
+        flat = body(torch.zeros(1, channels, height, width)).shape[1]
+    return nn.Sequential(*body, nn.Linear(flat, 32), nn.Tanh(), nn.Linear(32, classes))
+
+
+def resnet(shape: Sequence[int], classes: int, depth: int = 16, width: int = 1, groups: int = 16) -> nn.Module:
+    """Wide residual network with group norm and weight standardisation instead of batch norm (De et al. 2022, section 3)."""
+    for key, value in (("depth", depth), ("width", width), ("groups", groups)):
+        if type(value) is not int or value < 1:
+            raise ConfigError(f"model.{key}", f"must be a whole number above 0, got {value!r}")
+    if depth < 10 or (depth - 4) % 6:
+        raise ConfigError("model.depth", f"must be 4 + 6 k with k >= 1, such as 10, 16 or 40, got {depth}")
+    if groups > 16 or 16 % groups:
+        raise ConfigError("model.groups", f"must divide 16, got {groups}")
+    channels, _, _ = _images(shape, 8, "resnet")
+    widths = [16, 16 * width, 32 * width, 64 * width]
+    layers: list[nn.Module] = [WSConv2d(channels, widths[0], 3, padding=1, bias=False)]
+    for stage, (inside, outside) in enumerate(itertools.pairwise(widths)):
+        for block in range((depth - 4) // 6):
+            layers.append(ResidualBlock(outside if block else inside, outside, 2 if stage and not block else 1, groups))
+    pooled = (nn.GroupNorm(groups, widths[-1]), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(*layers, *pooled, nn.Linear(widths[-1], classes))
+
+
+def wrn16_4(shape: Sequence[int], classes: int) -> nn.Module:
+    """WRN-16-4, the smaller network of De et al. 2022: 2.7 million parameters."""
+    return resnet(shape, classes, depth=16, width=4)
+
+
+def scatter_linear(shape: Sequence[int], classes: int) -> nn.Module:
+    """Softmax regression on scattering coefficients, normalised in groups within each example (Tramer and Boneh 2021, section 3)."""
+    channels, height, width = _images(shape, 16, "scatter_linear")
+    try:
+        scattering = Scattering(height, width)
+    except ImportError:
+        raise ConfigError("model.name", "scatter_linear needs kymatio; pip install 'dptrain[scattering]'") from None
+    wavelets = 81 * channels
+    features = nn.Sequential(scattering, nn.GroupNorm(27 * channels, wavelets, affine=False), nn.Flatten())
+    return OnFeatures(features, nn.Linear(wavelets * (height // 4) * (width // 4), classes))
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "logistic": logistic,
+    "mlp": mlp,
+    "cnn": cnn,
+    "resnet": resnet,
+    "wrn16_4": wrn16_4,
+    "scatter_linear": scatter_linear,
+}
+"""A program may add its own builder before it calls the sweep; a package does so by the entry point group `dptrain.models`."""
+
+
+def features(model: nn.Module) -> nn.Module | None:
+    """The part of a model that is computed once and not trained, if it has one."""
+    return model.features if isinstance(model, OnFeatures) else None
+
+
+def trained(model: nn.Module) -> nn.Module:
+    """The part of a model that is trained."""
+    return model.head if isinstance(model, OnFeatures) else model
+
+
+def trained_shape(model: nn.Module, shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of one input of the trained part."""
+    frozen = features(model)
+    return tuple(shape) if frozen is None else tuple(apply(frozen, torch.zeros((1, *shape))).shape[1:])
+
+
+@torch.no_grad()
+def apply(frozen: nn.Module, inputs: Tensor) -> Tensor:
+    """Features [N, ...] of inputs [N, *shape]."""
+    return torch.cat([frozen(block) for block in inputs.split(256)])
 
 
 def registry() -> dict[str, Callable[..., nn.Module]]:

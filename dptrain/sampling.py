@@ -24,6 +24,7 @@ class Purpose(IntEnum):
     INITIALISATION = 3
     BATCH = 4
     NOISE = 5
+    AUGMENTATION = 6
 
 
 def os_key() -> bytes:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 
-from dptrain.clipping import Stack
+from dptrain.clipping import Stack, layout
 
-BLOCK = 2048
+BLOCK = 512
 """Examples a forward pass; bounds memory whatever the size of the pool."""
 
 
@@ -19,7 +19,9 @@ def logits(model: nn.Module, parameters: Stack, inputs: Tensor) -> np.ndarray:
     was_training = model.training
     model.eval()
     try:
-        forward = vmap(lambda own, block: functional_call(model, own, (block,)), in_dims=(0, None))
-        return torch.cat([forward(dict(parameters), block) for block in inputs.split(BLOCK)], dim=1).float().cpu().numpy()
+        each = [dict(zip(parameters, row, strict=True)) for row in zip(*parameters.values(), strict=True)]
+        blocks = [layout(model, block) for block in inputs.split(BLOCK)]
+        found = [torch.cat([functional_call(model, own, (block,)) for block in blocks]) for own in each]
+        return torch.stack(found).float().cpu().numpy()
     finally:
         model.train(was_training)

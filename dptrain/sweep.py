@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +22,14 @@ from dptrain import accounting, data, defences, judge, metrics, models, plots, r
 from dptrain.attacks import ATTACKS
 from dptrain.attacks.blind import blind
 from dptrain.attacks.lira import VARIANCES
-from dptrain.config import Config
-from dptrain.fleet import Fleet, Watch, architecture, build, choose_device, choose_engine, mechanism_to_json
+from dptrain.augment import CROP
+from dptrain.executor import Place
+from dptrain.executor import run as run_jobs
+from dptrain.fleet import Fleet, OnCurve, Steps, architecture, build, mechanism_to_json
 from dptrain.guard import only_writer, stop_requests
 from dptrain.judge import Row
+from dptrain.placement import Placement, choose, choose_device, choose_engine, cores
+from dptrain.schema import Config
 from dptrain.statement import as_lines, statement
 from dptrain.store import Store, code_fingerprint, fingerprint, from_npy, to_json, to_npy, versions, write_atomic
 from dptrain.types import ConfigError, Refusal, Scores, Setting
@@ -36,6 +42,7 @@ class Plan:
     """A sweep frozen before any data are read."""
 
     config: Config
+    source: data.Source
     settings: tuple[Setting, ...]
     engine: str
     device: torch.device
@@ -47,9 +54,11 @@ class Plan:
         """Of everything that a result depends on: the configuration, all code, the libraries."""
         shaping = self.config.to_json()
         del shaping["output"]
-        for name in ("width", "device", "checkpoint_seconds"):
+        for name in ("width", "workers", "physical_batch", "device", "checkpoint_seconds"):
             del shaping["training"][name]
-        return fingerprint("run", shaping, self.engine, self.architecture, code_fingerprint("*", "attacks/*"), versions())
+        return fingerprint(
+            "run", shaping, self.source.digest, self.engine, self.architecture, code_fingerprint("*", "attacks/*"), versions()
+        )
 
 
 @dataclass(frozen=True)
@@ -64,9 +73,7 @@ class Result:
 
 def plan(config: Config) -> Plan:
     """Check everything that needs no data, calibrate the noise, choose engine and device. Raises ConfigError."""
-    if config.dataset.name not in data.DATASETS:
-        raise ConfigError("dataset.name", f"unknown data set {config.dataset.name!r}; choose from {', '.join(data.DATASETS)}")
-    source = data.DATASETS[config.dataset.name]
+    source = data.source(config.dataset)
     wanted = config.dataset.pool + config.dataset.population + config.dataset.test
     if wanted > source.size:
         raise ConfigError(
@@ -81,11 +88,21 @@ def plan(config: Config) -> Plan:
                 raise ConfigError(f"attacks.{name}.{key}", "unknown option; remove it")
             if value not in VARIANCES:
                 raise ConfigError(f"attacks.{name}.{key}", f"unknown value {value!r}; choose from {', '.join(VARIANCES)}")
-    model = build(config)
+    model = build(config, source.shape, source.classes)
     models.refuse_mixing(model, source.shape)
-    engine, reason = choose_engine(config, model)
+    _check_augmentations(config, model, source.shape)
+    engine, reason = choose_engine(config.training.engine, models.trained(model), models.trained_shape(model, source.shape))
     notes = (f"engine opacus, one model at a time: {reason}",) if reason else ()
-    return Plan(config, tuple(defences.settings(config)), engine, choose_device(config.training.device), architecture(model), notes)
+    return Plan(config, source, tuple(defences.settings(config)), engine, choose_device(config.training.device), architecture(model), notes)
+
+
+def _check_augmentations(config: Config, model: torch.nn.Module, shape: Sequence[int]) -> None:
+    if not config.training.augmentations:
+        return
+    if len(shape) != 3 or min(shape[1:]) <= CROP:
+        raise ConfigError("training.augmentations", f"are for images [channels, height, width], not {list(shape)}; leave it empty")
+    if models.features(model) is not None:
+        raise ConfigError("training.augmentations", f"the features of {config.model['name']} are computed once; leave it empty")
 
 
 def sweep(config: Config, show_progress: bool = True) -> Result:
@@ -104,7 +121,7 @@ def sweep(config: Config, show_progress: bool = True) -> Result:
             print(note)
         fleet = load(ready, store)
         opinions = {setting.name: second_opinions(store, setting) for setting in ready.settings}
-        preprocessing = data.DATASETS[config.dataset.name].preprocessing
+        preprocessing = ready.source.preprocessing
         statements = {
             setting.name: statement(setting, config.privacy.noise, preprocessing, opinions[setting.name]) for setting in ready.settings
         }
@@ -117,18 +134,27 @@ def sweep(config: Config, show_progress: bool = True) -> Result:
 
 def load(ready: Plan, store: Store) -> Fleet:
     config = ready.config
-    parts = config.dataset
-    dataset = data.load(parts.name, parts.pool, parts.population, parts.test, config.seed)
+    dataset = data.load(ready.source, config.dataset, config.seed)
     key = sampling.seeded_key(config.seed, "membership")
-    return Fleet(
-        config,
-        store,
-        ready.engine,
-        ready.device,
-        ready.architecture,
-        dataset,
-        sampling.memberships(config.models_per_setting, parts.pool, key),
-    )
+    members = sampling.memberships(config.models_per_setting, config.dataset.pool, key)
+    placement = _placement(ready, store)
+    return Fleet(config, store, ready.engine, placement, ready.device, ready.architecture, dataset, members)
+
+
+def _placement(ready: Plan, store: Store) -> Placement:
+    """Chosen once a run, since the checkpoints of a stack serve a restart of the same width only."""
+    config, training = ready.config, dataclasses.asdict(ready.config.training)
+    of = (ready.architecture, ready.engine, str(ready.device), torch.cuda.device_count(), cores(), torch.get_num_threads())
+    key = fingerprint("placement", code_fingerprint("placement"), *of, training, config.models_per_setting, len(ready.settings))
+    files = store.read("placement", key)
+    if files is None:
+        model = build(config, ready.source.shape, ready.source.classes)
+        shape = models.trained_shape(model, ready.source.shape)
+        chosen = choose(config, models.trained(model), shape, ready.engine, ready.device, len(ready.settings))
+        files = {"placement.json": to_json(dataclasses.asdict(chosen))}
+        store.write("placement", key, files)
+    record = json.loads(files["placement.json"])
+    return Placement(**{**record, "places": tuple(Place(**place) for place in record["places"])})
 
 
 def second_opinions(store: Store, setting: Setting) -> dict[str, float | None]:
@@ -145,23 +171,26 @@ def second_opinions(store: Store, setting: Setting) -> dict[str, float | None]:
 
 def train(ready: Plan, fleet: Fleet, statements: Mapping[str, Mapping[str, str]], folder: Path, show_progress: bool) -> int:
     """Train what is missing of every setting; returns how many models that was."""
-    total = sum(len(fleet.missing(setting)) for setting in ready.settings)
+    absent = {setting.name: len(fleet.missing(setting)) for setting in ready.settings}
+    total, all_steps = sum(absent.values()), ready.config.steps
     if not total:
         return 0
-    bar = tqdm(
-        total=total * ready.config.steps, unit="step", disable=not show_progress, unit_scale=True, dynamic_ncols=True, mininterval=0.5
-    )
+    headers = {setting.name: "\n".join(as_lines(statements[setting.name])) for setting in ready.settings}
+    jobs = [(setting, block) for setting in ready.settings for block in fleet.blocks(setting)]
+    bar = tqdm(total=total * all_steps, unit="step", disable=not show_progress, unit_scale=True, dynamic_ncols=True, mininterval=0.5)
+    if show_progress:
+        tqdm.write(f"{total} models to train, {fleet.placement}", file=sys.stderr)
     live = tensorboard.Live(folder / "tensorboard")
     with bar, contextlib.closing(live), stop_requests() as stop:
-        for number, setting in enumerate(ready.settings, 1):
 
-            def steps(models: int, number: int = number, setting: Setting = setting) -> None:
-                bar.update(models)
-                bar.set_description(
-                    f"setting {number}/{len(ready.settings)} {setting.name}, model {int(bar.n / ready.config.steps)}/{total}", refresh=False
-                )
+        def on_event(event: Steps | OnCurve) -> None:
+            if isinstance(event, OnCurve):
+                live.curve(event.setting, event.models, event.point)
+                return
+            bar.update(event.models * event.steps)
+            bar.set_description(f"{event.setting.name}, model {int(bar.n / all_steps)}/{total}", refresh=False)
 
-            fleet.train(setting, "\n".join(as_lines(statements[setting.name])), Watch(steps, live.curve, stop.is_set))
+        run_jobs(jobs, functools.partial(fleet.at, headers), fleet.placement.places, on_event, stop.is_set)
     return total
 
 
@@ -205,7 +234,7 @@ def _attack_matrix(fleet: Fleet, scores: Scores, name: str, options: Mapping[str
 def _blind(fleet: Fleet) -> Row:
     pairs = fleet.membership[::2]  # the complement of a split is the same split
     pool = fleet.dataset.pool
-    split = (dataclasses.asdict(fleet.config.dataset), fleet.config.seed, len(pairs))
+    split = (fleet.data_digest, fleet.config.seed, len(pairs))
     key = fingerprint("blind", code_fingerprint("data", "sampling", "attacks/blind"), versions(), *split)
     files = fleet.store.read("attack", key)
     if files is None:

@@ -59,7 +59,7 @@ def rebuild(
                 "epsilon": "no DP" if setting.epsilon is None else f"{setting.epsilon:g}",
                 "defence": setting.defence,
                 "noise_multiplier": setting.mechanism.noise_multiplier,
-                "learning_rate": setting.learning_rate,
+                "learning_rate": setting.recipe.learning_rate,
             }
             for summary in hparams(chosen, measured):
                 writer.file_writer.add_summary(summary)

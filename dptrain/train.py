@@ -6,37 +6,76 @@ example, sum, add noise, divide by the expected batch size, optimiser step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dptrain import sampling
-from dptrain.clipping import ENGINES, stack
+from dptrain.augment import augment, draw
+from dptrain.clipping import ENGINES, clipper, stack
 from dptrain.noise import GaussianNoise
-from dptrain.types import Mechanism, Setting
+from dptrain.types import Mechanism, Recipe, Setting
+
+OPTIMISERS: dict[str, Callable[[list[nn.Parameter], Recipe], torch.optim.Optimizer]] = {
+    "sgd": lambda own, recipe: torch.optim.SGD(own, lr=1.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay),
+    "adamw": lambda own, recipe: torch.optim.AdamW(own, lr=1.0, weight_decay=recipe.weight_decay),
+}
+"""All act on each number by itself, so a stack of models takes the same steps as each model alone."""
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda _done: 1.0,
+    "linear": lambda done: 1.0 - done,
+    "cosine": lambda done: 0.5 + 0.5 * math.cos(math.pi * done),
+}
+"""Share of the steps done -> factor of the learning rate."""
 
 
 @dataclass
 class State:
-    """All that a later step depends on: parameters and momentum, each name to [K, *shape], and the number of steps done."""
+    """All that a later step depends on: parameters, their moving average (empty without one), what the optimiser keeps for each parameter
+    by name and by its own key, and the number of steps done. Tensors are [K, *shape] but for an optimiser's count."""
 
     parameters: dict[str, Tensor]
-    momentum: dict[str, Tensor]
+    average: dict[str, Tensor] = field(default_factory=dict)
+    moments: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     step: int = 0
 
     @staticmethod
     def start(models: Sequence[nn.Module]) -> State:
-        parameters = stack(models)
-        return State(parameters, {name: torch.zeros_like(value) for name, value in parameters.items()})
+        return State(stack(models))
+
+    @property
+    def released(self) -> dict[str, Tensor]:
+        """What training is for: the average where there is one. It is post-processing of private iterates, so it costs no privacy."""
+        return self.average or self.parameters
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor under one name, for a file."""
+        flat = {f"{part}/{name}": value for part in ("parameters", "average") for name, value in getattr(self, part).items()}
+        moments = {f"moments/{key}/{name}": value for name, kept in self.moments.items() for key, value in kept.items()}
+        return flat | {label: value for label, value in moments.items() if value is not None}  # SGD keeps None without momentum
+
+    @staticmethod
+    def of(tensors: Mapping[str, Tensor], step: int) -> State:
+        """The inverse of `tensors`."""
+        state = State({}, step=step)
+        for label, value in tensors.items():
+            part, rest = label.split("/", 1)
+            if part == "moments":
+                key, name = rest.split("/", 1)
+                state.moments.setdefault(name, {})[key] = value
+            else:
+                getattr(state, part)[rest] = value
+        return state
 
     def to(self, device: torch.device) -> State:
-        def move(part: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {name: value.to(device) for name, value in part.items()}
-
-        return State(move(self.parameters), move(self.momentum), self.step)
+        # An optimiser's step count stays where torch wants it, on the CPU.
+        return State.of({name: value.to(device) if value.dim() else value for name, value in self.tensors().items()}, self.step)
 
 
 class _Gather:
@@ -67,39 +106,87 @@ def train(
     labels: Tensor,
     membership: np.ndarray,
     on_step: OnStep,
+    physical_batch: int | None = None,
 ) -> Mechanism:
     """Take `state` from its step to the setting's last; return the mechanism that ran.
 
     model: the architecture (its own values are not used); keys: K secret keys; inputs [N, *shape], labels [N], on the device of
     `state`; membership: bool [K, N]. on_step(state, losses [K, B], weights [K, B]) is called after every whole step; what it raises
-    ends training with `state` whole, so it may save and stop. Batches and noise are functions of (key, step) alone.
+    ends training with `state` whole, so it may save and stop. Batches, views and noise are functions of (key, step) alone.
+    physical_batch: examples of one model in memory at once, with all their views; a larger batch is summed in parts within its step.
     """
-    ran = setting.mechanism
+    ran, recipe = setting.mechanism, setting.recipe
     device = inputs.device
-    clipped_sum = ENGINES[engine](model)
+    clipped_sum = ENGINES[engine](model, recipe.precision)
+    factor = clipper(recipe.clipping, ran.clip)
     gather = _Gather(inputs)
     # Everything goes in the model's own order: noise is dealt out by position, and a file gives names back in any order.
     stacked = {name: state.parameters[name] for name, _ in model.named_parameters()}
     sizes = [value[0].numel() for value in stacked.values()]
     noise = GaussianNoise(len(keys), sum(sizes)) if ran.private else None
     gradients = {name: torch.zeros_like(value) for name, value in stacked.items()}
-    parameters = {name: nn.Parameter(value) for name, value in stacked.items()}
-    optimiser = torch.optim.SGD(parameters.values(), lr=setting.learning_rate, momentum=setting.momentum)
-    for name, parameter in parameters.items():
-        parameter.grad = gradients[name]
-        if setting.momentum:
-            optimiser.state[parameter]["momentum_buffer"] = state.momentum[name]
+    parts = {name: torch.zeros_like(value) for name, value in stacked.items()} if physical_batch else {}
+    optimiser = _optimiser(recipe, stacked, gradients, state)
     for step in range(state.step, ran.steps):
         batches = [sampling.poisson(key, step, own, ran.batch_size, ran.public_n) for key, own in zip(keys, membership, strict=True)]
         indices, weights = (torch.from_numpy(array).to(device) for array in sampling.pad(batches))
-        losses = clipped_sum(stacked, gather(indices), labels[indices], weights, ran.clip, gradients)
+        drawn = draw(keys, step, [len(own) for own in batches], recipe.multiplicity).to(device) if recipe.augmentations else None
+        losses = torch.zeros(indices.shape, device=device)
+        width = indices.shape[1]
+        for start in range(0, width, physical_batch or width):
+            at = slice(start, start + (physical_batch or width))
+            target = parts if start else gradients
+            seen = _views(recipe, gather(indices[:, at]), drawn[:, at] if drawn is not None else None)
+            losses[:, at] = clipped_sum(stacked, seen, labels[indices[:, at]], weights[:, at], factor, target)
+            if start:
+                for name, gradient in gradients.items():
+                    gradient.add_(parts[name])
         if noise is not None:
-            drawn = noise.draw(keys, step).to(device).split(sizes, dim=1)
-            for gradient, normals in zip(gradients.values(), drawn, strict=True):
-                gradient.add_(normals.view_as(gradient), alpha=ran.noise_multiplier * ran.clip)
+            normals = noise.draw(keys, step).to(device).split(sizes, dim=1)
+            for gradient, own in zip(gradients.values(), normals, strict=True):
+                gradient.add_(own.view_as(gradient), alpha=ran.noise_multiplier * ran.clip)
         for gradient in gradients.values():
             gradient.div_(ran.divisor)
+        for group in optimiser.param_groups:
+            group["lr"] = rate(recipe, step, ran.steps)
         optimiser.step()
         state.step = step + 1
+        _average(recipe, state)
         on_step(state, losses, weights)
     return replace(ran, steps=state.step)
+
+
+def rate(recipe: Recipe, step: int, steps: int) -> float:
+    """The learning rate of a step, counted from 0."""
+    rising = min(1.0, (step + 1) / (recipe.warmup * steps)) if recipe.warmup else 1.0
+    return recipe.learning_rate * rising * SCHEDULES[recipe.schedule](step / steps)
+
+
+def _views(recipe: Recipe, examples: Tensor, drawn: Tensor | None) -> Tensor:
+    """[K, B, *shape] -> [K, B, V, *shape]."""
+    if drawn is not None:
+        return augment(recipe.augmentations, examples, drawn)
+    return examples.unsqueeze(2).expand(-1, -1, recipe.multiplicity, *examples.shape[2:])
+
+
+def _optimiser(recipe: Recipe, stacked: Mapping[str, Tensor], gradients: Mapping[str, Tensor], state: State) -> torch.optim.Optimizer:
+    """An optimiser over the stack whose memory is state.moments."""
+    parameters = {name: nn.Parameter(value) for name, value in stacked.items()}
+    optimiser = OPTIMISERS[recipe.optimiser](list(parameters.values()), recipe)
+    kept: dict[Any, Any] = optimiser.state
+    for name, parameter in parameters.items():
+        parameter.grad = gradients[name]
+        kept[parameter].update(state.moments.get(name, {}))
+        state.moments[name] = kept[parameter]  # one and the same dict: torch fills it in its first step
+    return optimiser
+
+
+def _average(recipe: Recipe, state: State) -> None:
+    """The moving average, its decay at most (1 + t) / (10 + t) as in De et al. 2022's code, so that early iterates are soon forgotten."""
+    if not recipe.average:
+        return
+    if not state.average:
+        state.average = {name: torch.zeros_like(value) for name, value in state.parameters.items()}
+    decay = min(recipe.average, (1 + state.step) / (10 + state.step)) if state.step > 1 else 0.0
+    for name, value in state.parameters.items():
+        state.average[name].lerp_(value, 1 - decay)

@@ -19,7 +19,10 @@ class ConfigError(ValueError):
 
     def __init__(self, key: str, message: str):
         super().__init__(f"{key}: {message}" if key else message)
-        self.key = key
+        self.key, self.message = key, message
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[str, str]]:
+        return type(self), (self.key, self.message)  # it crosses processes; the default would repeat __init__ with one argument
 
 
 class Refusal(Exception):
@@ -67,6 +70,30 @@ class Mechanism:
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """How parameters move, given the mechanism's noisy sums. The accountant need not see it: what precedes the clip changes one
+    example's gradient only, and what follows the noise is post-processing.
+
+    clipping: flat, automatic or normalise, each to norm at most the mechanism's clip. multiplicity: views of an example whose gradients
+    are averaged before clipping (De et al. 2022), drawn by `augmentations` in order. warmup: share of the steps in which the rate rises
+    linearly. average: decay of the exponential moving average that is released instead of the last iterate, 0 for none. precision:
+    of the forward and backward pass; norms and sums are float32.
+    """
+
+    learning_rate: float
+    momentum: float = 0.0
+    optimiser: str = "sgd"
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    warmup: float = 0.0
+    clipping: str = "flat"
+    augmentations: tuple[str, ...] = ()
+    multiplicity: int = 1
+    average: float = 0.0
+    precision: str = "float32"
+
+
+@dataclass(frozen=True)
 class Setting:
     """One way to train. `epsilon` is the target at `delta`, None without privacy."""
 
@@ -75,8 +102,7 @@ class Setting:
     epsilon: float | None
     delta: float
     mechanism: Mechanism
-    learning_rate: float
-    momentum: float
+    recipe: Recipe
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ TINY = [
     "training.batch_size=8",
     "training.epochs=2",
     "training.width=2",
+    "training.workers=1",
     "model.hidden=[8]",
     "models_per_setting=6",
     "epsilons=[inf,8]",
@@ -33,22 +34,23 @@ def tiny():
 def fake_package(tmp_path, monkeypatch):
     """Install a package with one model, `batchnorm`, through the entry point group, for this test only."""
     (tmp_path / "plugin_models.py").write_text(
+        "import torch\n"
         "from torch import nn\n"
         "def batchnorm(shape, classes):\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(784, 8), nn.BatchNorm1d(8), nn.Linear(8, classes))\n"
-        "def layernorm(shape, classes):\n"
-        "    class Net(nn.Module):\n"
+        "def scaled(shape, classes):\n"
+        "    class Scale(nn.Module):\n"
         "        def __init__(self):\n"
         "            super().__init__()\n"
-        "            self.norm, self.out = nn.LayerNorm(784), nn.Linear(784, classes)\n"
+        "            self.by = nn.Parameter(torch.ones(784))\n"
         "        def forward(self, x):\n"
-        "            return self.out(self.norm(x.flatten(1)))\n"
-        "    return Net()\n"
+        "            return x.flatten(1) * self.by\n"
+        "    return nn.Sequential(Scale(), nn.Linear(784, classes))\n"
     )
     info = tmp_path / "plugin_models-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin-models\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[dptrain.models]\nbatchnorm = plugin_models:batchnorm\nlayernorm = plugin_models:layernorm\n")
+    (info / "entry_points.txt").write_text("[dptrain.models]\nbatchnorm = plugin_models:batchnorm\nscaled = plugin_models:scaled\n")
     monkeypatch.syspath_prepend(str(tmp_path))
 
 

@@ -7,20 +7,25 @@ import torch
 from torch import nn
 
 
-def clipped_sum(model: nn.Module, inputs, labels, weights, clip):
-    """Micro-batches of one: the clipped gradient sum of one model as a dict, by plain autograd."""
+def flat(norm, clip):
+    return min(1.0, clip / norm) if norm else 1.0
+
+
+def clipped_sum(model: nn.Module, inputs, labels, weights, clip, factor_of=flat):
+    """Micro-batches of one: the clipped gradient sum of one model as a dict, by plain autograd; inputs [B, V, *shape], V views each."""
     total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for x, y, weight in zip(inputs, labels, weights, strict=True):
         if not weight:
             continue
         model.zero_grad()
-        nn.functional.cross_entropy(model(x[None]), y[None]).backward()
-        norm = math.sqrt(sum(float(p.grad.double().square().sum()) for p in model.parameters()))
+        nn.functional.cross_entropy(model(x), y.expand(len(x))).backward()
+        gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
+        norm = math.sqrt(sum(float(value.double().square().sum()) for value in gradients.values()))
         if not math.isfinite(norm):
             continue
-        factor = min(1.0, clip / norm) if norm else 1.0
-        for name, p in model.named_parameters():
-            total[name] += factor * p.grad
+        factor = factor_of(norm, clip)
+        for name, value in gradients.items():
+            total[name] += factor * value
     return total
 
 

@@ -16,18 +16,19 @@ from dptrain.models import MODELS
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    ["types"],
-    ["config", "store", "sampling", "guard"],
-    ["data", "noise", "metrics", "models", "clipping", "accounting", "attacks"],
+    ["types", "layers", "terms", "allocator"],
+    ["schema", "store", "sampling", "guard", "rules", "executor"],
+    ["config", "data", "noise", "augment", "metrics", "models", "clipping", "accounting", "attacks"],
     ["train", "score", "judge", "statement", "defences"],
-    ["plots", "fleet"],
+    ["plots", "placement", "checkpoint"],
+    ["fleet"],
     ["report", "tensorboard"],
     ["sweep"],
     ["cli"],
     ["__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-JUDGES = ["types", "sampling", "store", "metrics", "accounting", "attacks", "guard", "judge", "statement", "defences", "config"]
+JUDGES = ["types", "sampling", "store", "metrics", "accounting", "attacks", "guard", "judge", "statement", "defences", "config", "executor"]
 
 
 def room(path):

@@ -8,11 +8,11 @@ from dptrain.accounting import TradeOff
 from dptrain.attacks import ATTACKS
 from dptrain.attacks.blind import blind
 from dptrain.attacks.lira import choose_variance, lira
-from dptrain.types import Mechanism, Refusal, Sampling, Scores, Setting
+from dptrain.types import Mechanism, Recipe, Refusal, Sampling, Scores, Setting
 from tests import reference
 
 MECHANISM = Mechanism(Sampling.POISSON, 10, 100, 10, 1.0, 1.0, 10)
-SETTING = Setting("dpsgd-1", "dpsgd", 1.0, 1e-5, MECHANISM, 0.1, 0.0)
+SETTING = Setting("dpsgd-1", "dpsgd", 1.0, 1e-5, MECHANISM, Recipe(0.1))
 
 
 def fleet(models=8, examples=40, classes=3, seed=0, leak=0.0):

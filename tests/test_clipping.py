@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dptrain import models
-from dptrain.clipping import ENGINES, disagreement, stack, unsupported
+from dptrain.clipping import CLIPPINGS, ENGINES, clipper, disagreement, stack, unsupported
 from tests import reference
 
 SHAPE, CLASSES = (1, 4, 3), 5
@@ -22,16 +22,16 @@ def setup(count, batch, seed=0, hidden=(7, 6)):
     return stacked, inputs, labels, weights
 
 
-def run(engine, stacked, inputs, labels, weights, clip):
+def run(engine, stacked, inputs, labels, weights, clip, clipping="flat"):
     parameters = stack(stacked)
     out = {name: torch.full_like(value, math.nan) for name, value in parameters.items()}
-    losses = ENGINES[engine](stacked[0])(parameters, inputs, labels, weights, clip, out)
+    losses = ENGINES[engine](stacked[0], "float32")(parameters, inputs.unsqueeze(2), labels, weights, clipper(clipping, clip), out)
     return out, losses
 
 
 def assert_same(out, stacked, inputs, labels, weights, clip):
     for k, model in enumerate(stacked):
-        expected = reference.clipped_sum(model, inputs[k], labels[k], weights[k], clip)
+        expected = reference.clipped_sum(model, inputs[k].unsqueeze(1), labels[k], weights[k], clip)
         scale = max(float(value.abs().max()) for value in expected.values()) + 1e-8
         for name, value in expected.items():
             assert float((out[name][k] - value).abs().max()) <= 1e-5 * scale, (k, name)
@@ -95,6 +95,29 @@ def test_one_example_moves_the_sum_by_at_most_the_clip(engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("clipping", "factor"), [("automatic", lambda norm, clip: clip / (norm + 0.01)), ("normalise", lambda norm, clip: clip / norm)]
+)
+def test_other_clippings_equal_micro_batches_of_one(engine, clipping, factor):
+    stacked, inputs, labels, weights = setup(2, 6)
+    inputs[:, ::2] *= 1e-3  # gradients below the clip, which flat clipping would leave alone
+    out, _ = run(engine, stacked, inputs, labels, weights, 2.0, clipping)
+    for k, model in enumerate(stacked):
+        expected = reference.clipped_sum(model, inputs[k].unsqueeze(1), labels[k], weights[k], 2.0, factor)
+        for name, value in expected.items():
+            torch.testing.assert_close(out[name][k], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("clipping", CLIPPINGS)
+def test_no_clipping_exceeds_its_bound(clipping):
+    norms = torch.cat([torch.zeros(1), torch.logspace(-30, 30, 2001)])
+    moved = clipper(clipping, 0.3)(norms) * norms
+    assert float(moved.max()) <= 0.3 * (1 + 1e-6)
+    assert float(moved[-1]) == pytest.approx(0.3)
+    assert clipper(clipping, math.inf) is None
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_losses_come_from_before_the_step(engine):
     stacked, inputs, labels, weights = setup(2, 5)
     _, losses = run(engine, stacked, inputs, labels, weights, 1.0)
@@ -129,6 +152,17 @@ class Unused(nn.Module):
         return self.out(x.flatten(1))
 
 
+class Positions(nn.Module):
+    """A layer that is called on something that all examples share."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.out = nn.Embedding(12, 12), nn.Linear(12, 5)
+
+    def forward(self, x):
+        return self.out(x.flatten(1) + self.table(torch.arange(12)).mean(0))
+
+
 class Bare(nn.Module):
     def __init__(self):
         super().__init__()
@@ -160,9 +194,12 @@ def test_layers_that_are_added(engine):
 
 def test_unsupported_says_why():
     assert unsupported(models.mlp(SHAPE, CLASSES), SHAPE) is None
-    assert "LayerNorm" in unsupported(nn.Sequential(nn.Flatten(), nn.LayerNorm(12), nn.Linear(12, 5)), SHAPE)
-    assert "exactly once" in unsupported(Twice(), SHAPE)
-    assert "exactly once" in unsupported(Unused(), SHAPE)
+    assert unsupported(Twice(), SHAPE) is None
+    assert unsupported(Unused(), SHAPE) is None
+    assert "PReLU" in unsupported(nn.Sequential(nn.Flatten(), nn.PReLU(), nn.Linear(12, 5)), SHAPE)
+    circular = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular"), nn.Flatten(), nn.Linear(24, 5))
+    assert "padding_mode='circular'" in unsupported(circular, SHAPE)
+    assert "not [batch, ...]" in unsupported(Positions(), SHAPE)
     assert "Bare" in unsupported(Bare(), SHAPE)
     frozen = models.mlp(SHAPE, CLASSES)
     frozen[1].weight.requires_grad_(False)
@@ -191,7 +228,7 @@ def test_disagreement_with_plain_autograd_is_found(engine):
 
 
 def test_opacus_engine_trains_layers_without_a_rule():
-    model = nn.Sequential(nn.Flatten(), nn.LayerNorm(12), nn.Linear(12, 5))
+    model = nn.Sequential(nn.Flatten(), nn.PReLU(), nn.Linear(12, 5))
     _, inputs, labels, weights = setup(1, 9)
     out, _ = run("opacus", [model], inputs, labels, weights, 0.5)
     assert_same(out, [model], inputs, labels, weights, 0.5)

@@ -56,8 +56,24 @@ BAD = [
     (["~defence.dpsgd.clip"], "defence.dpsgd.clip", "missing"),
     (["defence=[none]"], "epsilons", "add it to defence"),
     (["defence=[dropout]"], "defence", "choose from dpsgd, none"),
-    (["dataset=mnist"], "dataset", "mnist5k"),
-    (["dataset.name=mnist"], "dataset.name", "mnist5k"),
+    (["dataset=mnist6k"], "dataset", "mnist5k"),
+    (["dataset.name=mnist6k"], "dataset.name", "mnist5k"),
+    (["dataset=mnist"], "dataset.path", "dataset.path=FOLDER"),
+    (["dataset=mnist", "dataset.path=/nowhere"], "dataset.path", "four idx files"),
+    (["dataset=npz"], "dataset.path", "FILE.npz"),
+    (["dataset=npz", "dataset.path=/nowhere.npz"], "dataset.path", "cannot be read"),
+    (["training.optimiser=lion"], "training.optimiser", "adamw"),
+    (["training.schedule=step"], "training.schedule", "cosine"),
+    (["training.warmup=2"], "training.warmup", "[0, 1]"),
+    (["training.average=1"], "training.average", "[0, 1)"),
+    (["training.multiplicity=0"], "training.multiplicity", "1..256"),
+    (["training.augmentations=[mixup]"], "training.augmentations", "flip"),
+    (["training.augmentations=[flip,flip]"], "training.augmentations", "once"),
+    (["training.precision=float16"], "training.precision", "bfloat16"),
+    (["training.weight_decay=-1"], "training.weight_decay", "0 or more"),
+    (["training.workers=0"], "training.workers", "null"),
+    (["training.physical_batch=0"], "training.physical_batch", "null"),
+    (["defence.dpsgd.clipping=soft"], "defence.dpsgd.clipping", "automatic"),
     (["dataset.pool=4001"], "dataset.pool", "even"),
     (["dataset.pool=4200"], "dataset.pool", "5,000"),
     (["dataset.test=0"], "dataset.test", "at least 1"),
@@ -121,9 +137,9 @@ def test_absent_device(capsys):
 
 
 def test_stacked_engine_asked_for_what_it_cannot(capsys, fake_package):
-    overrides = ["model.name=layernorm", "~model.hidden", "~model.activation", "training.engine=stacked"]
+    overrides = ["model.name=scaled", "~model.hidden", "~model.activation", "training.engine=stacked"]
     assert cli.main(["sweep", *overrides]) == 2
-    assert "training.engine: stacked cannot train this model: layer 'norm' is LayerNorm" in capsys.readouterr().err
+    assert "training.engine: stacked cannot train this model: layer '0' is Scale" in capsys.readouterr().err
 
 
 def test_unknown_command(capsys):

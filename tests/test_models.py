@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 from dptrain import models
+from dptrain.clipping import unsupported
+from dptrain.layers import WSConv2d
 from dptrain.types import ConfigError
 
 SHAPE = (3, 4)
@@ -83,12 +85,15 @@ def test_sound_layers_pass(layer):
 
 @pytest.mark.parametrize("name", models.MODELS)
 def test_registered_models_are_sound_and_a_function_of_their_seed(name):
-    model, again, other = (models.build(name, {}, SHAPE, 5, seed) for seed in (3, 3, 4))
-    models.refuse_mixing(model, SHAPE)
-    assert model(torch.zeros(2, *SHAPE)).shape == (2, 5)
+    shape = (3, 16, 16)
+    model, again, other = (models.build(name, {}, shape, 5, seed) for seed in (3, 3, 4))
+    models.refuse_mixing(model, shape)
+    assert model(torch.zeros(2, *shape)).shape == (2, 5)
+    assert models.trained(model)(torch.zeros(2, *models.trained_shape(model, shape))).shape == (2, 5)
+    assert unsupported(models.trained(model), models.trained_shape(model, shape)) is None
     for one, two, three in zip(model.parameters(), again.parameters(), other.parameters(), strict=True):
         assert torch.equal(one, two)
-        assert not torch.equal(one, three)
+        assert one.dim() == 1 or not torch.equal(one, three)  # norms start at ones and zeros
 
 
 def test_building_leaves_the_global_generator_alone():
@@ -98,5 +103,43 @@ def test_building_leaves_the_global_generator_alone():
 
 
 def test_packages_add_models(fake_package):
-    assert "layernorm" in models.registry()
-    models.refuse_mixing(models.build("layernorm", {}, (1, 28, 28), 10), (1, 28, 28))
+    assert "scaled" in models.registry()
+    models.refuse_mixing(models.build("scaled", {}, (1, 28, 28), 10), (1, 28, 28))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "key"),
+    [
+        ("cnn", {}, "model.name"),
+        ("scatter_linear", {}, "model.name"),
+        ("resnet", {"depth": 12}, "model.depth"),
+        ("resnet", {"width": 0}, "model.width"),
+        ("resnet", {"groups": 5}, "model.groups"),
+    ],
+)
+def test_networks_refuse_what_they_cannot_be(name, options, key):
+    with pytest.raises(ConfigError) as refused:
+        models.build(name, options, SHAPE if name != "resnet" else (3, 16, 16), 5)
+    assert refused.value.key == key
+
+
+def test_published_sizes():
+    """26,010 parameters for the CNN of Opacus's MNIST example; 2.7 million for WRN-16-4 (Zagoruyko and Komodakis 2016, table 4)."""
+
+    def size(name, shape):
+        return sum(parameter.numel() for parameter in models.build(name, {}, shape, 10).parameters())
+
+    assert size("cnn", (1, 28, 28)) == 26_010
+    assert size("wrn16_4", (3, 32, 32)) == 2_748_890
+
+
+def test_weights_are_standardised_and_so_blind_to_their_scale():
+    layer = WSConv2d(3, 8, 3)
+    rows, _ = WSConv2d.standardise(layer.weight.flatten(1))
+    torch.testing.assert_close(rows.mean(1), torch.zeros(8), atol=1e-6, rtol=0)
+    torch.testing.assert_close(rows.square().sum(1), torch.ones(8), atol=1e-4, rtol=0)
+    x = torch.randn(2, 3, 6, 6)
+    before = layer(x) - layer.bias[:, None, None]
+    with torch.no_grad():
+        layer.weight.mul_(3).add_(7)
+    torch.testing.assert_close(layer(x) - layer.bias[:, None, None], before, rtol=1e-3, atol=1e-3)

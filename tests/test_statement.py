@@ -6,12 +6,12 @@ import pytest
 
 from dptrain import accounting
 from dptrain.statement import as_lines, statement
-from dptrain.types import Mechanism, Sampling, Setting
+from dptrain.types import Mechanism, Recipe, Sampling, Setting
 
 
 def setting(epsilon):
     start = Mechanism(Sampling.POISSON, 50, 500, 40, 0.0, 1.0, 50)
-    return Setting("s", "dpsgd", epsilon, 1e-5, accounting.calibrate(start, epsilon, 1e-5), 0.1, 0.0)
+    return Setting("s", "dpsgd", epsilon, 1e-5, accounting.calibrate(start, epsilon, 1e-5), Recipe(0.1))
 
 
 @pytest.mark.parametrize("epsilon", [0.5, 2.0, 8.0])
@@ -42,7 +42,7 @@ def test_seeded_noise_says_what_it_is_worth():
 
 
 def test_no_privacy_claims_nothing():
-    plain = Setting("none", "none", None, 1e-5, Mechanism(Sampling.POISSON, 50, 500, 40, 0.0, float("inf"), 50), 0.1, 0.9)
+    plain = Setting("none", "none", None, 1e-5, Mechanism(Sampling.POISSON, 50, 500, 40, 0.0, float("inf"), 50), Recipe(0.1, 0.9))
     text = "\n".join(as_lines(statement(plain, "os", "", {})))
     assert "without differential privacy" in text
     assert "epsilon" not in text

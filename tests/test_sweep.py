@@ -365,13 +365,13 @@ def test_opacus_engine_gives_the_same_sweep(tmp_path, done, quick):
 def test_auto_falls_back_to_opacus_and_says_so(tmp_path, capsys, fake_package, quick):
     overrides = [
         *(o for o in TINY if not o.startswith("model.")),
-        "model.name=layernorm",
+        "model.name=scaled",
         "~model.hidden",
         "~model.activation",
         "models_per_setting=2",
     ]
     assert cli.main(["sweep", *overrides, f"output={tmp_path}"]) == 0
-    assert "engine opacus, one model at a time: layer 'norm' is LayerNorm, which has no closed form" in capsys.readouterr().out
+    assert "engine opacus, one model at a time: layer '0' is Scale, which has no closed form" in capsys.readouterr().out
 
 
 def test_two_models_are_enough_to_run(tmp_path, capsys, quick):

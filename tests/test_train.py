@@ -1,22 +1,25 @@
 """The one loop."""
 
+import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from dptrain import models, sampling
-from dptrain.train import State, train
-from dptrain.types import Mechanism, Sampling, Setting
+from dptrain import augment, models, sampling
+from dptrain.train import State, rate, train
+from dptrain.types import Mechanism, Recipe, Sampling, Setting
+from tests import reference
 
 SHAPE, N = (3, 4), 40
 
 
-def plan(steps=6, sigma=1.0, clip=1.0, batch=10, momentum=0.0, rate=0.1):
+def plan(steps=6, sigma=1.0, clip=1.0, batch=10, momentum=0.0, rate=0.1, **recipe):
     mechanism = Mechanism(Sampling.POISSON, batch, N // 2, steps, sigma, clip, batch)
-    return Setting("s", "dpsgd", 1.0, 1e-5, mechanism, rate, momentum)
+    return Setting("s", "dpsgd", 1.0, 1e-5, mechanism, Recipe(rate, momentum, **recipe))
 
 
 def examples():
@@ -32,21 +35,33 @@ KEYS = [sampling.seeded_key(k, "train") for k in range(8)]
 MEMBERSHIP = sampling.memberships(8, N, sampling.seeded_key(0, "membership"))
 
 
-def run(setting, indices, engine="stacked", state=None, on_step=lambda *_: None):
+def run(setting, indices, engine="stacked", state=None, on_step=lambda *_: None, physical=None, shape=SHAPE):
     stack = fleet(8)
     state = state or State.start([stack[k] for k in indices])
-    ran = train(stack[0], setting, engine, state, [KEYS[k] for k in indices], *examples(), MEMBERSHIP[indices], on_step)
+    inputs, labels = examples()
+    inputs = inputs.view(N, *shape)
+    ran = train(stack[0], setting, engine, state, [KEYS[k] for k in indices], inputs, labels, MEMBERSHIP[indices], on_step, physical)
     return state, ran
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
+RECIPES = [
+    {},
+    {"momentum": 0.9},
+    {"optimiser": "adamw", "weight_decay": 0.01, "rate": 0.01},
+    {"average": 0.9, "schedule": "cosine", "warmup": 0.3},
+    {"momentum": 0.5, "average": 0.5, "augmentations": ("flip",), "multiplicity": 3, "clipping": "automatic"},
+]
+IMAGE = (1, 3, 4)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("widths", [[1] * 8, [2] * 4, [7, 1], [8]])
-def test_any_stack_width_gives_the_same_parameters(widths, momentum):
-    setting = plan(momentum=momentum)
-    together, _ = run(setting, list(range(8)))
+def test_any_stack_width_gives_the_same_parameters(widths, recipe):
+    setting = plan(**recipe)
+    together, _ = run(setting, list(range(8)), shape=IMAGE)
     start = 0
     for width in widths:
-        part, _ = run(setting, list(range(start, start + width)))
+        part, _ = run(setting, list(range(start, start + width)), shape=IMAGE)
         for name, value in part.parameters.items():
             torch.testing.assert_close(value, together.parameters[name][start : start + width], rtol=1e-5, atol=1e-6)
         start += width
@@ -80,11 +95,11 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("stops", [[1], [3], [5], [1, 2, 4]])
-def test_resume_equals_uninterrupted_bit_for_bit(stops, momentum):
-    setting = plan(momentum=momentum)
-    whole, _ = run(setting, [0, 1, 2])
+def test_resume_equals_uninterrupted_bit_for_bit(stops, recipe):
+    setting = plan(**recipe)
+    whole, _ = run(setting, [0, 1, 2], shape=IMAGE)
     state = None
     for at in stops:
 
@@ -94,19 +109,19 @@ def test_resume_equals_uninterrupted_bit_for_bit(stops, momentum):
 
         state = state or State.start([fleet(8)[k] for k in (0, 1, 2)])
         with pytest.raises(Stop):
-            run(setting, [0, 1, 2], state=state, on_step=stop)
-        copy = State(*({n: v.clone() for n, v in part.items()} for part in (state.parameters, state.momentum)), state.step)
-        state = copy
-    resumed, ran = run(setting, [0, 1, 2], state=state)
+            run(setting, [0, 1, 2], state=state, on_step=stop, shape=IMAGE)
+        state = State.of({name: value.clone() for name, value in state.tensors().items()}, state.step)
+    resumed, ran = run(setting, [0, 1, 2], state=state, shape=IMAGE)
     assert ran.steps == 6
-    assert all(torch.equal(value, whole.parameters[name]) for name, value in resumed.parameters.items())
+    assert resumed.tensors().keys() == whole.tensors().keys()
+    assert all(torch.equal(value, whole.tensors()[name]) for name, value in resumed.tensors().items())
 
 
 def test_the_order_of_names_in_a_state_does_not_matter():
     """Files give names back in any order; noise must still land on the same parameters."""
     whole, _ = run(plan(momentum=0.9), [0, 1])
     start = State.start([fleet(8)[0], fleet(8)[1]])
-    shuffled = State(dict(reversed(start.parameters.items())), dict(reversed(start.momentum.items())))
+    shuffled = State(dict(reversed(start.parameters.items())))
     run(plan(momentum=0.9), [0, 1], state=shuffled)
     assert all(torch.equal(value, whole.parameters[name]) for name, value in shuffled.parameters.items())
 
@@ -126,7 +141,7 @@ def test_zero_gradients_leave_noise_of_the_stated_size(sigma):
             return self.layer(x)[:, :3] * 0
 
     mechanism = Mechanism(Sampling.POISSON, batch, 20, steps, sigma, clip, batch)
-    setting = Setting("s", "dpsgd", 1.0, 1e-5, mechanism, rate, 0.0)
+    setting = Setting("s", "dpsgd", 1.0, 1e-5, mechanism, Recipe(rate))
     model = Flat()
     state = State.start([model, model])
     before = {name: value.clone() for name, value in state.parameters.items()}
@@ -155,4 +170,92 @@ def test_empty_batches_are_steps_of_noise_alone():
         assert seen[step][0] == 0
         if step:
             moved = torch.cat([(seen[step][1][name] - seen[step - 1][1][name]).flatten() for name in seen[step][1]])
-            assert 0.5 < float(moved.std()) / (setting.learning_rate * 1.0 / 1) < 1.5
+            assert 0.5 < float(moved.std()) / (setting.recipe.learning_rate * 1.0 / 1) < 1.5
+
+
+@pytest.mark.parametrize("engine", ["stacked", "opacus"])
+@pytest.mark.parametrize("physical", [1, 3, 7])
+def test_a_batch_in_parts_is_the_same_step(engine, physical):
+    """Accumulation happens before the noise, once, so neither the sum nor its sensitivity depends on the parts."""
+    setting = plan(momentum=0.5)
+    whole, ran = run(setting, [0, 1])
+    parts, also = run(setting, [0, 1], engine, physical=physical)
+    assert ran == also
+    for name, value in parts.parameters.items():
+        torch.testing.assert_close(value, whole.parameters[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["stacked", "opacus"])
+def test_identical_views_are_one_view(engine):
+    single, _ = run(plan(), [0, 1], engine)
+    many, _ = run(plan(multiplicity=5), [0, 1], engine)
+    for name, value in many.parameters.items():
+        torch.testing.assert_close(value, single.parameters[name], rtol=1e-5, atol=1e-6)
+
+
+def test_views_are_averaged_before_clipping():
+    """One step from zero noise: the sum over examples of clip(mean over views of gradients), by plain autograd."""
+    setting = plan(steps=1, sigma=0.0, clip=0.3, batch=N // 2, rate=1.0, augmentations=("flip",), multiplicity=4)
+    state, _ = run(setting, [2], shape=IMAGE)
+    members = np.flatnonzero(MEMBERSHIP[2])
+    inputs, labels = examples()
+    draws = augment.draw(KEYS[2:3], 0, [len(members)], 4)
+    views = augment.augment(("flip",), inputs.view(N, *IMAGE)[members][None], draws)[0]
+    model = fleet(8)[2]
+    expected = reference.clipped_sum(model, views, labels[members], np.ones(len(members)), 0.3)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(state.parameters[name][0], parameter.detach() - expected[name] / (N // 2), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 2.0])
+def test_adamw_takes_torchs_own_steps(sigma):
+    """The gradients that the loop hands over, given to torch.optim.AdamW model by model."""
+    setting = plan(steps=5, sigma=sigma, optimiser="adamw", weight_decay=0.1, rate=0.02)
+    seen = []
+    sgd = plan(steps=1, sigma=sigma, rate=1.0)
+    run(setting, [0, 1], on_step=lambda current, *_: seen.append({n: v.clone() for n, v in current.parameters.items()}))
+    model = fleet(8)[1]
+    optimiser = torch.optim.AdamW(model.parameters(), lr=0.02, weight_decay=0.1)
+    for step in range(5):
+        before = {name: value.detach().clone()[None] for name, value in model.named_parameters()}
+        at = State({name: value.clone() for name, value in before.items()}, step=step)
+        once = replace(sgd, mechanism=replace(sgd.mechanism, steps=step + 1))
+        run(once, [1], state=at)
+        for name, parameter in model.named_parameters():
+            parameter.grad = (before[name] - at.parameters[name])[0]
+        optimiser.step()
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(seen[step][name][1], parameter.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_average_is_released():
+    seen = []
+    state, _ = run(plan(average=0.5), [0], on_step=lambda current, *_: seen.append(current.parameters["1.weight"].clone()))
+    expected = seen[0]
+    for step, value in enumerate(seen[1:], 2):
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * value
+    torch.testing.assert_close(state.released["1.weight"], expected)
+    assert not torch.equal(state.parameters["1.weight"], expected)
+    plain, _ = run(plan(), [0])
+    assert plain.released is plain.parameters
+
+
+def test_schedules():
+    def rates(**recipe):
+        return [rate(Recipe(2.0, **recipe), step, 10) for step in range(10)]
+
+    assert rates() == [2.0] * 10
+    assert rates(schedule="linear")[0::9] == pytest.approx([2.0, 0.2])
+    assert rates(schedule="cosine")[0::5] == pytest.approx([2.0, 1.0])
+    assert rates(warmup=0.4)[:5] == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0])
+    assert all(later <= sooner for sooner, later in itertools.pairwise(rates(schedule="cosine")))
+
+
+def test_bfloat16_changes_digits_only():
+    full, _ = run(plan(sigma=0.0), [0, 1])
+    half, _ = run(plan(sigma=0.0, precision="bfloat16"), [0, 1])
+    for name, value in half.parameters.items():
+        assert value.dtype == torch.float32
+        assert not torch.equal(value, full.parameters[name])
+        torch.testing.assert_close(value, full.parameters[name], rtol=0.1, atol=0.02)

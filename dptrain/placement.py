@@ -1,0 +1,178 @@
+"""Which engine trains a model, where, how many side by side and in how many processes: chosen by a short measurement, or as told."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from dptrain import sampling
+from dptrain.clipping import disagreement, unsupported
+from dptrain.executor import Place
+from dptrain.schema import Config, TrainingConfig
+from dptrain.train import State, train
+from dptrain.types import ConfigError, Mechanism, Recipe, Sampling, Setting
+
+WIDTHS = (1, 4, 16)
+MEMORY_SHARE = 0.25
+"""Of the device's memory, for the largest temporaries of one step of all workers."""
+STEP_SECONDS, START_SECONDS = 0.3, 8.0
+"""A step as long as the first fills the machine whatever the width; a worker process takes about the second to start."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """width: models in a stack; physical_batch: examples of a model in memory at once, None for whole batches; places: one a worker."""
+
+    width: int
+    physical_batch: int | None
+    places: tuple[Place, ...]
+
+    def __str__(self) -> str:
+        where = ", ".join(f"{place.device} ({place.threads} threads)" for place in self.places)
+        parts = f", batches in parts of {self.physical_batch}" if self.physical_batch else ""
+        return f"{self.width} side by side{parts}, on {where}"
+
+
+def choose_engine(wanted: str, model: nn.Module, shape: tuple[int, ...]) -> tuple[str, str | None]:
+    """The engine for a model and, when auto falls back to opacus, the reason. Raises ConfigError where none can train it."""
+    reason = None if wanted == "opacus" else unsupported(model, shape) or disagreement("stacked", model, shape)
+    if wanted == "stacked" and reason:
+        raise ConfigError("training.engine", f"stacked cannot train this model: {reason}; use training.engine=opacus")
+    if wanted != "opacus" and not reason:
+        return "stacked", None
+    if wrong := disagreement("opacus", model, shape):
+        raise ConfigError("model.name", f"no engine can train this model: {wrong}; use its parameters through their layers only")
+    return "opacus", reason
+
+
+def choose_device(name: str) -> torch.device:
+    """Raises ConfigError when the named device is absent."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, there in available.items() if there))
+    if not available[name]:
+        raise ConfigError("training.device", f"{name} is not available here; use auto")
+    return torch.device(name)
+
+
+def cores() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory(device: torch.device) -> int:
+    """Bytes of the device, or of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def example_bytes(model: nn.Module, shape: Sequence[int], multiplicity: int) -> int:
+    """About what one example of one model takes in a private step: its gradient, and what flows through the layers, forward and back."""
+    outputs: list[int] = []
+    hooks = [module.register_forward_hook(lambda _m, _i, z: outputs.append(z.numel())) for module in model.modules()]
+    with torch.no_grad():
+        model(torch.zeros((1, *shape)))
+    for hook in hooks:
+        hook.remove()
+    return 4 * (sum(parameter.numel() for parameter in model.parameters()) + 3 * multiplicity * (sum(outputs) + math.prod(shape)))
+
+
+def choose(config: Config, model: nn.Module, shape: tuple[int, ...], engine: str, device: torch.device, settings: int) -> Placement:
+    """Where to train `settings` settings of a model; only what the configuration leaves open is measured, in seconds."""
+    wanted, count = config.training, config.models_per_setting
+    fits = max(1, int(MEMORY_SHARE * memory(device) / example_bytes(model, shape, wanted.multiplicity)))
+    batch = 2 * wanted.batch_size  # a Poisson batch is hardly ever twice its expectation
+    gpus = torch.cuda.device_count() if device.type == "cuda" else 0
+    widest = max(1, min(count, fits // batch))
+    trial = _Trial(wanted, model, shape, engine, device, min(wanted.physical_batch or fits, wanted.batch_size))
+    width = wanted.width or (1 if engine == "opacus" else trial.best_width([w for w in WIDTHS if w <= widest]))
+    width = min(width, count)
+    workers = wanted.workers
+    if workers is None:
+        stacks = settings * math.ceil(count / width)
+        workers = min(gpus, stacks) or (1 if device.type != "cpu" else trial.best_workers(width, stacks, config.steps))
+    if gpus:
+        places = tuple(Place(f"cuda:{index % gpus}", 1) for index in range(workers))
+    else:
+        threads = torch.get_num_threads()
+        places = tuple(Place(str(device), max(1, threads // workers)) for _ in range(workers))
+    each = max(1, fits // (width * (1 if gpus else workers)))
+    return Placement(width, wanted.physical_batch or (each if each < batch else None), places)
+
+
+@dataclass
+class _Trial:
+    """Private steps on random inputs, timed."""
+
+    training: TrainingConfig
+    model: nn.Module
+    shape: tuple[int, ...]
+    engine: str
+    device: torch.device
+    batch: int
+
+    def best_width(self, widths: Sequence[int]) -> int:
+        best, least = 1, math.inf
+        for width in widths:
+            seconds = self.step_seconds(width)
+            if seconds < least:
+                best, least = width, seconds
+            if seconds * width > STEP_SECONDS:
+                break
+        return best
+
+    def best_workers(self, width: int, stacks: int, steps: int) -> int:
+        """Processes of one thread each when the measured gain outweighs their start; the machine's memory is shared, so a gain below a
+        fifth is not trusted."""
+        number = min(cores(), torch.get_num_threads(), stacks)
+        if number < 2:
+            return 1
+        together = self.step_seconds(width)
+        if together * width * steps * stacks < 4 * START_SECONDS:
+            return 1
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            alone = self.step_seconds(width) / number
+        finally:
+            torch.set_num_threads(threads)
+        gained = (together - alone) * width * steps * stacks
+        return number if alone < 0.8 * together and gained > START_SECONDS else 1
+
+    def step_seconds(self, width: int) -> float:
+        """Seconds of one private step, a model."""
+        multiplicity = self.training.multiplicity
+        recipe = Recipe(0.1, multiplicity=multiplicity, precision=self.training.precision)
+        mechanism = Mechanism(Sampling.POISSON, self.batch, self.batch, 6, 1.0, 1.0, self.batch)
+        setting = Setting("trial", "dpsgd", None, 1e-5, mechanism, recipe)
+        inputs = torch.randn((self.batch, *self.shape), generator=torch.Generator().manual_seed(0)).to(self.device)
+        labels = torch.zeros(self.batch, dtype=torch.int64, device=self.device)
+        times = [time.perf_counter()]
+
+        def on_step(*_: object) -> None:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            times.append(time.perf_counter())
+            if times[-1] - times[0] > 4 * STEP_SECONDS:
+                raise _Enough
+
+        state = State.start([self.model] * width).to(self.device)
+        keys = [sampling.seeded_key(0, "trial")] * width
+        members = np.ones((width, self.batch), dtype=bool)
+        with contextlib.suppress(_Enough):
+            train(self.model, setting, self.engine, state, keys, inputs, labels, members, on_step)
+        return min(after - before for before, after in itertools.pairwise(times)) / width
+
+
+class _Enough(Exception):
+    """A trial has seen enough steps."""

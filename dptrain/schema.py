@@ -1,0 +1,164 @@
+"""The frozen schema of a sweep, with every check that needs no data."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from dptrain.types import ConfigError
+
+MAX_EPSILON = 100
+MIN_POOL = 40
+"""Below it a training set can lack members, and every metric is noise."""
+
+
+def option(text: str) -> Any:
+    """A field without a default (the YAML files hold those) and its line of help."""
+    return field(metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    name: str = option("data set")
+    path: str | None = option("file or folder of a data set that is not bundled")
+    pool: int = option("candidates; each model trains on its own random half")
+    population: int = option("examples no model trains on, set aside for an attacker")
+    test: int = option("examples for accuracy only")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    batch_size: int = option("expected batch size of Poisson sampling")
+    epochs: float = option("passes over pool/2 examples, in expectation")
+    optimiser: str = option("sgd or adamw")
+    weight_decay: float = option("of the optimiser; decoupled for adamw")
+    schedule: str = option("of the learning rate: constant, linear or cosine, both to zero")
+    warmup: float = option("share of the steps in which the learning rate rises")
+    average: float = option("decay of a moving average of the parameters, which is then what is released; 0 for none")
+    augmentations: tuple[str, ...] = option("random views of images, in order: flip, crop, shift")
+    multiplicity: int = option("views of each example in a step, averaged before clipping")
+    precision: str = option("of forward and backward pass: float32 or bfloat16; norms and sums are float32")
+    engine: str = option("auto, stacked (fast) or opacus (any module)")
+    device: str = option("auto, cpu, cuda or mps")
+    width: int | None = option("models trained side by side; null: measured")
+    workers: int | None = option("processes, which share the threads or have a GPU each; null: measured")
+    physical_batch: int | None = option("examples of a model in memory at once; a batch is summed in parts; null: by memory")
+    checkpoint_seconds: float = option("seconds between checkpoints of an unfinished stack")
+
+
+@dataclass(frozen=True)
+class PrivacyConfig:
+    delta: float = option("delta of (epsilon, delta); below 1/n")
+    noise: str = option("os: key from the operating system; seeded: from `seed`, to reproduce a run")
+
+
+@dataclass(frozen=True)
+class Config:
+    name: str = option("name of the run; output goes to results/<name>")
+    epsilons: tuple[float, ...] = option("targets; inf trains without privacy")
+    models_per_setting: int = option("models of each setting, even; each is attacked with the others as shadows")
+    seed: int = option("seed of splits, memberships and initial weights")
+    output: str | None = option("folder for results; default results/<name> under the current folder")
+    dataset: DatasetConfig = option("data set and its split")
+    model: Mapping[str, Any] = option("name of the model, and its options")
+    training: TrainingConfig = option("how to train")
+    privacy: PrivacyConfig = option("what is promised")
+    defence: Mapping[str, Mapping[str, Any]] = option("parameters of each way to train")
+    attacks: Mapping[str, Mapping[str, Any]] = option("attacks to run, and their options")
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def public_n(self) -> int:
+        """The declared size of a training set: half the pool. Public, and the same whatever the memberships are."""
+        return self.dataset.pool // 2
+
+    @property
+    def steps(self) -> int:
+        return math.ceil(Fraction(str(self.training.epochs)) * self.public_n / self.training.batch_size)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.output) if self.output else Path("results") / self.name
+
+    def to_json(self) -> dict[str, Any]:
+        """Strict JSON; no DP is null."""
+        plain = dataclasses.asdict(self)
+        plain["epsilons"] = [None if math.isinf(epsilon) else epsilon for epsilon in self.epsilons]
+        return plain
+
+
+def _require(condition: bool, key: str, message: str) -> None:
+    if not condition:
+        raise ConfigError(key, message)
+
+
+def positive(value: Any, key: str) -> float:
+    """A number above zero that float32 can hold, or ConfigError."""
+    if type(value) not in (int, float) or not 0 < value < 1e30:
+        raise ConfigError(key, f"must be a finite number above 0 and below 1e30, got {value!r}")
+    return float(value)
+
+
+def _check(config: Config) -> None:
+    _require(
+        re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", config.name) is not None,
+        "name",
+        f"use letters, digits, '.', '_' and '-', got {config.name!r}",
+    )
+    for part in ("pool", "population", "test"):
+        _require(getattr(config.dataset, part) >= 1, f"dataset.{part}", "must be at least 1")
+    pool = config.dataset.pool
+    _require(pool >= MIN_POOL, "dataset.pool", f"must be at least {MIN_POOL}, got {pool}")
+    _require(pool % 2 == 0, "dataset.pool", f"must be even, since each model trains on half of it; use {pool - 1}")
+    _require(len(config.attacks) > 0, "attacks", "give at least one, such as [loss,lira]")
+    _require(len(config.epsilons) > 0, "epsilons", "give at least one, such as [inf,8,2]")
+    for epsilon in config.epsilons:
+        _require(epsilon > 0, "epsilons", f"must be above 0, got {epsilon:g}; use inf for no privacy")
+        vain = f"{epsilon:g} promises next to nothing; use at most {MAX_EPSILON}, or inf for no privacy"
+        _require(epsilon <= MAX_EPSILON or math.isinf(epsilon), "epsilons", vain)
+    _require(len(set(config.epsilons)) == len(config.epsilons), "epsilons", "each may stand there once; remove the repeats")
+    models = config.models_per_setting
+    _require(
+        models >= 2 and models % 2 == 0,
+        "models_per_setting",
+        f"must be even and at least 2, got {models}; use {max(2, models + models % 2)}",
+    )
+    _require(config.seed >= 0, "seed", "must be 0 or more")
+    n, training = config.public_n, config.training
+    _require(1 <= training.batch_size <= n, "training.batch_size", f"must lie in 1..{n} (half the pool), got {training.batch_size}")
+    positive(training.epochs, "training.epochs")
+    _require(config.steps < 2**31, "training.epochs", "gives more than 2^31 steps; lower it")
+    positive(training.checkpoint_seconds, "training.checkpoint_seconds")
+    for key in ("width", "workers", "physical_batch"):
+        value = getattr(training, key)
+        _require(value is None or value >= 1, f"training.{key}", "must be at least 1, or null to let it be chosen")
+    _require(0 <= training.weight_decay < 1e30, "training.weight_decay", f"must be 0 or more, got {training.weight_decay:g}")
+    _require(0 <= training.warmup <= 1, "training.warmup", f"is a share of the steps in [0, 1], got {training.warmup:g}")
+    _require(0 <= training.average < 1, "training.average", f"must lie in [0, 1), such as 0.999, got {training.average:g}")
+    _require(1 <= training.multiplicity <= 256, "training.multiplicity", f"must lie in 1..256, got {training.multiplicity}")
+    for name in training.augmentations:
+        _require(name in ("flip", "crop", "shift"), "training.augmentations", f"unknown value {name!r}; choose from flip, crop, shift")
+    _require(len(set(training.augmentations)) == len(training.augmentations), "training.augmentations", "each may stand there once")
+    for key, value, choices in (
+        ("training.optimiser", training.optimiser, ("sgd", "adamw")),
+        ("training.schedule", training.schedule, ("constant", "linear", "cosine")),
+        ("training.precision", training.precision, ("float32", "bfloat16")),
+        ("training.engine", training.engine, ("auto", "stacked", "opacus")),
+        ("training.device", training.device, ("auto", "cpu", "cuda", "mps")),
+        ("privacy.noise", config.privacy.noise, ("os", "seeded")),
+    ):
+        _require(value in choices, key, f"unknown value {value!r}; choose from {', '.join(choices)}")
+    delta = config.privacy.delta
+    _require(
+        0 < delta < 1 / n,
+        "privacy.delta",
+        f"must lie above 0 and below 1/n = {1 / n:.3g}, got {delta:g}; a delta of 1/n allows publishing one record",
+    )

@@ -1,0 +1,80 @@
+"""Per-example gradients of one parameter: their norms, and their weighted sum.
+
+They are written out in full before they are measured. Norms from Gram matrices would need less memory, but where the parts of one
+example's gradient cancel they lose the digits that clipping depends on. Only the outer product of a Linear layer on
+[batch, features] stays factored; nothing can cancel in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Term(Protocol):
+    """Gradients of one parameter, an example each."""
+
+    def norm(self) -> Tensor:
+        """L2 norms [K, B]."""
+
+    def total(self, factors: Tensor, keep: Tensor | None, out: Tensor) -> None:
+        """Write the sum over examples weighted by factors [K, B] to out [K, *shape]; keep [K, B] is False where an example must
+        leave no trace even if it is not finite (0 * inf is nan), None if all are finite."""
+
+
+@dataclass(frozen=True)
+class Dense:
+    """samples [K, B, *shape]; `arrange` takes [K, *shape] to the parameter's own order of dimensions."""
+
+    samples: Tensor
+    arrange: Callable[[Tensor], Tensor] = field(default=lambda total: total)
+
+    def norm(self) -> Tensor:
+        return torch.linalg.vector_norm(self.samples.flatten(2), dim=-1)
+
+    def total(self, factors: Tensor, keep: Tensor | None, out: Tensor) -> None:
+        samples = _only(keep, self.samples).flatten(2)
+        summed = torch.bmm(factors[:, None], samples)[:, 0]
+        out.copy_(self.arrange(summed.unflatten(1, self.samples.shape[2:])))
+
+
+@dataclass(frozen=True)
+class Outer:
+    """The outer product of g [K, B, O] and a [K, B, I], never formed: its norm is |g| |a| (Goodfellow 2015)."""
+
+    a: Tensor
+    g: Tensor
+
+    def norm(self) -> Tensor:
+        # vector_norm, because a.square() would write a temporary as large as the batch, which costs more than the products; norms,
+        # not their squares, because those underflow.
+        return torch.linalg.vector_norm(self.a, dim=-1) * torch.linalg.vector_norm(self.g, dim=-1)
+
+    def total(self, factors: Tensor, keep: Tensor | None, out: Tensor) -> None:
+        torch.bmm((_only(keep, self.g) * factors[..., None]).transpose(1, 2), _only(keep, self.a), out=out)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Gradients that touch few rows of a table: values [K, B, T, D] at rows index [K, B, T], no row twice but with zeros."""
+
+    index: Tensor
+    values: Tensor
+
+    def norm(self) -> Tensor:
+        return torch.linalg.vector_norm(self.values.flatten(2), dim=-1)
+
+    def total(self, factors: Tensor, keep: Tensor | None, out: Tensor) -> None:
+        values = _only(keep, self.values) * factors[..., None, None]
+        offset = torch.arange(len(out), device=out.device)[:, None, None] * out.shape[1]
+        out.zero_().view(-1, out.shape[-1]).index_add_(0, (self.index + offset).flatten(), values.flatten(0, 2))
+
+
+def _only(keep: Tensor | None, values: Tensor) -> Tensor:
+    if keep is None:
+        return values
+    return torch.where(keep.view(*keep.shape, *[1] * (values.dim() - 2)), values, torch.zeros_like(values))

@@ -1,0 +1,89 @@
+"""Files of the user's: read as they are, or refused in one line."""
+
+import gzip
+
+import numpy as np
+import pytest
+
+from dptrain import config, data
+from dptrain.types import ConfigError
+
+
+def idx(array):
+    return bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape) + array.tobytes()
+
+
+def write_mnist(folder, zipped=True):
+    rng = np.random.default_rng(0)
+    for part, size in (("train", 60_000), ("t10k", 10_000)):
+        for kind, array in (
+            ("images-idx3", rng.integers(0, 256, (size, 28, 28), np.uint8)),
+            ("labels-idx1", rng.integers(0, 10, size, np.uint8)),
+        ):
+            content = idx(array)
+            path = folder / f"{part}-{kind}-ubyte{'.gz' if zipped else ''}"
+            path.write_bytes(gzip.compress(content, 1) if zipped else content)
+
+
+def parts(name, path, **sizes):
+    overrides = [
+        f"dataset={name}",
+        f"dataset.path={path}",
+        *(f"dataset.{key}={value}" for key, value in sizes.items()),
+        "training.batch_size=50",
+    ]
+    return config.load("sweep", overrides).dataset
+
+
+def test_mnist_from_idx_files(tmp_path):
+    write_mnist(tmp_path, zipped=False)
+    chosen = parts("mnist", tmp_path)
+    source = data.source(chosen)
+    loaded = data.load(source, chosen, 0)
+    assert (source.size, source.shape, source.classes) == (70_000, (1, 28, 28), 10)
+    assert [len(part.labels) for part in (loaded.pool, loaded.population, loaded.test)] == [60_000, 2000, 8000]
+    training, test = data.mnist_parts(tmp_path)
+    assert (len(training.labels), len(test.labels)) == (60_000, 10_000)
+    assert training.inputs.min() == pytest.approx(-0.1307 / 0.3081)
+    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx(np.zeros(10_000, np.uint8)))
+    assert data.source(chosen).digest != source.digest
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00\x00\x08", b"\x1f\x8b nonsense", idx(np.zeros(3, np.uint8))[:-1]])
+def test_damaged_idx_files(tmp_path, content):
+    write_mnist(tmp_path, zipped=False)
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"dataset\.path: .*(fetch it again|does not hold MNIST)"):
+        data.mnist_parts(tmp_path)
+
+
+def test_npz(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (300, 3, 8, 8), np.uint8)
+    labels = np.arange(300) % 7
+    np.savez(tmp_path / "a.npz", inputs=images, labels=labels)
+    chosen = parts("npz", tmp_path / "a.npz", pool=200, population=50, test=50)
+    source = data.source(chosen)
+    loaded = data.load(source, chosen, 0)
+    assert (source.size, source.shape, source.classes, loaded.classes) == (300, (3, 8, 8), 7, 7)
+    assert -1 <= loaded.pool.inputs.min() < -0.9
+    assert 0.9 < loaded.pool.inputs.max() <= 1
+    assert loaded.pool.inputs.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("arrays", "reason"),
+    [
+        ({"inputs": np.zeros((4, 2))}, "cannot be read"),
+        ({"inputs": np.zeros((4, 2)), "labels": np.zeros(3, int)}, "must be"),
+        ({"inputs": np.zeros((4, 2)), "labels": np.zeros(4, int)}, "two classes"),
+        ({"inputs": np.zeros((4, 2)), "labels": np.array([0, 1, -1, 1])}, "from 0"),
+        ({"inputs": np.zeros((4, 2)), "labels": np.array([0.0, 1, 1, 1])}, "whole numbers"),
+        ({"inputs": np.full((4, 2), np.nan), "labels": np.array([0, 1, 1, 1])}, "finite"),
+        ({"inputs": np.array([["a"]] * 4), "labels": np.array([0, 1, 1, 1])}, "finite numbers"),
+        ({"inputs": np.array([[None]] * 4), "labels": np.array([0, 1, 1, 1])}, "cannot be read"),
+    ],
+)
+def test_npz_that_cannot_be_used(tmp_path, arrays, reason):
+    np.savez(tmp_path / "b.npz", **arrays)
+    with pytest.raises(ConfigError, match=rf"^dataset\.path: .*{reason}"):
+        data.source(parts("npz", tmp_path / "b.npz"))

@@ -1,0 +1,69 @@
+"""Jobs in this process and in others: the same events, errors that come back whole, workers that stop."""
+
+import functools
+import os
+import time
+
+import pytest
+
+from dptrain.executor import Interrupted, Place, run
+from dptrain.types import ConfigError
+
+HERE, TWO = [Place("cpu", 1)], [Place("cpu", 1)] * 2
+
+
+def squares(offset, place):
+    def work(job, emit, stop):
+        if job == "fail":
+            raise ConfigError("training.workers", "as a test")
+        if job == "die":
+            os._exit(9)
+        while job == "wait":
+            if stop():
+                raise Interrupted
+            time.sleep(0.01)
+        emit((job, job * job + offset, os.getpid()))
+
+    return work
+
+
+def go(jobs, places, stop=lambda: False):
+    events = []
+    run(jobs, functools.partial(squares, 1), places, events.append, stop)
+    return events
+
+
+@pytest.mark.parametrize("places", [HERE, TWO], ids=["here", "processes"])
+def test_every_job_is_done_once(places):
+    events = go(list(range(7)), places)
+    assert sorted(event[:2] for event in events) == [(n, n * n + 1) for n in range(7)]
+    assert (os.getpid() in {event[2] for event in events}) == (places is HERE)
+
+
+def test_one_job_needs_no_process():
+    assert go([3], TWO) == [(3, 10, os.getpid())]
+    assert go([], TWO) == []
+
+
+@pytest.mark.parametrize("places", [HERE, TWO], ids=["here", "processes"])
+def test_an_error_comes_back_whole(places):
+    with pytest.raises(ConfigError, match=r"^training\.workers: as a test") as found:
+        go([1, "fail", 2], places)
+    assert found.value.key == "training.workers"
+
+
+@pytest.mark.parametrize("places", [HERE, TWO], ids=["here", "processes"])
+def test_stop_interrupts(places):
+    began = time.monotonic()
+    with pytest.raises(Interrupted):
+        go(["wait", "wait"], places, stop=lambda: time.monotonic() > began + 0.5)
+
+
+def test_an_error_stops_the_others():
+    with pytest.raises(ConfigError):
+        go(["wait", "fail"], TWO)
+
+
+def test_a_killed_worker_is_reported():
+    with pytest.raises(RuntimeError, match=r"exit code 9.*training\.workers=1"):
+        go(["die", "wait"], TWO)
