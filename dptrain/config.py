@@ -34,6 +34,7 @@ def load(command: str, overrides: list[str]) -> Config:
     for override in overrides:
         if override.lstrip("+~").startswith("hydra"):
             raise ConfigError(override.split("=")[0], "Hydra's own settings are not for users; remove it")
+    overrides = [part for override in overrides for part in _foreign_model(override)]
     try:
         with initialize_config_dir(str(conf_folder().resolve()), version_base="1.3"):
             composed = compose(command, overrides)
@@ -45,6 +46,14 @@ def load(command: str, overrides: list[str]) -> Config:
     if isinstance(epsilons, int | float):
         plain["epsilons"] = [epsilons]
     return _build(Config, plain, "")
+
+
+def _foreign_model(override: str) -> list[str]:
+    """model=NAME of a model without a YAML file, from another package or program: the name, and no options but those given with +model."""
+    match = re.fullmatch(r"model=([A-Za-z_][\w.-]*)", override)
+    if match is None or match[1] in (*groups()["model"], "null"):
+        return [override]
+    return ["model=logistic", f"model.name={match[1]}"]
 
 
 def groups() -> dict[str, list[str]]:

@@ -8,7 +8,7 @@ import os
 import queue
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ def run(jobs: Sequence[Any], setup: Callable[[Place], Work], places: Sequence[Pl
 
     With one place the jobs run here. With more, each place gets a process, to which `setup` is sent, and takes jobs as it is free. A
     job's exception is raised here after the others have stopped with their work saved; so is Interrupted. A worker that is killed
-    raises RuntimeError, one whose parent is killed stops by itself.
+    raises RuntimeError, one whose parent is killed ends by itself at the next step.
     """
     places = places[: len(jobs)]
     if len(places) > 1:
@@ -61,8 +61,9 @@ def _run_processes(
     left = len(workers)
     failure: Exception | None = None
     try:
-        for worker in workers:
-            worker.start()
+        with _blocked({signal.SIGINT, signal.SIGTERM}):  # workers inherit it: the parent alone decides, and says so through halt
+            for worker in workers:
+                worker.start()
         while left:
             if stop():
                 halt.set()
@@ -90,6 +91,16 @@ def _run_processes(
         raise failure
 
 
+@contextlib.contextmanager
+def _blocked(signals: set[signal.Signals]) -> Iterator[None]:
+    """Signals wait until the end of the block; a process started within never hears them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _wind_down(workers: Sequence[Any], events: Any) -> None:
     """Let workers save and end; one that does not within a minute is killed, at the cost of its steps since the last checkpoint."""
     deadline = time.monotonic() + GRACE_SECONDS
@@ -102,12 +113,10 @@ def _wind_down(workers: Sequence[Any], events: Any) -> None:
 
 
 def _worker(setup: Callable[[Place], Work], place: Place, todo: Any, events: Any, halt: Any, parent: int) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group; the parent alone decides, and says so through halt
-        with contextlib.suppress(ValueError):
-            signal.signal(number, signal.SIG_IGN)
-
     def stop() -> bool:
-        return halt.is_set() or os.getppid() != parent
+        if os.getppid() != parent:
+            os._exit(1)  # killed: a later run may hold the files by now, so nothing more is written
+        return halt.is_set()
 
     allocator.keep_memory()
     failure: Exception | None = None

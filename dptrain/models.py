@@ -27,16 +27,21 @@ def logistic(shape: Sequence[int], classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), classes))
 
 
+def _activation(name: str) -> type[nn.Module]:
+    if not isinstance(name, str) or name not in ACTIVATIONS:
+        raise ConfigError("model.activation", f"unknown activation {name!r}; choose from {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
 def mlp(shape: Sequence[int], classes: int, hidden: Sequence[int] = (128,), activation: str = "tanh") -> nn.Module:
     """Multi-layer perceptron; tanh bounds activations, which suits clipped gradients (Papernot et al. 2021)."""
-    if not isinstance(activation, str) or activation not in ACTIVATIONS:
-        raise ConfigError("model.activation", f"unknown activation {activation!r}; choose from {', '.join(ACTIVATIONS)}")
+    unit = _activation(activation)
     if not isinstance(hidden, Sequence) or not hidden or any(type(width) is not int or width < 1 for width in hidden):
         raise ConfigError("model.hidden", f"must be a list of positive widths such as [128], got {hidden!r}")
     widths = [math.prod(shape), *hidden]
     layers: list[nn.Module] = [nn.Flatten()]
     for before, after in itertools.pairwise(widths):
-        layers += [nn.Linear(before, after), ACTIVATIONS[activation]()]
+        layers += [nn.Linear(before, after), unit()]
     return nn.Sequential(*layers, nn.Linear(widths[-1], classes))
 
 
@@ -48,16 +53,17 @@ def _images(shape: Sequence[int], least: int, name: str) -> Sequence[int]:
     return shape
 
 
-def cnn(shape: Sequence[int], classes: int) -> nn.Module:
-    """The 16-32 tanh CNN of Papernot et al. 2021 (table 1) and Tramer and Boneh 2021, which is also Opacus's MNIST example."""
+def cnn(shape: Sequence[int], classes: int, activation: str = "tanh") -> nn.Module:
+    """The 16-32 CNN of Papernot et al. 2021 (table 1) and Tramer and Boneh 2021; with relu it is Opacus's MNIST example."""
     channels, height, width = _images(shape, 14, "cnn")
+    unit = _activation(activation)
     body = nn.Sequential(
-        *(nn.Conv2d(channels, 16, 8, 2, 3), nn.Tanh(), nn.MaxPool2d(2, 1)),
-        *(nn.Conv2d(16, 32, 4, 2), nn.Tanh(), nn.MaxPool2d(2, 1), nn.Flatten()),
+        *(nn.Conv2d(channels, 16, 8, 2, 3), unit(), nn.MaxPool2d(2, 1)),
+        *(nn.Conv2d(16, 32, 4, 2), unit(), nn.MaxPool2d(2, 1), nn.Flatten()),
     )
     with torch.no_grad():
         flat = body(torch.zeros(1, channels, height, width)).shape[1]
-    return nn.Sequential(*body, nn.Linear(flat, 32), nn.Tanh(), nn.Linear(32, classes))
+    return nn.Sequential(*body, nn.Linear(flat, 32), unit(), nn.Linear(32, classes))
 
 
 def resnet(shape: Sequence[int], classes: int, depth: int = 16, width: int = 1, groups: int = 16) -> nn.Module:
@@ -132,6 +138,11 @@ def apply(frozen: nn.Module, inputs: Tensor) -> Tensor:
 def registry() -> dict[str, Callable[..., nn.Module]]:
     """MODELS and those that installed packages add through the entry point group `dptrain.models`."""
     return {**{point.name: point.load() for point in entry_points(group="dptrain.models")}, **MODELS}
+
+
+def known_elsewhere(name: str) -> bool:
+    """Whether another process finds the model too: one that a program has added to MODELS lives in that program only."""
+    return registry()[name].__module__ == __name__ or name in {point.name for point in entry_points(group="dptrain.models")}
 
 
 def build(name: str, options: Mapping[str, Any], shape: Sequence[int], classes: int, seed: int = 0) -> nn.Module:

@@ -17,6 +17,7 @@ from torch import nn
 from dptrain import sampling
 from dptrain.clipping import disagreement, unsupported
 from dptrain.executor import Place
+from dptrain.models import known_elsewhere
 from dptrain.schema import Config, TrainingConfig
 from dptrain.train import State, train
 from dptrain.types import ConfigError, Mechanism, Recipe, Sampling, Setting
@@ -97,7 +98,7 @@ def choose(config: Config, model: nn.Module, shape: tuple[int, ...], engine: str
     trial = _Trial(wanted, model, shape, engine, device, min(wanted.physical_batch or fits, wanted.batch_size))
     width = wanted.width or (1 if engine == "opacus" else trial.best_width([w for w in WIDTHS if w <= widest]))
     width = min(width, count)
-    workers = wanted.workers
+    workers = wanted.workers if known_elsewhere(str(config.model["name"])) else 1
     if workers is None:
         stacks = settings * math.ceil(count / width)
         workers = min(gpus, stacks) or (1 if device.type != "cpu" else trial.best_workers(width, stacks, config.steps))

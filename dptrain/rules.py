@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dptrain.layers import WSConv2d
-from dptrain.terms import Dense, Outer, Rows, Term
+from dptrain.terms import Dense, Outer, Rows, Term, wide
 
 WINDOW_BYTES = 32 * 2**20
 """Unfolded inputs of a convolution in memory at once; about a last-level cache."""
@@ -59,7 +59,7 @@ def _linear(layer: nn.Linear, own: Own, calls: Sequence[Call], models: int, batc
 
 def _positions(calls: Sequence[Call], models: int, batch: int) -> tuple[Tensor, Tensor]:
     """All calls as [K, B, T, features], T running over calls, views and positions."""
-    pairs = [tuple(part.float().reshape(models, batch, -1, part.shape[-1]) for part in call) for call in calls]
+    pairs = [tuple(wide(part).reshape(models, batch, -1, part.shape[-1]) for part in call) for call in calls]
     return pairs[0] if len(pairs) == 1 else tuple(torch.cat(parts, 2) for parts in zip(*pairs, strict=True))  # type: ignore[return-value]
 
 
@@ -87,9 +87,9 @@ def _like(weight: Tensor, x: Tensor) -> Tensor:
 def _conv(layer: nn.Conv1d | nn.Conv2d, own: Own, calls: Sequence[Call], models: int, batch: int) -> dict[str, Term]:
     shape = (layer.out_channels, *_two(layer.kernel_size), layer.in_channels // layer.groups)
     examples, groups = models * batch, layer.groups
-    samples = calls[0][1].new_empty((examples, *shape), dtype=torch.float32)
+    outputs = [_channels_last(wide(g)) for _, g in calls]
+    samples = outputs[0].new_empty((examples, *shape))
     by_group = samples.view(examples, groups, shape[0] // groups, -1)
-    outputs = [_channels_last(g).float() for _, g in calls]
     for number, ((a, _), g) in enumerate(zip(calls, outputs, strict=True)):
         views = len(a) // examples
         g = g.reshape(examples, -1, groups, shape[0] // groups).permute(0, 2, 3, 1)  # [E, G, O/G, V*L]
@@ -125,7 +125,7 @@ def _windows(layer: nn.Conv1d | nn.Conv2d, a: Tensor, examples: int) -> Tensor:
 
     A strided view copied once. Channels come last, so that one row of a window is one run of memory (three times as fast as unfold).
     """
-    padded = functional.pad(a.float(), layer._reversed_padding_repeated_twice)
+    padded = functional.pad(wide(a), layer._reversed_padding_repeated_twice)
     x = _channels_last(padded).contiguous()
     kernel, stride, dilation = (_two(value) for value in (layer.kernel_size, layer.stride, layer.dilation))
     height, width = ((x.shape[1 + i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in (0, 1))
@@ -185,7 +185,7 @@ def _normalised(normalise: Callable[[Any, Tensor], Tensor], trailing: Callable[[
             behind = trailing(layer, values)
             if behind:
                 values = values.sum(tuple(range(values.dim() - behind, values.dim())))
-            return values.float().reshape(models, batch, -1, *shape).sum(2)
+            return wide(values).reshape(models, batch, -1, *shape).sum(2)
 
         weight = torch.stack([summed(n * g) for n, g in calls]).sum(0)
         bias = torch.stack([summed(g) for _, g in calls]).sum(0)
@@ -203,7 +203,7 @@ def _embedding_forward(layer: nn.Embedding, own: Own, x: Tensor) -> tuple[Tensor
 
 def _embedding(layer: nn.Embedding, own: Own, calls: Sequence[Call], models: int, batch: int) -> dict[str, Term]:
     index = torch.cat([x.reshape(models * batch, -1) for x, _ in calls], 1)
-    g = torch.cat([g.reshape(models * batch, -1, g.shape[-1]) for _, g in calls], 1).float()
+    g = torch.cat([wide(g).reshape(models * batch, -1, g.shape[-1]) for _, g in calls], 1)
     if layer.padding_idx is not None:
         g = g * (index != layer.padding_idx)[..., None]
     # A row that an example looks up twice gets the sum, so equal indices are brought together first.

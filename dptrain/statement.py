@@ -18,9 +18,11 @@ def statement(setting: Setting, noise: str, preprocessing: str, opinions: Mappin
     if not ran.private:
         return {
             "guarantee": "none: this model was trained without differential privacy",
-            "training": f"SGD, Poisson batches, q = {ran.sample_rate}, T = {ran.steps} steps, no clipping, no noise",
+            "training": f"{setting.recipe.optimiser.upper()}, Poisson batches, q = {ran.sample_rate}, T = {ran.steps} steps, no clipping, no noise",
         }
-    delta = setting.delta
+    delta, recipe = setting.delta, setting.recipe
+    views = f", the mean over {recipe.multiplicity} views of an example clipped as one" if recipe.multiplicity > 1 else ""
+    released = "one model, the moving average of its iterates" if recipe.average else "one model"
     spent, curve = accounting.epsilon(ran, delta), accounting.trade_off(ran)
     second = ", ".join(
         f"Opacus {name} {value:.3f}" if value is not None else f"Opacus {name} gave no number" for name, value in opinions.items()
@@ -32,10 +34,10 @@ def statement(setting: Setting, noise: str, preprocessing: str, opinions: Mappin
     return {
         "guarantee": f"({_up(spent, 3)}, {delta:g})-differential privacy, an upper bound, for each model by itself (target epsilon {setting.epsilon:g}; delta x n = {delta * ran.public_n:.3g})",
         "neighbours": f"{ran.neighbouring}; the unit is {UNIT}; n = {ran.public_n} is public (half the pool) and never counted from the data",
-        "mechanism": f"DP-SGD: noise multiplier {ran.noise_multiplier:.4f}, clip {ran.clip:g}, q = {ran.sample_rate}, T = {ran.steps}, divisor {ran.divisor}, {ran.sampling} sampling as run",
+        "mechanism": f"DP-SGD: noise multiplier {ran.noise_multiplier:.4f}, clip {ran.clip:g} ({recipe.clipping}){views}, q = {ran.sample_rate}, T = {ran.steps}, divisor {ran.divisor}, {ran.sampling} sampling as run",
         "accountant": f"PLD, dp-accounting {importlib.metadata.version('dp-accounting')}; second opinions: {second}; without amplification by sampling: {_up(accounting.unamplified_epsilon(ran, delta), 3)}",
         "ceiling": f"any attack on one example: TPR at most {_up(curve.max_tpr(0.001), 4)} at FPR .1 %, {_up(curve.max_tpr(0.01), 4)} at 1 %; advantage at most {_up(curve.max_advantage, 3)}; AUC at most {_up(curve.max_auc, 3)}",
-        "released": "one model. The other models of the fleet, losses, curves and scores are the evaluator's and are not covered; publishing k models together composes",
+        "released": f"{released}. The other models of the fleet, losses, curves and scores are the evaluator's and are not covered; publishing k models together composes",
         "tuning": f"hyperparameters given by the configuration; what their choice cost is not in this epsilon; {preprocessing}",
         "randomness": f"AES-256-CTR keystream, {source}; floating point, not hardened against precision or timing attacks",
         "measured": "no lower bound of epsilon was computed; attack results stand beside their proved ceilings, and a weak attack proves nothing",

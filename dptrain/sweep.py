@@ -188,7 +188,9 @@ def train(ready: Plan, fleet: Fleet, statements: Mapping[str, Mapping[str, str]]
                 live.curve(event.setting, event.models, event.point)
                 return
             bar.update(event.models * event.steps)
-            bar.set_description(f"{event.setting.name}, model {int(bar.n / all_steps)}/{total}", refresh=False)
+            number = ready.settings.index(event.setting) + 1
+            done = f"setting {number}/{len(ready.settings)} {event.setting.name}, model {int(bar.n / all_steps)}/{total}"
+            bar.set_description(done, refresh=False)
 
         run_jobs(jobs, functools.partial(fleet.at, headers), fleet.placement.places, on_event, stop.is_set)
     return total

@@ -15,6 +15,11 @@ import torch
 from torch import Tensor
 
 
+def wide(values: Tensor) -> Tensor:
+    """In float32 at least: norms and sums of a bfloat16 pass are not made in its eight bits."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+
+
 class Term(Protocol):
     """Gradients of one parameter, an example each."""
 

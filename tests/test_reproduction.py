@@ -25,11 +25,14 @@ def folder(name):
 
 
 def test_cnn_on_mnist_matches_opacus(capsys):
-    """Opacus's table for its MNIST example, sigma 1.1, C 1, B 240, lr .15, 60 epochs: 96.78 +- .21 % over its runs. All 60,000 train."""
+    """Opacus's table for its MNIST example, sigma 1.1, C 1, B 240, lr .15, 60 epochs: 96.78 +- .21 % over its runs. All 60,000 train.
+
+    Its units are ReLU. With tanh the same network comes to 98.0 %, as Papernot et al. 2021 report of tanh.
+    """
     training, test = data.mnist_parts(folder("mnist"))
     n, batch = 60_000, 240
     mechanism = Mechanism(Sampling.POISSON, batch, n, 60 * n // batch, 1.1, 1.0, batch)
-    model = models.build("cnn", {}, (1, 28, 28), 10, seed=0)
+    model = models.build("cnn", {"activation": "relu"}, (1, 28, 28), 10, seed=0)
     inputs, labels, everyone = torch.from_numpy(training.inputs), torch.from_numpy(training.labels), np.ones((1, n), dtype=bool)
     state, start = State.start([model]), time.monotonic()
     setting = Setting("opacus", "dpsgd", None, 1e-5, mechanism, Recipe(0.15))
@@ -41,7 +44,7 @@ def test_cnn_on_mnist_matches_opacus(capsys):
     assert 0.962 <= accuracy <= 0.973
 
 
-def test_wrn16_4_on_cifar_with_views_and_average(tmp_path):
+def test_wrn16_4_on_cifar_with_views_and_average(tmp_path, capsys):
     """4,000 training images, two views an example and a moving average, in one sweep of the command line."""
     source = folder("cifar10_5k")
     pictures = [source / f"cifar10_batch_{number}.png" for number in (0, 1, 2, 3, 50)]
@@ -57,4 +60,5 @@ def test_wrn16_4_on_cifar_with_views_and_average(tmp_path):
     ]
     assert cli.main(["sweep", *overrides]) == 0
     rows = json.loads((tmp_path / "out" / "metrics.json").read_text())["rows"]
+    assert "engine opacus" not in capsys.readouterr().out
     assert {row["setting"] for row in rows if row["attack"] == "loss"} == {"none", "dpsgd-8"}

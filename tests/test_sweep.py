@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.numpy import load
 from safetensors.torch import save
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 
 from dptrain import cli, config, defences, judge, models, report
 from dptrain.noise import GaussianNoise
@@ -255,6 +256,37 @@ def test_resume_equals_uninterrupted_bit_for_bit(tmp_path, uninterrupted):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+def close(folder, whole):
+    """The same models but for rounding, which the width of a stack and the number of threads may change."""
+    found = parameters(folder)
+    assert found.keys() == whole.keys()
+    for key, data in found.items():
+        for name, value in load(data).items():
+            np.testing.assert_allclose(value, load(whole[key])[name], rtol=1e-4, atol=1e-5)
+
+
+def test_workers_that_are_killed_and_stopped_give_the_same_models(tmp_path, uninterrupted):
+    """Two processes: the parent is killed, then interrupted, and its workers end with it; at last it finishes."""
+    checkpoint = tmp_path / "store" / "checkpoint"
+    for number in (signal.SIGKILL, signal.SIGINT, None):
+        start = time.time()
+        process = subprocess.Popen(
+            command(tmp_path, "training.workers=2"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        while number and process.poll() is None and not (checkpoint.exists() and checkpoint.stat().st_mtime > start):
+            time.sleep(0.005)
+        if number == signal.SIGKILL:
+            process.kill()
+        elif number:
+            os.killpg(process.pid, number)  # as the terminal does
+        out, err = process.communicate()
+        assert process.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130, None: 0}[number], err
+        assert "Traceback" not in err or number == signal.SIGKILL, err  # a worker that was just being sent its work complains
+    assert "models trained now" in out
+    close(tmp_path, uninterrupted[0])
+    assert not list(checkpoint.iterdir())
+
+
 def test_torn_artefacts_are_made_again(tmp_path, quick):
     first = go(tmp_path)
     whole = parameters(first.folder)
@@ -263,9 +295,7 @@ def test_torn_artefacts_are_made_again(tmp_path, quick):
     (tmp_path / "report.html").unlink()
     again = go(tmp_path)
     assert again.trained == 1
-    for key, data in parameters(again.folder).items():  # alone it is trained in a stack of one, which may round differently
-        for name, value in load(data).items():
-            np.testing.assert_allclose(value, load(whole[key])[name], rtol=1e-4, atol=1e-5)
+    close(again.folder, whole)  # alone it is trained in a stack of one
 
 
 def test_a_kill_between_the_models_of_a_stack_trains_nothing_twice(tmp_path, monkeypatch, quick):
@@ -372,6 +402,52 @@ def test_auto_falls_back_to_opacus_and_says_so(tmp_path, capsys, fake_package, q
     ]
     assert cli.main(["sweep", *overrides, f"output={tmp_path}"]) == 0
     assert "engine opacus, one model at a time: layer '0' is Scale, which has no closed form" in capsys.readouterr().out
+
+
+NO_MODEL = [override for override in TINY if not override.startswith("model.")]
+
+
+def test_a_model_of_the_program_itself(tmp_path, monkeypatch, quick):
+    def mine(shape, classes, width=3):
+        return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), width), nn.LayerNorm(width), nn.Linear(width, classes))
+
+    monkeypatch.setitem(models.MODELS, "mine", mine)
+    assert go(tmp_path, "model=mine", "+model.width=5", "training.workers=2", overrides=NO_MODEL).trained == 12
+    weights = [load(data) for data in parameters(tmp_path).values()]
+    assert {tuple(own["1.weight"].shape) for own in weights} == {(5, 784)}
+
+
+def test_features_are_computed_once(tmp_path, quick, capsys):
+    done = go(tmp_path, "model=scatter_linear", "models_per_setting=2", overrides=NO_MODEL)
+    assert done.trained == 4
+    stored = [path for path in (tmp_path / "store" / "features").iterdir()]
+    assert len(stored) == 1
+    assert np.load(stored[0] / "pool.npy").shape == (60, 81 * 7 * 7)
+    assert set(load(next(iter(parameters(tmp_path).values())))) == {"weight", "bias"}
+    assert cli.main(["sweep", *NO_MODEL, "model=scatter_linear", "training.augmentations=[flip]", f"output={tmp_path}"]) == 2
+    assert "training.augmentations: the features of scatter_linear are computed once" in capsys.readouterr().err
+
+
+def test_techniques_together(tmp_path, quick):
+    """A convolutional network with views, a moving average, AdamW, a schedule, automatic clipping and batches in parts."""
+    changes = [
+        *("model=cnn", "models_per_setting=2", "training.augmentations=[crop,flip]", "training.multiplicity=2", "training.average=0.9"),
+        *("training.optimiser=adamw", "training.weight_decay=0.01", "training.schedule=cosine", "training.warmup=0.1"),
+        *("defence.dpsgd.clipping=automatic", "defence.dpsgd.learning_rate=0.01", "defence.none.learning_rate=0.01"),
+    ]
+    done = go(tmp_path, *changes, "training.physical_batch=3", overrides=NO_MODEL)
+    assert done.trained == 4
+    assert "clip 1 (automatic), the mean over 2 views of an example clipped as one" in done.statements["dpsgd-8"]["mechanism"]
+    assert "the moving average of its iterates" in done.statements["dpsgd-8"]["released"]
+    assert go(tmp_path, *changes, overrides=NO_MODEL).trained == 0  # parts change no result
+
+
+def test_augmentations_need_images(tmp_path, capsys):
+    np.savez(tmp_path / "table.npz", inputs=np.zeros((100, 5)), labels=np.arange(100) % 2)
+    overrides = [*TINY, "dataset=npz", f"dataset.path={tmp_path / 'table.npz'}", "training.augmentations=[shift]"]
+    sizes = ["dataset.pool=60", "dataset.population=20", "dataset.test=20"]
+    assert cli.main(["sweep", *overrides, *sizes]) == 2
+    assert "training.augmentations: are for images" in capsys.readouterr().err
 
 
 def test_two_models_are_enough_to_run(tmp_path, capsys, quick):
