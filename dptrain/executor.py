@@ -7,7 +7,9 @@ import multiprocessing
 import os
 import queue
 import signal
+import sys
 import time
+import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +63,8 @@ def _run_processes(
     left = len(workers)
     failure: Exception | None = None
     try:
-        with _blocked({signal.SIGINT, signal.SIGTERM}):  # workers inherit it: the parent alone decides, and says so through halt
+        # Workers inherit deaf ears: the parent alone decides to stop, and says so through halt.
+        with _blocked({signal.SIGINT, signal.SIGTERM}), _no_main():
             for worker in workers:
                 worker.start()
         while left:
@@ -99,6 +102,17 @@ def _blocked(signals: set[signal.Signals]) -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _no_main() -> Iterator[None]:
+    """Keep a new process from importing the program that runs here: it would start from the top where it lacks `if __name__ == ...`."""
+    program = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = program
 
 
 def _wind_down(workers: Sequence[Any], events: Any) -> None:

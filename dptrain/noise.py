@@ -11,6 +11,9 @@ from torch import Tensor
 
 from dptrain.sampling import Purpose, fill
 
+BLOCK = 1 << 17
+"""Pairs of numbers at a time: what the passes of the arithmetic go over must stay in the cache."""
+
 
 class GaussianNoise:
     """Standard normals [K, P], one row a model, by Box and Muller (1958) on 32-bit uniforms.
@@ -22,17 +25,26 @@ class GaussianNoise:
     def __init__(self, models: int, size: int):
         half = (size + 1) // 2
         self._bits = np.empty((models, 2, half), dtype=np.int32)
-        self._radius, self._angle = torch.empty(models, half), torch.empty(models, half)
         self._normals = torch.empty(models, 2, half)
+        self._radius, self._angle = torch.empty(BLOCK), torch.empty(BLOCK)
         self._size = size
 
     def draw(self, keys: Sequence[bytes], step: int) -> Tensor:
         """The noise of one step, float32 [K, P] on the CPU; valid until the next draw."""
+        models, _, half = self._bits.shape
         for key, row in zip(keys, self._bits, strict=True):
             fill(key, Purpose.NOISE, step, row)
         bits = torch.from_numpy(self._bits)
-        self._radius.copy_(bits[:, 0]).abs_().add_(0.5).mul_(2.0**-31).log_().mul_(-2).sqrt_()
-        self._angle.copy_(bits[:, 1]).mul_(math.pi * 2.0**-31)
-        torch.cos(self._angle, out=self._normals[:, 0]).mul_(self._radius)
-        torch.sin(self._angle, out=self._normals[:, 1]).mul_(self._radius)
+        rows = max(1, BLOCK // half)
+        for first in range(0, models, rows):
+            for start in range(0, half, BLOCK):
+                at = (slice(first, first + rows), slice(start, start + BLOCK))
+                self._box_muller(bits[:, 0][at], bits[:, 1][at], self._normals[:, 0][at], self._normals[:, 1][at])
         return self._normals.flatten(1)[:, : self._size]
+
+    def _box_muller(self, one: Tensor, two: Tensor, cosines: Tensor, sines: Tensor) -> None:
+        radius, angle = (buffer[: one.numel()].view(one.shape) for buffer in (self._radius, self._angle))
+        radius.copy_(one).abs_().add_(0.5).mul_(2.0**-31).log_().mul_(-2).sqrt_()
+        angle.copy_(two).mul_(math.pi * 2.0**-31)
+        torch.cos(angle, out=cosines).mul_(radius)
+        torch.sin(angle, out=sines).mul_(radius)

@@ -2,9 +2,10 @@
 
     python scripts/bench.py [--quick] [--out results/bench/steps.json]
 
-Step times are interleaved over rounds, since machines are shared and noisy: only ratios within one run mean something. Every engine
-runs in one process with the same allocator setting. Plain torch and Opacus get one batch that lies ready; ours draw their Poisson batches,
-gather them and make their noise within the step. --quick takes step times only, in two minutes.
+Step times are interleaved over rounds, since machines are shared and noisy: only ratios within one run mean something. Plain torch and
+Opacus run as one gets them, and again ("kept") in a process with the allocator setting under which dptrain runs; "x plain" is the ratio to
+plain torch with the same allocator. They get one batch that lies ready; ours draw their Poisson batches, gather them and make their noise
+within the step. --quick takes fewer steps and no sweeps, in two minutes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import itertools
 import json
 import math
 import multiprocessing
-import os
 import resource
 import statistics
 import subprocess
@@ -22,8 +22,8 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -124,81 +124,128 @@ def ours(case: Case, steps: int, width: int, private: bool) -> list[float]:
     return [(after - before) / width for before, after in itertools.pairwise(times)]
 
 
-Measure = Callable[[int], list[float]]
+@dataclass(frozen=True)
+class Way:
+    """A way to take a step; kept: in the process whose allocator keeps memory."""
+
+    engine: str
+    private: bool
+    width: int
+    kept: bool
+
+    def __str__(self) -> str:
+        return f"{self.engine}, kept" if self.kept and self.engine != "dptrain" else self.engine
+
+    def seconds(self, case: Case, steps: int) -> list[float]:
+        if self.engine == "torch":
+            return plain(case, steps)
+        if self.engine == "dptrain":
+            return ours(case, steps, self.width, self.private)
+        return opacus(case, min(steps, 4), self.engine.removeprefix("opacus "))
 
 
-def engines(case: Case, widths: tuple[int, ...]) -> dict[tuple[str, bool, int], Measure]:
-    """(engine, private, width) -> steps -> seconds of each."""
-    found: dict[tuple[str, bool, int], Measure] = {("torch", False, 1): lambda steps: plain(case, steps)}
-    for mode in OPACUS:
-        found[f"opacus {mode}", True, 1] = lambda steps, mode=mode: opacus(case, min(steps, 4), mode)  # type: ignore[misc]
-    for width in widths:
-        for private in (False, True):
-            found["dptrain", private, width] = lambda steps, width=width, private=private: ours(case, steps, width, private)  # type: ignore[misc]
-    return found
+def ways(widths: tuple[int, ...], quick: bool) -> list[Way]:
+    others = [Way("torch", False, 1, kept) for kept in (False, True)]
+    others += [Way(f"opacus {mode}", True, 1, kept) for mode in OPACUS for kept in ((False,) if quick else (False, True))]
+    return others + [Way("dptrain", private, width, True) for width in widths for private in (False, True)]
 
 
-def peak_mb(number: int, key: tuple[str, bool, int], answer: object) -> None:
-    """In a process of its own: what a few steps add to the memory it starts with."""
-    allocator.keep_memory()
+def serve(connection: Connection, kept: bool) -> None:
+    """A process that takes steps on request."""
     warnings.simplefilter("ignore")
+    if kept:
+        allocator.keep_memory()
+    while (request := connection.recv()) is not None:
+        number, way, steps = request
+        try:
+            connection.send(way.seconds(CASES[number], steps))
+        except Exception as error:  # a mode that does not take this model
+            connection.send(str(error).strip().splitlines()[0])
+
+
+def peak_mb(number: int, way: Way, answer: Connection) -> None:
+    """In a process of its own: what a few steps add to the memory it starts with."""
+    warnings.simplefilter("ignore")
+    if way.kept:
+        allocator.keep_memory()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    case = CASES[number]
-    engines(case, (key[2],))[key](2 * key[2])
-    answer.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)  # type: ignore[attr-defined]
+    way.seconds(CASES[number], 2 * way.width)
+    answer.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 
 def step_table(rounds: int, quick: bool) -> list[dict[str, object]]:
     context = multiprocessing.get_context("forkserver")  # a fork of a process whose threads never started
     context.set_forkserver_preload(["torch", "opacus", "dptrain.train", "dptrain.models"])
+    servers = {}
+    for kept in (False, True):
+        servers[kept], theirs = context.Pipe()
+        context.Process(target=serve, args=(theirs, kept), daemon=True).start()
+
+    def ask(number: int, way: Way, steps: int) -> list[float] | str:
+        servers[way.kept].send((number, way, steps))
+        return servers[way.kept].recv()
+
     rows: list[dict[str, object]] = []
-    print(f"{'model':<17}{'engine':<18}{'private':>8}{'width':>6}{'ms a model-step':>17}{'x plain':>9}{'peak MB':>9}")
+    print(f"{'model':<17}{'engine':<24}{'private':>8}{'width':>6}{'ms a model-step':>17}{'x plain':>9}{'peak MB':>9}")
     for number, case in enumerate(CASES):
         widths = tuple(width for width in case.widths if not quick or width != 4)
-        measures, seconds = engines(case, widths), {}
-        for key, measure in list(measures.items()):
-            try:
-                measure(1)
-            except Exception as error:  # a mode that does not take this model
-                print(f"{case.name:<17}{key[0]:<18} cannot: {str(error).strip().splitlines()[0][:80]}")
-                del measures[key]
-            seconds[key] = []
+        seconds: dict[Way, list[float]] = {}
+        for way in ways(widths, quick):
+            first = ask(number, way, 1)
+            if isinstance(first, str):
+                print(f"{case.name:<17}{way!s:<24} cannot: {first[:80]}")
+            else:
+                seconds[way] = []
         for _ in range(rounds):
-            for key, measure in measures.items():
-                seconds[key] += measure(case.steps if not quick else max(2, case.steps // 2))
-        for key in measures:
-            engine, private, width = key
-            median, reference = statistics.median(seconds[key]), statistics.median(seconds["torch", False, 1])
-            answer = context.Queue()
-            process = context.Process(target=peak_mb, args=(number, key, answer))
+            for way, times in seconds.items():
+                times += ask(number, way, case.steps if not quick else max(2, case.steps // 2))
+        median = {way: statistics.median(times) for way, times in seconds.items()}
+        for way, value in median.items():
+            ours_end, theirs_end = context.Pipe()
+            process = context.Process(target=peak_mb, args=(number, way, theirs_end))
             process.start()
-            peak = answer.get()
+            peak = ours_end.recv()
             process.join()
-            row = {
-                "model": case.name,
-                "engine": engine,
-                "private": private,
-                "width": width,
-                "median_ms": 1e3 * median,
-                "ratio_to_plain": median / reference,
-                "peak_mb": peak,
-            }
-            rows.append(row)
-            flag = "yes" if private else "no"
-            print(f"{case.name:<17}{engine:<18}{flag:>8}{width:>6}{1e3 * median:>17.2f}{median / reference:>9.2f}{peak:>9.0f}", flush=True)
+            ratio = value / median[Way("torch", False, 1, way.kept)]
+            row = {"model": case.name, "engine": str(way), "private": way.private, "width": way.width}
+            rows.append({**row, "median_ms": 1e3 * value, "ratio_to_plain": ratio, "peak_mb": peak})
+            flag = "yes" if way.private else "no"
+            print(f"{case.name:<17}{way!s:<24}{flag:>8}{way.width:>6}{1e3 * value:>17.2f}{ratio:>9.2f}{peak:>9.0f}", flush=True)
+        best = min(value for way, value in median.items() if way.engine == "dptrain" and way.private)
+        peers = {way: value / best for way, value in median.items() if way.engine.startswith("opacus")}
+        fastest = min(peers, key=lambda way: peers[way])
+        hooks = peers[Way("opacus hooks", True, 1, False)]
+        print(
+            f"{case.name}: private / plain {best / median[Way('torch', False, 1, True)]:.2f}; {fastest} / ours {peers[fastest]:.1f}; Opacus hooks as one gets them / ours {hooks:.0f}\n"
+        )
+    for server in servers.values():
+        server.send(None)
     return rows
 
 
 def sweep_seconds(overrides: list[str]) -> tuple[float, float]:
-    """Wall-clock seconds and peak GiB of a whole `dptrain sweep`, start of Python to report, in a folder that is thrown away."""
+    """Wall-clock seconds of a whole `dptrain sweep`, start of Python to report, in a folder that is thrown away; and the peak GiB of it and
+    its workers together."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "dptrain", "sweep", *overrides, f"output={folder}/out"]
-        start = time.perf_counter()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        if status:
-            raise SystemExit(f"failed: {' '.join(command)}")
-        return time.perf_counter() - start, usage.ru_maxrss / 2**20
+        start, peak = time.perf_counter(), 0
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        while process.poll() is None:
+            peak = max(peak, resident(process.pid))
+            time.sleep(0.1)
+        if process.returncode:
+            raise SystemExit(f"failed: {' '.join(command)}\n{process.stderr.read().decode()[-1000:] if process.stderr else ''}")
+        return time.perf_counter() - start, peak / 2**30
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory of a process and its descendants."""
+    try:
+        own = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return 0
+    return own + sum(resident(int(child)) for child in children)
 
 
 def by_hand_seconds() -> tuple[float, str]:
@@ -276,15 +323,14 @@ def allocator_gain() -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="step times only, fewer of them")
-    parser.add_argument("--rounds", type=int, help="default 5, with --quick 2")
+    parser.add_argument("--rounds", type=int, help="default 5, with --quick 1")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {torch.device('cpu')}")
     gain = None if options.quick else allocator_gain()
-    allocator.keep_memory()
     record: dict[str, object] = {"torch": torch.__version__, "threads": torch.get_num_threads()}
-    record["rows"] = step_table(options.rounds or (2 if options.quick else 5), options.quick)
+    record["rows"] = step_table(options.rounds or (1 if options.quick else 5), options.quick)
     if not options.quick:
         record["allocator_ms"], record["sweeps"] = gain, sweeps()
     if options.out:

@@ -2,7 +2,10 @@
 
 import functools
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +65,19 @@ def test_stop_interrupts(places):
 def test_an_error_stops_the_others():
     with pytest.raises(ConfigError):
         go(["wait", "fail"], TWO)
+
+
+def test_a_program_without_a_main_guard_is_not_run_again(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import functools, tests.test_executor as t\n"
+        "from dptrain.executor import run\n"
+        "print('once', flush=True)\n"
+        "run([1, 2], functools.partial(t.squares, 0), t.TWO, lambda event: print(event[1]), lambda: False)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    ran = subprocess.run([sys.executable, program], capture_output=True, text=True, env=environment, check=True)
+    assert sorted(ran.stdout.split()) == ["1", "4", "once"]
 
 
 def test_a_killed_worker_is_reported():
