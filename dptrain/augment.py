@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dptrain.sampling import Purpose, fill
+from dptrain.types import ConfigError
 
 CROP, SHIFT = 4, 2
 """Pixels: crops after padding by 4 are customary for CIFAR (De et al. 2022, appendix C); digits stand a moderate shift only."""
@@ -46,6 +47,14 @@ def _shift(draws: Tensor, height: int, width: int) -> Maps:
 
 AUGMENTATIONS: dict[str, Callable[[Tensor, int, int], Maps]] = {"flip": _flip, "crop": _crop, "shift": _shift}
 """Mirrored left to right for one half; a random crop after padding by reflection; a small translation that repeats the border."""
+
+
+def require_images(shape: Sequence[int]) -> None:
+    """Raise ConfigError unless inputs, as the trained part of a model sees them, are images larger than a crop moves them."""
+    if len(shape) != 3 or min(shape[1:]) <= CROP:
+        raise ConfigError(
+            "training.augmentations", f"are for images [channels, height, width], and {list(shape)} is trained on; leave it empty"
+        )
 
 
 def draw(keys: Sequence[bytes], step: int, counts: Sequence[int], views: int) -> Tensor:

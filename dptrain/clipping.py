@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dptrain.rules import RULES, Call
-from dptrain.terms import wide
+from dptrain.terms import norm, wide
 
 Stack = Mapping[str, Tensor]
 Factor = Callable[[Tensor], Tensor]
@@ -53,36 +53,6 @@ def layout(model: nn.Module, inputs: Tensor) -> Tensor:
     if inputs.dim() == 4 and any(isinstance(module, nn.Conv2d) for module in model.modules()):
         return inputs.to(memory_format=torch.channels_last)
     return inputs
-
-
-def unsupported(model: nn.Module, shape: tuple[int, ...]) -> str | None:
-    """Why the stacked engine cannot train this module, or None if it can."""
-    odd: list[str] = []
-    hooks = []
-    for path, module in model.named_modules():
-        if not list(module.parameters(recurse=False)):
-            continue
-        if type(module) not in RULES:
-            return f"layer {path!r} is {type(module).__name__}, which has no closed form"
-        if reason := RULES[type(module)].veto(module):
-            return f"layer {path!r} ({type(module).__name__}) {reason}"
-        if not all(parameter.requires_grad for parameter in module.parameters(recurse=False)):
-            return f"layer {path!r} has frozen parameters"
-
-        def check(_module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor, path: str = path) -> None:
-            if inputs[0].dim() < 2 or len(inputs[0]) != 2:
-                odd.append(path)
-
-        hooks.append(module.register_forward_hook(check))
-    if len({id(p) for p in model.parameters()}) != sum(1 for _ in model.named_parameters(remove_duplicate=False)):
-        return "parameters are shared between layers"
-    try:
-        with torch.no_grad():
-            model(torch.zeros((2, *shape)))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return f"layer {odd[0]!r} is called on an input that is not [batch, ...]" if odd else None
 
 
 class StackedEngine:
@@ -130,7 +100,9 @@ class StackedEngine:
             logits = self.model(flat)
         losses = _losses(logits, labels, inputs.shape[2])
         if factor is None:
-            found = torch.autograd.grad((losses * weights).sum(), list(parameters.values()), allow_unused=True, materialize_grads=True)
+            found = torch.autograd.grad(
+                torch.where(weights, losses, 0.0).sum(), list(parameters.values()), allow_unused=True, materialize_grads=True
+            )
             for name, gradient in zip(parameters, found, strict=True):
                 out[name].copy_(gradient)
         else:
@@ -199,9 +171,11 @@ class OpacusEngine:
                 warnings.filterwarnings("ignore", message="Full backward hook is firing")  # inputs need no gradient here
                 logits = self.model(views.flatten(0, 1))
                 each = _losses(logits, labels[row, used][None], views.shape[1])[0]
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Full backward hook is firing")
                 each.sum().backward()
             samples = {name: self._per_example(name, parameter, len(each), views.shape[1]) for name, parameter in own.items()}
-            norms = torch.stack([sample.flatten(1).norm(dim=1) for sample in samples.values()]).norm(dim=0)
+            norms = norm(torch.stack([norm(sample.flatten(1)) for sample in samples.values()], dim=-1))
             keep = torch.isfinite(norms)
             factors = torch.where(keep, factor(norms), 0.0) if factor else torch.ones_like(norms)
             for name, sample in samples.items():
@@ -215,41 +189,7 @@ class OpacusEngine:
         sample = getattr(parameter, "grad_sample", None)
         if not isinstance(sample, Tensor) or len(sample) != batch * views:
             raise RuntimeError(f"parameter {name!r} has no gradient for each of the {batch} examples")
-        return sample.unflatten(0, (batch, views)).sum(1)
+        return wide(sample).unflatten(0, (batch, views)).sum(1)
 
 
 ENGINES: dict[str, Callable[[nn.Module, str], Engine]] = {"stacked": StackedEngine, "opacus": OpacusEngine}
-
-
-def disagreement(engine: str, model: nn.Module, shape: tuple[int, ...]) -> str | None:
-    """Why an engine's clipped sum on a small random batch is not that of plain autograd, one example at a time; None if it is.
-
-    Catches what no rule can know of, such as a layer's weight used a second time by a function. In float64, where a deep network's
-    activations do not change sides of zero with the order of a sum.
-    """
-    inputs = torch.randn((1, 3, 2, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    model = copy.deepcopy(model).double()
-    own = copy.deepcopy(model)
-    with torch.no_grad():
-        labels = torch.arange(3).remainder(own(inputs[0, 0]).shape[-1])[None]
-    expected = {name: torch.zeros_like(parameter) for name, parameter in own.named_parameters()}
-    norms = []
-    for x, y in zip(inputs[0], labels[0], strict=True):
-        own.zero_grad()
-        nn.functional.cross_entropy(own(x), y.expand(2)).backward()
-        gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in own.named_parameters()}
-        norms.append(float(torch.stack([value.norm() for value in gradients.values()]).norm()))
-        for name, value in gradients.items():
-            expected[name] += value / max(norms[-1], 1e-12)
-    parameters = stack([model])
-    found = {name: torch.zeros_like(value) for name, value in parameters.items()}
-    clip = min(norms) / 2  # every example is clipped, so a wrong norm shows as a wrong sum
-    factor = clipper("flat", clip)
-    try:
-        ENGINES[engine](model, "float32")(parameters, inputs, labels, torch.ones(1, 3, dtype=torch.bool), factor, found)
-    except (RuntimeError, ValueError, NotImplementedError) as error:
-        return f"the {engine} engine fails on it ({str(error).strip().splitlines()[0]})"
-    for name, value in expected.items():
-        if not torch.allclose(found[name][0], clip * value, rtol=1e-4, atol=1e-5 * clip):
-            return f"the {engine} engine's gradient of {name!r} is not that of plain autograd"
-    return None

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from dptrain import accounting
-from dptrain.schema import Config, positive
+from dptrain.schema import CLIPPINGS, Config, positive
 from dptrain.types import ConfigError, Mechanism, Recipe, Sampling, Setting
 
-CLIPPINGS = ("flat", "automatic", "normalise")
+ADAMW_RATE = 0.1
+"""A learning rate above it was meant for SGD, whose steps are as small as the gradients."""
 
 
 def _recipe(config: Config, defence: str, learning_rate: float, momentum: float, clipping: str = "flat") -> Recipe:
@@ -24,9 +25,12 @@ def _recipe(config: Config, defence: str, learning_rate: float, momentum: float,
         raise ConfigError(f"defence.{defence}.momentum", f"must lie in [0, 1), got {momentum!r}")
     if clipping not in CLIPPINGS:
         raise ConfigError(f"defence.{defence}.clipping", f"unknown value {clipping!r}; choose from {', '.join(CLIPPINGS)}")
+    rate = positive(learning_rate, f"defence.{defence}.learning_rate")
+    if training.optimiser == "adamw" and rate > ADAMW_RATE:
+        raise ConfigError(f"defence.{defence}.learning_rate", f"{rate:g} is for sgd; with adamw give one such as 0.005")
     shared = ("optimiser", "weight_decay", "schedule", "warmup", "augmentations", "multiplicity", "average", "precision")
     return Recipe(
-        learning_rate=positive(learning_rate, f"defence.{defence}.learning_rate"),
+        learning_rate=rate,
         momentum=float(momentum),
         clipping=clipping,
         **{name: getattr(training, name) for name in shared},

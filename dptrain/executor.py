@@ -9,15 +9,18 @@ import queue
 import signal
 import sys
 import time
+import traceback
 import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dptrain import allocator
+from dptrain.types import ConfigError
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 60
+DEAD_SECONDS = 1.0
 
 Emit = Callable[[Any], None]
 Work = Callable[[Any, Emit, Callable[[], bool]], None]
@@ -40,8 +43,8 @@ def run(jobs: Sequence[Any], setup: Callable[[Place], Work], places: Sequence[Pl
     """Do every job; on_event is called in this process, in the order of each worker's events.
 
     With one place the jobs run here. With more, each place gets a process, to which `setup` is sent, and takes jobs as it is free. A
-    job's exception is raised here after the others have stopped with their work saved; so is Interrupted. A worker that is killed
-    raises RuntimeError, one whose parent is killed ends by itself at the next step.
+    job's ConfigError is raised here after the others have stopped with their work saved; so is Interrupted, and any other exception as
+    a RuntimeError with its traceback. A worker that is killed raises RuntimeError, one whose parent is killed ends by itself at the next step.
     """
     places = places[: len(jobs)]
     if len(places) > 1:
@@ -59,37 +62,46 @@ def _run_processes(
     todo, events, halt = context.Queue(), context.Queue(), context.Event()
     for job in [*jobs, *[None] * len(places)]:
         todo.put(job)
-    workers = [context.Process(target=_worker, args=(setup, place, todo, events, halt, os.getpid()), daemon=True) for place in places]
-    left = len(workers)
+    workers = [
+        context.Process(target=_worker, args=(number, setup, place, todo, events, halt, os.getpid()), daemon=True)
+        for number, place in enumerate(places)
+    ]
+    ended: set[int] = set()
     failure: Exception | None = None
+    grace: float = GRACE_SECONDS
     try:
         # Workers inherit deaf ears: the parent alone decides to stop, and says so through halt.
         with _blocked({signal.SIGINT, signal.SIGTERM}), _no_main():
             for worker in workers:
                 worker.start()
-        while left:
+        looked, dead = time.monotonic(), list[int]()
+        while len(ended) < len(workers):
             if stop():
                 halt.set()
-            try:
+            with contextlib.suppress(queue.Empty):
                 kind, content = events.get(timeout=POLL_SECONDS)
-            except queue.Empty:
-                if dead := [worker for worker in workers if worker.exitcode not in (None, 0)]:
-                    message = f"a worker died with exit code {dead[0].exitcode}, perhaps for want of memory; use training.workers=1"
-                    failure = failure or RuntimeError(message)
-                    break
-                continue
-            if kind == "event":
-                on_event(content)
-                continue
-            left -= 1
-            if content is not None:
-                failure = failure if failure and not isinstance(failure, Interrupted) else content
-                halt.set()
+                if kind == "event":
+                    on_event(content)
+                else:
+                    number, told = content
+                    ended.add(number)
+                    if told is not None:
+                        failure = failure if failure and not isinstance(failure, Interrupted) else _exception(told)
+                        halt.set()
+            if time.monotonic() - looked > DEAD_SECONDS:  # long enough for the last words of one that has just ended to arrive
+                if silent := [workers[n] for n in dead if n not in ended]:
+                    raise RuntimeError(
+                        f"a worker died with exit code {silent[0].exitcode}, perhaps for want of memory; use training.workers=1"
+                    )
+                looked, dead = time.monotonic(), [n for n, worker in enumerate(workers) if worker.exitcode is not None]
         if failure is None and halt.is_set():
             failure = Interrupted()
+    except KeyboardInterrupt:  # asked a second time
+        grace = 0.0
+        raise
     finally:
         halt.set()
-        _wind_down([worker for worker in workers if worker.pid is not None], events)
+        _wind_down([worker for worker in workers if worker.pid is not None], events, grace)
     if failure:
         raise failure
 
@@ -115,29 +127,48 @@ def _no_main() -> Iterator[None]:
         sys.modules["__main__"] = program
 
 
-def _wind_down(workers: Sequence[Any], events: Any) -> None:
-    """Let workers save and end; one that does not within a minute is killed, at the cost of its steps since the last checkpoint."""
-    deadline = time.monotonic() + GRACE_SECONDS
-    while any(worker.is_alive() for worker in workers) and time.monotonic() < deadline:
-        with contextlib.suppress(queue.Empty):
-            events.get(timeout=POLL_SECONDS)  # a process cannot end while its last events are unread
-    for worker in workers:
-        worker.kill()
-        worker.join()
+def _wind_down(workers: Sequence[Any], events: Any, grace: float) -> None:
+    """Let workers save and end; one that does not in time is killed, at the cost of its steps since the last checkpoint."""
+    deadline = time.monotonic() + grace
+    try:
+        while any(worker.is_alive() for worker in workers) and time.monotonic() < deadline:
+            with contextlib.suppress(queue.Empty):
+                events.get(timeout=POLL_SECONDS)  # a process cannot end while its last events are unread
+    finally:
+        for worker in workers:
+            worker.kill()
+        for worker in workers:
+            worker.join()
 
 
-def _worker(setup: Callable[[Place], Work], place: Place, todo: Any, events: Any, halt: Any, parent: int) -> None:
+def _worker(number: int, setup: Callable[[Place], Work], place: Place, todo: Any, events: Any, halt: Any, parent: int) -> None:
     def stop() -> bool:
         if os.getppid() != parent:
             os._exit(1)  # killed: a later run may hold the files by now, so nothing more is written
         return halt.is_set()
 
+    import torch
+
     allocator.keep_memory()
-    failure: Exception | None = None
+    torch.set_num_threads(place.threads)
+    told: tuple[str, ...] | None = None
     try:
         work = setup(place)
         while not stop() and (job := todo.get()) is not None:
             work(job, lambda event: events.put(("event", event)), stop)
-    except Exception as error:
-        failure = error
-    events.put(("end", failure))
+    except BaseException as error:
+        told = _told(error)
+    events.put(("end", (number, told)))
+
+
+def _told(error: BaseException) -> tuple[str, ...]:
+    """An exception in words, since not every one survives the way to the parent."""
+    if isinstance(error, ConfigError):
+        return ("configuration", error.key, error.message)
+    return ("interrupted",) if isinstance(error, Interrupted) else ("failed", "".join(traceback.format_exception(error)))
+
+
+def _exception(told: tuple[str, ...]) -> Exception:
+    if told[0] == "configuration":
+        return ConfigError(*told[1:])
+    return Interrupted() if told[0] == "interrupted" else RuntimeError(f"a worker failed:\n{told[1]}")

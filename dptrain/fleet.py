@@ -28,13 +28,14 @@ from dptrain.checkpoint import Point, Progress
 from dptrain.data import Dataset
 from dptrain.executor import Emit, Interrupted, Place, Work
 from dptrain.placement import Placement
+from dptrain.probe import inputs
 from dptrain.schema import Config
 from dptrain.store import Store, code_fingerprint, fingerprint, from_npy, to_json, to_npy, versions
 from dptrain.train import State, train
 from dptrain.types import ConfigError, Mechanism, Setting
 
 TRAINED_BY = (
-    *("types", "sampling", "noise", "data", "layers", "models", "terms", "rules", "clipping", "augment", "train"),
+    *("types", "sampling", "noise", "data", "layers", "models", "terms", "rules", "clipping", "augment", "train", "score"),
     *("checkpoint", "fleet", "accounting", "statement"),
 )
 CURVE_POINTS = 50
@@ -79,6 +80,7 @@ class Fleet:
         pool, test = self.dataset.pool, self.dataset.test
         hashed = hashlib.sha256()
         for array in (pool.inputs, pool.labels, test.inputs, test.labels):
+            hashed.update(repr((array.shape, array.dtype)).encode())
             hashed.update(np.ascontiguousarray(array).tobytes())
         self.data_digest = hashed.hexdigest()
 
@@ -111,15 +113,18 @@ class Fleet:
         own = copy.copy(self)
         own.__dict__.pop("_tensors", None)
         own.device = torch.device(place.device)
-        if torch.get_num_threads() != place.threads:
-            torch.set_num_threads(place.threads)
 
         def work(job: tuple[Setting, range], emit: Emit, stop: Callable[[], bool]) -> None:
             setting, block = job
-            while absent := [index for index in own.missing(setting) if index in block]:  # a checkpoint may hold some of them only
+            while absent := own.missing(setting, block):  # a checkpoint may hold some of them only
                 own._train_stack(setting, block, absent, headers[setting.name], emit, stop)
 
         return work
+
+    def prepare(self) -> None:
+        """Compute and store the features of a model that has such, once for all workers."""
+        if models.features(self._whole()) is not None:
+            _ = self._tensors
 
     def blocks(self, setting: Setting) -> list[range]:
         """The stacks of a setting in which models are missing."""
@@ -127,9 +132,10 @@ class Fleet:
         absent = {index // width for index in self.missing(setting)}
         return [range(block * width, min((block + 1) * width, count)) for block in sorted(absent)]
 
-    def missing(self, setting: Setting) -> list[int]:
-        """Models of a setting that are not in the store."""
-        return [index for index in range(self.config.models_per_setting) if self.store.read("model", self.key(setting, index)) is None]
+    def missing(self, setting: Setting, block: Sequence[int] | None = None) -> list[int]:
+        """Models of a setting, or of a block of them, that are not in the store."""
+        asked = range(self.config.models_per_setting) if block is None else block
+        return [index for index in asked if self.store.read("model", self.key(setting, index)) is None]
 
     def key(self, setting: Setting, index: int) -> str:
         """Artefact key of one model: all that shaped it, and the statement in its header. The number of models is not part of it, so a
@@ -254,11 +260,13 @@ def build(config: Config, shape: Sequence[int], classes: int, seed: int = 0) -> 
     return models.build(str(config.model.get("name")), options, shape, classes, seed)
 
 
-def architecture(model: nn.Module) -> str:
-    """Digest of a module's structure and initial values: a name in a configuration does not pin a plug-in's code."""
+def architecture(model: nn.Module, shape: Sequence[int]) -> str:
+    """Digest of a module's structure, initial values and logits of some inputs: a name in a configuration does not pin a plug-in's code."""
     hashed = hashlib.sha256(repr(model).encode())
     for name, value in sorted(model.state_dict().items()):
         hashed.update(name.encode() + value.cpu().numpy().tobytes())
+    with torch.no_grad():
+        hashed.update(model(inputs(model, shape, 8)).numpy().tobytes())
     return hashed.hexdigest()
 
 

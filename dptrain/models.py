@@ -113,6 +113,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 """A program may add its own builder before it calls the sweep; a package does so by the entry point group `dptrain.models`."""
 
 
+_BUILT_IN = dict(MODELS)
+
+
 def features(model: nn.Module) -> nn.Module | None:
     """The part of a model that is computed once and not trained, if it has one."""
     return model.features if isinstance(model, OnFeatures) else None
@@ -142,7 +145,9 @@ def registry() -> dict[str, Callable[..., nn.Module]]:
 
 def known_elsewhere(name: str) -> bool:
     """Whether another process finds the model too: one that a program has added to MODELS lives in that program only."""
-    return registry()[name].__module__ == __name__ or name in {point.name for point in entry_points(group="dptrain.models")}
+    if name in MODELS:
+        return MODELS[name] is _BUILT_IN.get(name)
+    return name in {point.name for point in entry_points(group="dptrain.models")}
 
 
 def build(name: str, options: Mapping[str, Any], shape: Sequence[int], classes: int, seed: int = 0) -> nn.Module:
@@ -161,41 +166,3 @@ def build(name: str, options: Mapping[str, Any], shape: Sequence[int], classes: 
         except (TypeError, RuntimeError, MemoryError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ConfigError("model", f"{name} cannot be built: {reason}; check its options") from None
-
-
-def refuse_mixing(model: nn.Module, shape: Sequence[int]) -> None:
-    """Raise ConfigError if an example's output depends on the other examples of its batch, or on unkeyed randomness.
-
-    By name, for every module, whether or not it has parameters or is frozen; then by a probe: each example of a random batch
-    is changed in turn, and no other example's logits, and no buffer, may move. Clipping bounds an example's influence only
-    if its gradient is its own (Opacus issue 308), and stacked models share a batch even without privacy.
-    """
-    for path, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) or "BatchNorm" in type(module).__name__:
-            raise ConfigError("model.name", f"layer {path!r} is {type(module).__name__}, which mixes examples; use GroupNorm or LayerNorm")
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
-            raise ConfigError("model.name", f"layer {path!r} is {type(module).__name__}, whose draws no key covers; remove it")
-    batch = torch.randn((4, *shape), generator=torch.Generator().manual_seed(0))
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    model.train()
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        first = model(batch)
-        torch.manual_seed(1)
-        if not torch.equal(first, model(batch)):
-            raise ConfigError("model.name", "the output is random, and no key covers its draws; remove the layer that draws")
-        for changed in range(len(batch)):
-            others = torch.arange(len(batch)) != changed
-            torch.manual_seed(0)
-            second = model(torch.where(_column(others, batch), batch, 3 * batch.roll(1, 0) + 1))
-            if not torch.allclose(first[others], second[others], rtol=1e-5, atol=1e-6):
-                raise ConfigError(
-                    "model.name", "the output for one example depends on the others in its batch; remove the layer that mixes them"
-                )
-    for name, buffer in model.named_buffers():
-        if not torch.equal(buffer, before[name]):
-            raise ConfigError("model.name", f"buffer {name!r} is updated from the data without noise; remove it")
-
-
-def _column(flags: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    return flags.view(-1, *[1] * (values.dim() - 1))

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
 import math
 import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
 from dptrain import sampling
-from dptrain.clipping import disagreement, unsupported
 from dptrain.executor import Place
 from dptrain.models import known_elsewhere
+from dptrain.probe import disagreement, inputs, unsupported
 from dptrain.schema import Config, TrainingConfig
 from dptrain.train import State, train
 from dptrain.types import ConfigError, Mechanism, Recipe, Sampling, Setting
@@ -74,13 +76,25 @@ def memory(device: torch.device) -> int:
     """Bytes of the device, or of the machine."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text()))  # a container's share
+    except (OSError, ValueError):
+        return machine
 
 
 def example_bytes(model: nn.Module, shape: Sequence[int], multiplicity: int) -> int:
     """About what one example of one model takes in a private step: its gradient, and what flows through the layers, forward and back."""
     outputs: list[int] = []
-    hooks = [module.register_forward_hook(lambda _m, _i, z: outputs.append(z.numel())) for module in model.modules()]
+
+    def count(z: object) -> None:
+        if isinstance(z, torch.Tensor):
+            outputs.append(z.numel())
+        elif isinstance(z, tuple | list):
+            for part in z:
+                count(part)
+
+    hooks = [module.register_forward_hook(lambda _m, _i, z: count(z)) for module in model.modules()]
     with torch.no_grad():
         model(torch.zeros((1, *shape)))
     for hook in hooks:
@@ -95,18 +109,18 @@ def choose(config: Config, model: nn.Module, shape: tuple[int, ...], engine: str
     batch = 2 * wanted.batch_size  # a Poisson batch is hardly ever twice its expectation
     gpus = torch.cuda.device_count() if device.type == "cuda" else 0
     widest = max(1, min(count, fits // batch))
-    trial = _Trial(wanted, model, shape, engine, device, min(wanted.physical_batch or fits, wanted.batch_size))
-    width = wanted.width or (1 if engine == "opacus" else trial.best_width([w for w in WIDTHS if w <= widest]))
+    elsewhere = known_elsewhere(str(config.model["name"]))
+    measured = (wanted.width is None and engine == "stacked") or (wanted.workers is None and elsewhere)
+    at_once = min(wanted.physical_batch or fits, wanted.batch_size)
+    trial = _Trial(wanted, model, shape, engine, device, at_once) if measured else None
+    width = wanted.width or (1 if engine == "opacus" or trial is None else trial.best_width([w for w in WIDTHS if w <= widest]))
     width = min(width, count)
-    workers = wanted.workers if known_elsewhere(str(config.model["name"])) else 1
+    workers = wanted.workers if elsewhere else 1
     if workers is None:
         stacks = settings * math.ceil(count / width)
-        workers = min(gpus, stacks) or (1 if device.type != "cpu" else trial.best_workers(width, stacks, config.steps))
-    if gpus:
-        places = tuple(Place(f"cuda:{index % gpus}", 1) for index in range(workers))
-    else:
-        threads = torch.get_num_threads()
-        places = tuple(Place(str(device), max(1, threads // workers)) for _ in range(workers))
+        workers = min(gpus, stacks) or (trial.best_workers(width, stacks, config.steps) if trial and device.type == "cpu" else 1)
+    names = [f"cuda:{index % gpus}" if gpus else str(device) for index in range(workers)]
+    places = tuple(Place(name, max(1, torch.get_num_threads() // workers)) for name in names)
     each = max(1, fits // (width * (1 if gpus else workers)))
     return Placement(width, wanted.physical_batch or (each if each < batch else None), places)
 
@@ -121,6 +135,13 @@ class _Trial:
     engine: str
     device: torch.device
     batch: int
+
+    def __post_init__(self) -> None:
+        self.examples = inputs(self.model, self.shape, self.batch)
+        self.model = copy.deepcopy(self.model).to(self.device)
+        few = max(1, self.batch // 8)
+        if few < self.batch and self.step_seconds(1, few) > STEP_SECONDS / 8:
+            self.batch = few  # a large model: a part of a batch tells enough
 
     def best_width(self, widths: Sequence[int]) -> int:
         best, least = 1, math.inf
@@ -150,14 +171,15 @@ class _Trial:
         gained = (together - alone) * width * steps * stacks
         return number if alone < 0.8 * together and gained > START_SECONDS else 1
 
-    def step_seconds(self, width: int) -> float:
+    def step_seconds(self, width: int, batch: int | None = None) -> float:
         """Seconds of one private step, a model."""
+        batch = batch or self.batch
         multiplicity = self.training.multiplicity
         recipe = Recipe(0.1, multiplicity=multiplicity, precision=self.training.precision)
-        mechanism = Mechanism(Sampling.POISSON, self.batch, self.batch, 6, 1.0, 1.0, self.batch)
+        mechanism = Mechanism(Sampling.POISSON, batch, batch, 6, 1.0, 1.0, batch)
         setting = Setting("trial", "dpsgd", None, 1e-5, mechanism, recipe)
-        inputs = torch.randn((self.batch, *self.shape), generator=torch.Generator().manual_seed(0)).to(self.device)
-        labels = torch.zeros(self.batch, dtype=torch.int64, device=self.device)
+        examples = self.examples[:batch].to(self.device)
+        labels = torch.zeros(batch, dtype=torch.int64, device=self.device)
         times = [time.perf_counter()]
 
         def on_step(*_: object) -> None:
@@ -169,9 +191,9 @@ class _Trial:
 
         state = State.start([self.model] * width).to(self.device)
         keys = [sampling.seeded_key(0, "trial")] * width
-        members = np.ones((width, self.batch), dtype=bool)
+        members = np.ones((width, batch), dtype=bool)
         with contextlib.suppress(_Enough):
-            train(self.model, setting, self.engine, state, keys, inputs, labels, members, on_step)
+            train(self.model, setting, self.engine, state, keys, examples, labels, members, on_step)
         return min(after - before for before, after in itertools.pairwise(times)) / width
 
 

@@ -198,7 +198,10 @@ def _embedding_forward(layer: nn.Embedding, own: Own, x: Tensor) -> tuple[Tensor
     models, rows, _ = own["weight"].shape
     offset = torch.arange(models, device=x.device).view(-1, *[1] * x.dim()) * rows
     index = x.unflatten(0, (models, -1)) + offset
-    return functional.embedding(index, own["weight"].flatten(0, 1)).flatten(0, 1), x
+    z = functional.embedding(index, own["weight"].flatten(0, 1)).flatten(0, 1)
+    if layer.padding_idx is not None:
+        z = torch.where((x == layer.padding_idx)[..., None], z.detach(), z)
+    return z, x
 
 
 def _embedding(layer: nn.Embedding, own: Own, calls: Sequence[Call], models: int, batch: int) -> dict[str, Term]:

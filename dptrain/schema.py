@@ -13,6 +13,12 @@ from typing import Any
 
 from dptrain.types import ConfigError
 
+ENGINES = ("stacked", "opacus")
+OPTIMISERS = ("sgd", "adamw")
+SCHEDULES = ("constant", "linear", "cosine")
+AUGMENTATIONS = ("flip", "crop", "shift")
+CLIPPINGS = ("flat", "automatic", "normalise")
+"""The keys of the registries of those names; here because a configuration is checked before torch is loaded."""
 MAX_EPSILON = 100
 MIN_POOL = 40
 """Below it a training set can lack members, and every metric is noise."""
@@ -145,13 +151,15 @@ def _check(config: Config) -> None:
     _require(0 <= training.average < 1, "training.average", f"must lie in [0, 1), such as 0.999, got {training.average:g}")
     _require(1 <= training.multiplicity <= 256, "training.multiplicity", f"must lie in 1..256, got {training.multiplicity}")
     for name in training.augmentations:
-        _require(name in ("flip", "crop", "shift"), "training.augmentations", f"unknown value {name!r}; choose from flip, crop, shift")
+        _require(name in AUGMENTATIONS, "training.augmentations", f"unknown value {name!r}; choose from {', '.join(AUGMENTATIONS)}")
+    alike = "views without augmentations are all the same; use 1, or give training.augmentations=[flip,crop]"
+    _require(training.multiplicity == 1 or len(training.augmentations) > 0, "training.multiplicity", alike)
     _require(len(set(training.augmentations)) == len(training.augmentations), "training.augmentations", "each may stand there once")
     for key, value, choices in (
-        ("training.optimiser", training.optimiser, ("sgd", "adamw")),
-        ("training.schedule", training.schedule, ("constant", "linear", "cosine")),
+        ("training.optimiser", training.optimiser, OPTIMISERS),
+        ("training.schedule", training.schedule, SCHEDULES),
         ("training.precision", training.precision, ("float32", "bfloat16")),
-        ("training.engine", training.engine, ("auto", "stacked", "opacus")),
+        ("training.engine", training.engine, ("auto", *ENGINES)),
         ("training.device", training.device, ("auto", "cpu", "cuda", "mps")),
         ("privacy.noise", config.privacy.noise, ("os", "seeded")),
     ):

@@ -41,12 +41,14 @@ def code_fingerprint(*patterns: str) -> str:
 
 
 PACKAGES = ("torch", "opacus", "dp-accounting", "numpy", "scipy", "scikit-learn", "cryptography", "mlxtend")
+OPTIONAL = ("kymatio",)
 
 
 @functools.cache
 def versions() -> dict[str, str]:
     """Of everything that a number depends on beside this package's code."""
-    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+    installed = {distribution.name for distribution in importlib.metadata.distributions() if distribution.name in OPTIONAL}
+    packages = {name: importlib.metadata.version(name) for name in (*PACKAGES, *sorted(installed))}
     return {"dptrain": importlib.metadata.version("dptrain"), "python": platform.python_version(), **packages}
 
 

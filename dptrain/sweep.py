@@ -18,17 +18,17 @@ import torch
 from matplotlib.image import imread
 from tqdm import tqdm
 
-from dptrain import accounting, data, defences, judge, metrics, models, plots, report, sampling, tensorboard
+from dptrain import accounting, data, defences, judge, metrics, models, plots, probe, report, sampling, tensorboard
 from dptrain.attacks import ATTACKS
 from dptrain.attacks.blind import blind
 from dptrain.attacks.lira import VARIANCES
-from dptrain.augment import CROP
+from dptrain.augment import require_images
 from dptrain.executor import Place
 from dptrain.executor import run as run_jobs
 from dptrain.fleet import Fleet, OnCurve, Steps, architecture, build, mechanism_to_json
 from dptrain.guard import only_writer, stop_requests
 from dptrain.judge import Row
-from dptrain.placement import Placement, choose, choose_device, choose_engine, cores
+from dptrain.placement import Placement, choose, choose_device, choose_engine, cores, memory
 from dptrain.schema import Config
 from dptrain.statement import as_lines, statement
 from dptrain.store import Store, code_fingerprint, fingerprint, from_npy, to_json, to_npy, versions, write_atomic
@@ -92,20 +92,20 @@ def plan(config: Config) -> Plan:
             if value not in VARIANCES:
                 raise ConfigError(f"attacks.{name}.{key}", f"unknown value {value!r}; choose from {', '.join(VARIANCES)}")
     model = build(config, source.shape, source.classes)
-    models.refuse_mixing(model, source.shape)
-    _check_augmentations(config, model, source.shape)
+    probe.refuse_mixing(model, source.shape)
+    if config.training.augmentations:
+        require_images(models.trained_shape(model, source.shape))
     engine, reason = choose_engine(config.training.engine, models.trained(model), models.trained_shape(model, source.shape))
     notes = (f"engine opacus, one model at a time: {reason}",) if reason else ()
-    return Plan(config, source, tuple(defences.settings(config)), engine, choose_device(config.training.device), architecture(model), notes)
-
-
-def _check_augmentations(config: Config, model: torch.nn.Module, shape: Sequence[int]) -> None:
-    if not config.training.augmentations:
-        return
-    if len(shape) != 3 or min(shape[1:]) <= CROP:
-        raise ConfigError("training.augmentations", f"are for images [channels, height, width], not {list(shape)}; leave it empty")
-    if models.features(model) is not None:
-        raise ConfigError("training.augmentations", f"the features of {config.model['name']} are computed once; leave it empty")
+    return Plan(
+        config,
+        source,
+        tuple(defences.settings(config)),
+        engine,
+        choose_device(config.training.device),
+        architecture(model, source.shape),
+        notes,
+    )
 
 
 def sweep(config: Config, show_progress: bool = True) -> Result:
@@ -147,13 +147,14 @@ def load(ready: Plan, store: Store) -> Fleet:
 def _placement(ready: Plan, store: Store) -> Placement:
     """Chosen once a run, since the checkpoints of a stack serve a restart of the same width only."""
     config, training = ready.config, dataclasses.asdict(ready.config.training)
-    of = (ready.architecture, ready.engine, str(ready.device), torch.cuda.device_count(), cores(), torch.get_num_threads())
-    key = fingerprint("placement", code_fingerprint("placement"), *of, training, config.models_per_setting, len(ready.settings))
+    machine = (str(ready.device), torch.cuda.device_count(), cores(), torch.get_num_threads(), memory(ready.device))
+    model = (config.model["name"], ready.architecture, ready.engine, ready.source.shape)
+    key = fingerprint("placement", code_fingerprint("placement"), *machine, *model, training, config.models_per_setting)
     files = store.read("placement", key)
     if files is None:
-        model = build(config, ready.source.shape, ready.source.classes)
-        shape = models.trained_shape(model, ready.source.shape)
-        chosen = choose(config, models.trained(model), shape, ready.engine, ready.device, len(ready.settings))
+        whole = build(config, ready.source.shape, ready.source.classes)
+        shape = models.trained_shape(whole, ready.source.shape)
+        chosen = choose(config, models.trained(whole), shape, ready.engine, ready.device, len(ready.settings))
         files = {"placement.json": to_json(dataclasses.asdict(chosen))}
         store.write("placement", key, files)
     record = json.loads(files["placement.json"])
@@ -181,6 +182,7 @@ def train(ready: Plan, fleet: Fleet, statements: Mapping[str, Mapping[str, str]]
     headers = {setting.name: "\n".join(as_lines(statements[setting.name])) for setting in ready.settings}
     jobs = [(setting, block) for setting in ready.settings for block in fleet.blocks(setting)]
     bar = tqdm(total=total * all_steps, unit="step", disable=not show_progress, unit_scale=True, dynamic_ncols=True, mininterval=0.5)
+    fleet.prepare()
     if show_progress:
         tqdm.write(f"{total} models to train, {fleet.placement}", file=sys.stderr)
     live = tensorboard.Live(folder / "tensorboard")

@@ -20,6 +20,19 @@ def wide(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
+BLOCK = 4096
+
+
+def norm(values: Tensor) -> Tensor:
+    """L2 norm over the last dimension, in two levels: torch adds up float32 squares one after the other, and over millions the norm
+    comes out too small by parts in a thousand."""
+    whole = values.shape[-1] // BLOCK * BLOCK
+    if whole == 0:
+        return torch.linalg.vector_norm(values, dim=-1)
+    parts = torch.linalg.vector_norm(values[..., :whole].unflatten(-1, (-1, BLOCK)), dim=-1)
+    return norm(parts).hypot(torch.linalg.vector_norm(values[..., whole:], dim=-1))
+
+
 class Term(Protocol):
     """Gradients of one parameter, an example each."""
 
@@ -39,7 +52,7 @@ class Dense:
     arrange: Callable[[Tensor], Tensor] = field(default=lambda total: total)
 
     def norm(self) -> Tensor:
-        return torch.linalg.vector_norm(self.samples.flatten(2), dim=-1)
+        return norm(self.samples.flatten(2))
 
     def total(self, factors: Tensor, keep: Tensor | None, out: Tensor) -> None:
         samples = _only(keep, self.samples).flatten(2)
@@ -57,7 +70,7 @@ class Outer:
     def norm(self) -> Tensor:
         # vector_norm, because a.square() would write a temporary as large as the batch, which costs more than the products; norms,
         # not their squares, because those underflow.
-        return torch.linalg.vector_norm(self.a, dim=-1) * torch.linalg.vector_norm(self.g, dim=-1)
+        return norm(self.a) * norm(self.g)
 
     def total(self, factors: Tensor, keep: Tensor | None, out: Tensor) -> None:
         torch.bmm((_only(keep, self.g) * factors[..., None]).transpose(1, 2), _only(keep, self.a), out=out)
@@ -71,7 +84,7 @@ class Rows:
     values: Tensor
 
     def norm(self) -> Tensor:
-        return torch.linalg.vector_norm(self.values.flatten(2), dim=-1)
+        return norm(self.values.flatten(2))
 
     def total(self, factors: Tensor, keep: Tensor | None, out: Tensor) -> None:
         values = _only(keep, self.values) * factors[..., None, None]

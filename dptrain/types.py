@@ -21,9 +21,6 @@ class ConfigError(ValueError):
         super().__init__(f"{key}: {message}" if key else message)
         self.key, self.message = key, message
 
-    def __reduce__(self) -> tuple[type[ConfigError], tuple[str, str]]:
-        return type(self), (self.key, self.message)  # it crosses processes; the default would repeat __init__ with one argument
-
 
 class Refusal(Exception):
     """A number that these data cannot support; the message is the reason, for the reader of the report."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dptrain import config
+from dptrain import augment, clipping, config, schema, train
 from dptrain.attacks import ATTACKS
 from dptrain.data import DATASETS
 from dptrain.defences import DEFENCES
@@ -20,7 +20,8 @@ LAYERS = [
     ["schema", "store", "sampling", "guard", "rules", "executor"],
     ["config", "data", "noise", "augment", "metrics", "models", "clipping", "accounting", "attacks"],
     ["train", "score", "judge", "statement", "defences"],
-    ["plots", "placement", "checkpoint"],
+    ["plots", "probe", "checkpoint"],
+    ["placement"],
     ["fleet"],
     ["report", "tensorboard"],
     ["sweep"],
@@ -95,6 +96,15 @@ def test_registry_files_and_documents_agree(group, registry):
 
 def test_privacy_path_never_counts_private_data():
     """q, steps and divisor come from public constants (reliability: opacus issues 571 and 819)."""
-    for name in ("train", "sampling", "defences", "accounting", "noise"):
+    for name in ("train", "sampling", "defences", "accounting", "noise", "clipping", "rules", "terms", "augment", "placement"):
         text = (ROOT / "dptrain" / f"{name}.py").read_text()
         assert not re.search(r"len\((dataset|pool|members|membership|inputs|labels)\)", text)
+
+
+def test_names_in_the_schema_are_those_of_the_registries():
+    """They stand twice, because a configuration is checked before torch is loaded."""
+    assert tuple(clipping.ENGINES) == schema.ENGINES
+    assert tuple(clipping.CLIPPINGS) == schema.CLIPPINGS
+    assert tuple(train.OPTIMISERS) == schema.OPTIMISERS
+    assert tuple(train.SCHEDULES) == schema.SCHEDULES
+    assert tuple(augment.AUGMENTATIONS) == schema.AUGMENTATIONS

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from dptrain import models
-from dptrain.clipping import CLIPPINGS, ENGINES, clipper, disagreement, stack, unsupported
+from dptrain.clipping import CLIPPINGS, ENGINES, clipper, stack
+from dptrain.probe import disagreement, unsupported
+from dptrain.terms import norm
 from tests import reference
 
 SHAPE, CLASSES = (1, 4, 3), 5
@@ -92,6 +94,41 @@ def test_one_example_moves_the_sum_by_at_most_the_clip(engine):
         less, _ = run(engine, stacked, inputs, labels, weights, 0.3)
         worst = max(worst, math.sqrt(sum(float((whole[name] - less[name]).double().square().sum()) for name in whole)))
     assert 0.29 < worst <= 0.3 * (1 + 1e-5)
+
+
+def convolutional():
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1), nn.GroupNorm(2, 6), nn.Tanh(), nn.Conv2d(6, 6, 2), nn.Flatten(), nn.Linear(36, CLASSES)
+    )
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("make", [convolutional, lambda: models.mlp(SHAPE, CLASSES, (200,))])
+def test_sensitivity_with_views_at_every_precision(engine, precision, make):
+    """Removing one of 600 examples moves the sum by the clip at most: with bfloat16 sums it moved by more."""
+    torch.manual_seed(0)
+    model = make()
+    inputs, labels = 3 * torch.randn(1, 600, 2, *SHAPE), torch.randint(0, CLASSES, (1, 600))
+
+    def total(weights):
+        parameters = stack([model])
+        out = {name: torch.zeros_like(value) for name, value in parameters.items()}
+        ENGINES[engine](model, precision)(parameters, inputs, labels, weights, clipper("flat", 0.3), out)
+        return torch.cat([value.flatten().double() for value in out.values()])
+
+    weights = torch.ones((1, 600), dtype=torch.bool)
+    whole = total(weights)
+    for one in (0, 77, 599):
+        weights[0, one] = False
+        assert 0.29 < float((whole - total(weights)).norm()) <= 0.3 * (1 + 1e-4)  # 600 float32 summands
+        weights[0, one] = True
+
+
+@pytest.mark.parametrize("size", [1, 100, 4096, 5000, 3_000_000])
+def test_norms_of_large_gradients_are_not_too_small(size):
+    values = torch.randn(2, size)
+    torch.testing.assert_close(norm(values).double(), values.double().norm(dim=-1), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -220,9 +257,23 @@ class WeightUsedTwice(nn.Module):
         return self.out(nn.functional.linear(self.a(x.flatten(1)), self.a.weight.t()))
 
 
+class Sometimes(WeightUsedTwice):
+    """No gradient for one half of all inputs."""
+
+    def forward(self, x):
+        return super().forward(x) * torch.relu(x[:, 0, :1, 0])
+
+
+class Never(WeightUsedTwice):
+    def forward(self, x):
+        return super().forward(x) * 0
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_disagreement_with_plain_autograd_is_found(engine):
     assert "is not that of plain autograd" in disagreement(engine, WeightUsedTwice(), SHAPE)
+    assert "is not that of plain autograd" in disagreement(engine, Sometimes(), SHAPE)
+    assert "gradients on random inputs are zero" in disagreement(engine, Never(), SHAPE)
     assert disagreement(engine, models.mlp(SHAPE, CLASSES), SHAPE) is None
     assert disagreement(engine, Residual(), SHAPE) is None
 

@@ -79,6 +79,7 @@ def test_npz(tmp_path):
         ({"inputs": np.zeros((4, 2)), "labels": np.array([0, 1, -1, 1])}, "from 0"),
         ({"inputs": np.zeros((4, 2)), "labels": np.array([0.0, 1, 1, 1])}, "whole numbers"),
         ({"inputs": np.full((4, 2), np.nan), "labels": np.array([0, 1, 1, 1])}, "finite"),
+        ({"inputs": np.full((4, 2), 1e300), "labels": np.array([0, 1, 1, 1])}, "float32 holds"),
         ({"inputs": np.array([["a"]] * 4), "labels": np.array([0, 1, 1, 1])}, "finite numbers"),
         ({"inputs": np.array([[None]] * 4), "labels": np.array([0, 1, 1, 1])}, "cannot be read"),
     ],
@@ -87,3 +88,13 @@ def test_npz_that_cannot_be_used(tmp_path, arrays, reason):
     np.savez(tmp_path / "b.npz", **arrays)
     with pytest.raises(ConfigError, match=rf"^dataset\.path: .*{reason}"):
         data.source(parts("npz", tmp_path / "b.npz"))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"\x93NUMPY\x01\x00 torn", b"a,b\n1,2\n"])
+def test_files_that_are_no_archives(tmp_path, content):
+    (tmp_path / "c.npz").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"^dataset\.path: .*cannot be read"):
+        data.source(parts("npz", tmp_path / "c.npz"))
+    np.save(tmp_path / "d.npy", np.zeros(3))
+    with pytest.raises(ConfigError, match=r"^dataset\.path: .*cannot be read"):
+        data.source(parts("npz", tmp_path / "d.npy"))

@@ -15,12 +15,23 @@ from dptrain.types import ConfigError
 HERE, TWO = [Place("cpu", 1)], [Place("cpu", 1)] * 2
 
 
+class Odd(Exception):
+    """Cannot be sent to another process."""
+
+
 def squares(offset, place):
     def work(job, emit, stop):
         if job == "fail":
             raise ConfigError("training.workers", "as a test")
-        if job == "die":
-            os._exit(9)
+        if job in ("die", "vanish"):
+            os._exit(9 if job == "die" else 0)
+        if job == "odd":
+            raise Odd(lambda: 0)
+        while job == "chatter":
+            if stop():
+                raise Interrupted
+            emit("still here")
+            time.sleep(0.01)
         while job == "wait":
             if stop():
                 raise Interrupted
@@ -80,6 +91,15 @@ def test_a_program_without_a_main_guard_is_not_run_again(tmp_path):
     assert sorted(ran.stdout.split()) == ["1", "4", "once"]
 
 
-def test_a_killed_worker_is_reported():
-    with pytest.raises(RuntimeError, match=r"exit code 9.*training\.workers=1"):
-        go(["die", "wait"], TWO)
+@pytest.mark.parametrize(("job", "code"), [("die", 9), ("vanish", 0)])
+@pytest.mark.parametrize("other", ["wait", "chatter"])
+def test_a_worker_that_dies_is_reported_at_once(job, code, other):
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match=rf"exit code {code}.*training\.workers=1"):
+        go([job, other], TWO)
+    assert time.monotonic() < began + 40
+
+
+def test_any_other_error_comes_back_with_its_traceback():
+    with pytest.raises(RuntimeError, match=r"(?s)a worker failed.*test_executor.*Odd"):
+        go(["odd", "wait"], TWO)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from dptrain import models
-from dptrain.clipping import unsupported
+from dptrain import models, placement, probe
 from dptrain.layers import WSConv2d
+from dptrain.probe import unsupported
 from dptrain.types import ConfigError
 
 SHAPE = (3, 4)
@@ -75,19 +75,19 @@ MIXING = {
 @pytest.mark.parametrize("make", MIXING.values(), ids=MIXING)
 def test_mixing_layers_are_refused(make):
     with pytest.raises(ConfigError, match=r"model\.name"):
-        models.refuse_mixing(net(make()), SHAPE)
+        probe.refuse_mixing(net(make()), SHAPE)
 
 
 @pytest.mark.parametrize("layer", [nn.ReLU(), nn.LayerNorm(8), nn.GroupNorm(2, 8), nn.Softmax(dim=1), nn.Dropout(0.0), nn.Identity()])
 def test_sound_layers_pass(layer):
-    models.refuse_mixing(net(layer), SHAPE)
+    probe.refuse_mixing(net(layer), SHAPE)
 
 
 @pytest.mark.parametrize("name", models.MODELS)
 def test_registered_models_are_sound_and_a_function_of_their_seed(name):
     shape = (3, 16, 16)
     model, again, other = (models.build(name, {}, shape, 5, seed) for seed in (3, 3, 4))
-    models.refuse_mixing(model, shape)
+    probe.refuse_mixing(model, shape)
     assert model(torch.zeros(2, *shape)).shape == (2, 5)
     assert models.trained(model)(torch.zeros(2, *models.trained_shape(model, shape))).shape == (2, 5)
     assert unsupported(models.trained(model), models.trained_shape(model, shape)) is None
@@ -98,13 +98,13 @@ def test_registered_models_are_sound_and_a_function_of_their_seed(name):
 
 def test_building_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
-    models.refuse_mixing(models.build("mlp", {}, SHAPE, 5, 1), SHAPE)
+    probe.refuse_mixing(models.build("mlp", {}, SHAPE, 5, 1), SHAPE)
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_packages_add_models(fake_package):
     assert "scaled" in models.registry()
-    models.refuse_mixing(models.build("scaled", {}, (1, 28, 28), 10), (1, 28, 28))
+    probe.refuse_mixing(models.build("scaled", {}, (1, 28, 28), 10), (1, 28, 28))
 
 
 @pytest.mark.parametrize(
@@ -143,3 +143,78 @@ def test_weights_are_standardised_and_so_blind_to_their_scale():
     with torch.no_grad():
         layer.weight.mul_(3).add_(7)
     torch.testing.assert_close(layer(x) - layer.bias[:, None, None], before, rtol=1e-3, atol=1e-3)
+
+
+class Tokens(nn.Module):
+    """Looks inputs up in a table, so that numbers below zero are an error."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.out = nn.Embedding(7, 4), nn.Linear(4, 5)
+
+    def forward(self, x):
+        return self.out(self.table(x.flatten(1).long()).mean(1))
+
+
+class Pair(nn.Module):
+    """A block that returns two tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(12, 5)
+
+    def forward(self, x):
+        return self.inner(x.flatten(1)), x
+
+
+class UsesPair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.pair = Pair()
+
+    def forward(self, x):
+        return self.pair(x)[0]
+
+
+class Keyword(UsesPair):
+    def forward(self, x):
+        return self.pair.inner(input=x.flatten(1))
+
+
+class Float(nn.Module):
+    """Insists on float32."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(12, 5)
+
+    def forward(self, x):
+        return self.inner(x.flatten(1).float())
+
+
+def weight_norm():
+    return nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(12, 5)))
+
+
+@pytest.mark.parametrize("make", [Tokens, UsesPair, Keyword, Float, weight_norm])
+def test_models_of_users_are_taken_or_answered_in_one_line(make):
+    """Every probe of the start, on modules that are written in other ways than ours."""
+    model = make()
+    probe.refuse_mixing(model, SHAPE)
+    assert placement.example_bytes(model, SHAPE, 1) > 0
+    if make in (Tokens, UsesPair, Float):
+        assert placement.choose_engine("auto", model, SHAPE) == ("stacked", None)
+    else:
+        with pytest.raises(ConfigError, match=r"^model\.name: no engine can train this model: "):
+            placement.choose_engine("auto", model, SHAPE)
+
+
+def test_a_model_for_other_inputs_is_refused():
+    with pytest.raises(ConfigError, match=r"model\.name: the model fails on inputs of shape \[3, 4\]"):
+        probe.refuse_mixing(nn.Linear(99, 5), SHAPE)
+
+
+def test_only_what_packages_bring_is_known_in_other_processes(monkeypatch, fake_package):
+    monkeypatch.setitem(models.MODELS, "alias", models.mlp)
+    monkeypatch.setitem(models.MODELS, "scaled", models.mlp)
+    assert [models.known_elsewhere(name) for name in ("mlp", "batchnorm", "alias", "scaled")] == [True, True, False, False]

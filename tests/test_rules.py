@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from dptrain.clipping import ENGINES, clipper, disagreement, stack, unsupported
+from dptrain.clipping import ENGINES, clipper, stack
 from dptrain.layers import ResidualBlock, WSConv2d
+from dptrain.probe import disagreement, unsupported
 from dptrain.rules import RULES
 from tests import reference
 
@@ -50,7 +51,20 @@ def check(make, shape, sizes, clip=None, engine="stacked", seed=0, inputs=None):
         scale = max(float(value.abs().max()) for value in expected.values()) + 1e-8
         for name, value in expected.items():
             assert float((out[name][k] - value).abs().max()) <= 1e-5 * scale, (k, name)
+    if engine == "stacked":
+        check_plain(stacked, parameters, inputs, labels, weights)
     return out
+
+
+def check_plain(stacked, parameters, inputs, labels, weights):
+    """Without clipping: the gradient of the summed loss of each model."""
+    out = {name: torch.full_like(value, math.nan) for name, value in parameters.items()}
+    ENGINES["stacked"](stacked[0], "float32")(parameters, inputs, labels, weights, None, out)
+    for k, model in enumerate(stacked):
+        expected = reference.clipped_sum(model, inputs[k], labels[k], weights[k], math.inf)
+        scale = max(float(value.abs().max()) for value in expected.values()) + 1e-8
+        for name, value in expected.items():
+            assert float((out[name][k] - value).abs().max()) <= 1e-5 * scale, (k, name)
 
 
 @st.composite

@@ -425,7 +425,7 @@ def test_features_are_computed_once(tmp_path, quick, capsys):
     assert np.load(stored[0] / "pool.npy").shape == (60, 81 * 7 * 7)
     assert set(load(next(iter(parameters(tmp_path).values())))) == {"weight", "bias"}
     assert cli.main(["sweep", *NO_MODEL, "model=scatter_linear", "training.augmentations=[flip]", f"output={tmp_path}"]) == 2
-    assert "training.augmentations: the features of scatter_linear are computed once" in capsys.readouterr().err
+    assert "training.augmentations: are for images" in capsys.readouterr().err
 
 
 def test_techniques_together(tmp_path, quick):

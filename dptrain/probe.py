@@ -1,0 +1,175 @@
+"""What is checked of a module before it is trained: by name, by moving examples, and against plain autograd."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dptrain.clipping import CLIPPINGS, ENGINES, Factor, stack
+from dptrain.rules import RULES
+from dptrain.types import ConfigError
+
+SEEDS = 5
+"""Random batches tried until two examples have a gradient."""
+
+
+def inputs(model: nn.Module, shape: Sequence[int], count: int, seed: int = 0) -> Tensor:
+    """Random inputs [count, *shape] that the model takes: normal numbers or, where it looks them up in a table, zeros and ones.
+
+    Raises what the model raises where it takes neither.
+    """
+    drawn = torch.randn((count, *shape), generator=torch.Generator().manual_seed(seed))
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            model(drawn)
+        return drawn
+    except IndexError:
+        drawn = (drawn > 0).float()
+        with torch.no_grad():
+            model(drawn)
+        return drawn
+    finally:
+        model.train(was_training)
+
+
+def refuse_mixing(model: nn.Module, shape: Sequence[int]) -> None:
+    """Raise ConfigError if an example's output depends on the other examples of its batch, or on unkeyed randomness.
+
+    By name, for every module, whether or not it has parameters or is frozen; then by a probe: each example of a random batch
+    is changed in turn, and no other example's logits, and no buffer, may move. Clipping bounds an example's influence only
+    if its gradient is its own (Opacus issue 308), and stacked models share a batch even without privacy.
+    """
+    for path, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) or "BatchNorm" in type(module).__name__:
+            raise ConfigError("model.name", f"layer {path!r} is {type(module).__name__}, which mixes examples; use GroupNorm or LayerNorm")
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
+            raise ConfigError("model.name", f"layer {path!r} is {type(module).__name__}, whose draws no key covers; remove it")
+    try:
+        batch = inputs(model, shape, 4)
+    except Exception as error:
+        raise ConfigError("model.name", f"the model fails on inputs of shape {list(shape)} ({_first_line(error)})") from None
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    model.train()
+    other = inputs(model, shape, 4, seed=1)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        first = model(batch)
+        torch.manual_seed(1)
+        if not torch.equal(first, model(batch)):
+            raise ConfigError("model.name", "the output is random, and no key covers its draws; remove the layer that draws")
+        for changed in range(len(batch)):
+            others = torch.arange(len(batch)) != changed
+            torch.manual_seed(0)
+            second = model(torch.where(_column(others, batch), batch, other))
+            if not torch.allclose(first[others], second[others], rtol=1e-5, atol=1e-6):
+                raise ConfigError(
+                    "model.name", "the output for one example depends on the others in its batch; remove the layer that mixes them"
+                )
+    for name, buffer in model.named_buffers():
+        if not torch.equal(buffer, before[name]):
+            raise ConfigError("model.name", f"buffer {name!r} is updated from the data without noise; remove it")
+
+
+def _column(flags: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    return flags.view(-1, *[1] * (values.dim() - 1))
+
+
+def unsupported(model: nn.Module, shape: tuple[int, ...]) -> str | None:
+    """Why the stacked engine cannot train this module, or None if it can."""
+    layers = [(path, module) for path, module in model.named_modules() if list(module.parameters(recurse=False))]
+    for path, module in layers:
+        if type(module) not in RULES:
+            return f"layer {path!r} is {type(module).__name__}, which has no closed form"
+        if reason := RULES[type(module)].veto(module):
+            return f"layer {path!r} ({type(module).__name__}) {reason}"
+        if not all(parameter.requires_grad for parameter in module.parameters(recurse=False)):
+            return f"layer {path!r} has frozen parameters"
+        if not {name for name, _ in module.named_parameters(recurse=False)} <= {"weight", "bias"}:
+            return f"layer {path!r} has parameters of its own"
+    if len({id(p) for p in model.parameters()}) != sum(1 for _ in model.named_parameters(remove_duplicate=False)):
+        return "parameters are shared between layers"
+    odd, hooks = [], []
+    for path, module in layers:
+
+        def check(_module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor, path: str = path) -> None:
+            if not inputs or inputs[0].dim() < 2 or len(inputs[0]) != 2:
+                odd.append(path)
+
+        hooks.append(module.register_forward_hook(check))
+    try:
+        with torch.no_grad():
+            model(torch.zeros((2, *shape)))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return f"layer {odd[0]!r} is called on an input that is not [batch, ...]" if odd else None
+
+
+def disagreement(engine: str, model: nn.Module, shape: tuple[int, ...]) -> str | None:
+    """Why an engine's sum on a small random batch, clipped or not, is not that of plain autograd, one example at a time; None if it is.
+
+    Catches what no rule can know of, such as a layer's weight used a second time by a function. In float64, where a deep network's
+    activations do not change sides of zero with the order of a sum; in float32 for a module that cannot do so.
+    """
+    try:
+        return _disagreement(engine, copy.deepcopy(model).double(), shape, 1e-5)
+    except Exception:
+        try:
+            return _disagreement(engine, copy.deepcopy(model), shape, 2e-2)
+        except Exception as error:
+            return f"the {engine} engine fails on it ({_first_line(error)})"
+
+
+def _disagreement(engine: str, model: nn.Module, shape: tuple[int, ...], tolerance: float) -> str | None:
+    dtype = next(model.parameters()).dtype
+    examples, views = 3, 2
+    for seed in range(SEEDS):
+        drawn = inputs(copy.deepcopy(model).float(), shape, examples * views, seed)
+        batch = drawn.to(dtype).unflatten(0, (examples, views))
+        gradients, labels = _gradients(model, batch)
+        norms = [float(torch.stack([value.norm() for value in own.values()]).norm()) for own in gradients]
+        positive = [norm for norm in norms if norm > 0]
+        if len(positive) > 1:
+            break
+    else:
+        return f"the {engine} engine cannot be checked: gradients on random inputs are zero"
+    clip = min(positive) / 2  # every example with a gradient is clipped, so a wrong norm shows as a wrong sum
+    factors = [clip / norm if norm > 0 else 0.0 for norm in norms]
+
+    def clipped(found: Tensor) -> Tensor:
+        return CLIPPINGS["flat"](found, clip)
+
+    cases: list[tuple[Factor | None, list[float]]] = [(clipped, factors), (None, [1.0] * examples)]
+    parameters = stack([model])
+    for factor, scales in cases:
+        found = {name: torch.zeros_like(value) for name, value in parameters.items()}
+        weights = torch.ones(1, examples, dtype=torch.bool)
+        ENGINES[engine](model, "float32")(parameters, batch[None], labels[None], weights, factor, found)
+        for name, value in found.items():
+            expected = sum(scale * own[name] for scale, own in zip(scales, gradients, strict=True))
+            assert isinstance(expected, Tensor)
+            if float((value[0] - expected).norm()) > tolerance * max(float(expected.norm()), 1e-3 * clip):
+                return f"the {engine} engine's gradient of {name!r} is not that of plain autograd"
+    return None
+
+
+def _gradients(model: nn.Module, batch: Tensor) -> tuple[list[dict[str, Tensor]], Tensor]:
+    """Gradients of each example of [B, V, *shape] by plain autograd, mean over its views, and the labels they are for."""
+    own = copy.deepcopy(model)
+    with torch.no_grad():
+        labels = torch.arange(len(batch)).remainder(own(batch[0]).shape[-1])
+    found = []
+    for views, label in zip(batch, labels, strict=True):
+        own.zero_grad()
+        nn.functional.cross_entropy(own(views), label.expand(len(views))).backward()
+        found.append({name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in own.named_parameters()})
+    return found, labels
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
