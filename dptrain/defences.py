@@ -1,6 +1,6 @@
 """DEFENCES: from a configuration to the settings that are trained.
 
-A defence takes (config, its own parameters) and returns its settings, complete before any data are read.
+A defence takes (config, its own parameters) and returns its settings, complete before anything is trained: no number in them comes from the data.
 """
 
 from __future__ import annotations

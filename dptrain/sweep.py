@@ -42,7 +42,7 @@ BLIND_SPLITS = 8
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep frozen before any data are read."""
+    """A sweep frozen before anything is trained; of the data it knows what is public."""
 
     config: Config
     source: data.Source

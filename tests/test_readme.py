@@ -89,6 +89,14 @@ def test_other_commands(command, quickstart):
             assert f"\n{trained} models trained now" in ran.stdout
 
 
+def test_the_program_in_the_readme(tmp_path):
+    (program,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    ran = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert "results/mine (" in ran.stdout
+    assert "differential privacy, an upper bound" in ran.stdout
+
+
 def test_table_is_the_committed_one():
     assert (ROOT / "results" / "quickstart" / "table.md").read_text().strip() in README
     record = json.loads((ROOT / "results" / "quickstart" / "metrics.json").read_text())
