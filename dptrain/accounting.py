@@ -7,7 +7,6 @@ cover raises UnsupportedMechanism.
 
 from __future__ import annotations
 
-import functools
 import math
 import warnings
 from collections.abc import Callable
@@ -65,7 +64,7 @@ def epsilon(mechanism: Mechanism, delta: float) -> float:
     return max(0.0, coarse)
 
 
-@functools.lru_cache(maxsize=64)
+@lru_cache(maxsize=64)
 def calibrate(mechanism: Mechanism, target: float, delta: float) -> Mechanism:
     """`mechanism` with the least noise multiplier (within SLACK) whose epsilon(...) at `delta` is at most `target`.
 
