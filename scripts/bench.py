@@ -203,7 +203,10 @@ def step_table(rounds: int, quick: bool) -> list[dict[str, object]]:
                 seconds[way] = []
         for _ in range(rounds):
             for way, times in seconds.items():
-                times += ask(number, way, case.steps if not quick else max(2, case.steps // 2))
+                more = ask(number, way, case.steps if not quick else max(2, case.steps // 2))
+                if isinstance(more, str):
+                    raise SystemExit(f"{case.name}, {way}: {more}")
+                times += more
         median = {way: statistics.median(times) for way, times in seconds.items()}
         for way, value in median.items():
             ours_end, theirs_end = context.Pipe()

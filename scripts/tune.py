@@ -9,7 +9,6 @@ images is printed. So no example that a privacy number of the quickstart speaks 
 from __future__ import annotations
 
 import argparse
-import gzip
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,23 +24,13 @@ from dptrain.train import State, train
 POOL, HELD_OUT, MODELS = 4000, 8000, 4
 
 
-def read_idx(path: Path) -> np.ndarray:
-    """An idx file of bytes: the dimensions stand in its header (yann.lecun.com/exdb/mnist)."""
-    content = gzip.decompress(path.read_bytes())
-    dimensions = [int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(content[3])]
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * len(dimensions)).reshape(dimensions)
-
-
 def other_images(folder: Path) -> data.Examples:
     """MNIST's training images that are not in mnist5k, shuffled, scaled as there."""
-    images, labels = read_idx(folder / "train-images-idx3-ubyte.gz"), read_idx(folder / "train-labels-idx1-ubyte.gz")
-    ours = data.DATASETS["mnist5k"].read().inputs
-    known = {np.rint((image * 0.3081 + 0.1307) * 255).astype(np.uint8).tobytes() for image in ours}
-    new = np.array([image.tobytes() not in known for image in images])
-    print(f"{new.sum():,} of {len(images):,} images are not in mnist5k")
-    order = np.random.default_rng(0).permutation(np.flatnonzero(new))[: POOL + HELD_OUT]
-    scaled = (images[order].astype(np.float32) / 255 - 0.1307) / 0.3081
-    return data.Examples(scaled[:, None], labels[order].astype(np.int64))
+    training, _ = data.mnist_parts(folder)
+    known = {image.tobytes() for image in data.source(config.load("sweep", []).dataset).read().inputs}
+    new = np.array([image.tobytes() not in known for image in training.inputs])
+    print(f"{new.sum():,} of {len(new):,} images are not in mnist5k")
+    return training.take(np.random.default_rng(0).permutation(np.flatnonzero(new))[: POOL + HELD_OUT])
 
 
 def grid() -> Iterator[list[str]]:
@@ -62,10 +51,10 @@ def main() -> None:
         ready = plan(chosen)
         found = []
         for setting in ready.settings:
-            models = [build(chosen, seed) for seed in range(MODELS)]
+            models = [build(chosen, ready.source.shape, ready.source.classes, seed) for seed in range(MODELS)]
             state, keys = State.start(models), [sampling.os_key() for _ in models]
             train(models[0], setting, ready.engine, state, keys, inputs[:POOL], labels[:POOL], membership, lambda *_: None)
-            guess = score.logits(models[0], state.parameters, inputs[POOL:]).argmax(-1)
+            guess = score.logits(models[0], state.released, inputs[POOL:]).argmax(-1)
             found.append(f"{setting.name} {(guess == examples.labels[POOL:]).mean():.4f}")
         print(f"{' '.join(overrides[1:]):<70} {', '.join(found)}", flush=True)
 

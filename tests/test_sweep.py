@@ -417,13 +417,21 @@ def test_a_model_of_the_program_itself(tmp_path, monkeypatch, quick):
     assert {tuple(own["1.weight"].shape) for own in weights} == {(5, 784)}
 
 
-def test_features_are_computed_once(tmp_path, quick, capsys):
+def test_features_are_computed_once(tmp_path, quick, capsys, monkeypatch):
     done = go(tmp_path, "model=scatter_linear", "models_per_setting=2", overrides=NO_MODEL)
     assert done.trained == 4
-    stored = [path for path in (tmp_path / "store" / "features").iterdir()]
-    assert len(stored) == 1
+    stored = list((tmp_path / "store" / "features").iterdir())
     assert np.load(stored[0] / "pool.npy").shape == (60, 81 * 7 * 7)
     assert set(load(next(iter(parameters(tmp_path).values())))) == {"weight", "bias"}
+    compute = models.apply
+
+    def of_one_input(frozen, inputs):
+        assert len(inputs) == 1, "features of the data were computed again"
+        return compute(frozen, inputs)
+
+    monkeypatch.setattr(models, "apply", of_one_input)  # a shape is asked for with one input
+    more = ("model=scatter_linear", "models_per_setting=2", "epsilons=[inf,8,4]")
+    assert go(tmp_path, *more, overrides=NO_MODEL).trained == 2
     assert cli.main(["sweep", *NO_MODEL, "model=scatter_linear", "training.augmentations=[flip]", f"output={tmp_path}"]) == 2
     assert "training.augmentations: are for images" in capsys.readouterr().err
 
