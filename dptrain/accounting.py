@@ -128,6 +128,13 @@ def trade_off(mechanism: Mechanism) -> TradeOff:
     return TradeOff(_FPR, np.clip(np.minimum(first, second).min(axis=0), 0, 1), float(deltas[0]))
 
 
+def claimed_trade_off(epsilon: float, delta: float) -> TradeOff:
+    """The same ceiling from nothing but a claim of (epsilon, delta), of which the mechanism is not known (Kairouz et al. 2015, theorem 2.1)."""
+    first, second = np.exp(epsilon) * _FPR + delta, 1 - np.exp(-epsilon) * (1 - delta - _FPR)
+    most = (np.expm1(epsilon) + 2 * delta) / (np.exp(epsilon) + 1)
+    return TradeOff(_FPR, np.clip(np.minimum(first, second), 0, 1), float(most))
+
+
 def unamplified_epsilon(mechanism: Mechanism, delta: float) -> float:
     """Epsilon if the attacker knew every batch: the same run at sample rate 1."""
     return epsilon(replace(mechanism, batch_size=mechanism.public_n), delta)

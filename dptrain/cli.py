@@ -7,6 +7,7 @@ import dataclasses
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from dptrain import __version__
 
@@ -14,6 +15,7 @@ DESCRIPTION = """Differentially private training with built-in attack evaluation
 
 commands:
   sweep   train at each epsilon, attack every model, chart privacy against utility
+  attack  every membership attack on anyone's scores
   list    data sets, models, defences, attacks and experiments
 """
 
@@ -28,6 +30,32 @@ examples:
   dptrain sweep experiment=quickstart epsilons=[inf,8,2,0.5] models_per_setting=16
   dptrain sweep name=linear model=logistic epsilons=[inf,4] output=out/linear
   dptrain sweep experiment=quickstart attacks=[loss,lira]       trains nothing that is trained
+
+keys (default):
+"""
+
+
+ATTACK = """usage: dptrain attack scores=FILE [key=value ...]
+
+Judge anyone's models: membership attacks on what they say about examples, with intervals, refusals and lower bounds of epsilon. Needs
+no torch. Exit code 1 where something is measured above `claim`, or where the inputs themselves tell members from the rest.
+
+FILE.npz holds the arrays
+  logits [M,N,C] or [M,N,Q,C]  of M models, N examples, Q queries, C classes; or probabilities of the same shape;
+                               or loss or confidence (of the true class) [M,N] or [M,N,Q] alone. [N,C] and [N] are one model
+  labels [N]                   0..C-1; may be absent with loss or confidence
+  membership [M,N]             1 where the model trained on the example
+  targets, ids [N], inputs     optional: models to attack (default all), names of the examples, the examples
+  population_logits, ...       optional: the same models on examples that none trained on; population_labels, population_inputs
+  jittered_logits, noisy_logits, augmented_logits [M,N,T,C], gradient_norm, gradient_canary [M,N], trajectory_loss [M,N,E]
+or, for one target whose shadow models have examples of their own,
+  target_logits, target_labels, target_member, shadow_logits, shadow_labels, shadow_member
+FILE.csv has the columns id, member, and loss, confidence or label, p0, p1, ...; with a column model, of several models.
+
+examples:
+  dptrain attack scores=my.npz
+  dptrain attack scores=my.csv attacks=[loss,confidence] format=json
+  dptrain attack scores=my.npz claim=8 delta=1e-5 output=results/my
 
 keys (default):
 """
@@ -57,7 +85,7 @@ def _run(command: str | None, rest: Sequence[str], help_wanted: bool) -> int:
     # Every import waits until here: help answers at once, and Ctrl-C while torch loads is no traceback.
     from dptrain.types import ConfigError
 
-    commands = {"sweep": _sweep, "list": _list}
+    commands = {"sweep": _sweep, "attack": _attack, "list": _list}
     if help_wanted or command is None:
         print("usage: dptrain <command> [key=value ...]\n\n" + DESCRIPTION + "\ndptrain <command> --help tells more.")
         return 0
@@ -72,7 +100,9 @@ def _run(command: str | None, rest: Sequence[str], help_wanted: bool) -> int:
 
 def _sweep(rest: Sequence[str]) -> int:
     if "--help" in rest or "-h" in rest:
-        print(SWEEP + "\n".join(_keys()))
+        from dptrain import config
+
+        print(SWEEP + "\n".join(_keys(config.load("sweep", []))))
         return 0
     from dptrain import allocator, config
 
@@ -104,6 +134,30 @@ def _sweep(rest: Sequence[str]) -> int:
     return 1 if alarms else 0
 
 
+def _attack(rest: Sequence[str]) -> int:
+    from dptrain import config
+
+    if "--help" in rest or "-h" in rest:
+        print(ATTACK + "\n".join(_keys(config.load_attack(["scores=FILE"]))))
+        return 0
+    chosen = config.load_attack(list(rest))
+    from dptrain import report
+    from dptrain.foreign import judge_file
+
+    result = judge_file(chosen)
+    if chosen.format == "json":
+        print(result.json())
+    else:
+        print(report.table(*report.attacks(result.rows, chosen.name)) + "\n")
+        print("\n".join(report.legend(result.rows)))
+        if result.folder:
+            print(f"Report: {result.folder}/report.html; numbers: {result.folder}/metrics.json")
+    alarms = report.warnings(result.rows)
+    for line in alarms:
+        print(f"dptrain: {line}", file=sys.stderr)
+    return 1 if alarms else 0
+
+
 def _list(rest: Sequence[str]) -> int:
     if "--help" in rest or "-h" in rest:
         print("usage: dptrain list\n\nData sets, models, defences, attacks and experiments, with one line each.")
@@ -121,11 +175,8 @@ def _list(rest: Sequence[str]) -> int:
     return 0
 
 
-def _keys() -> list[str]:
-    """A line of help for every key of the schema, with its default."""
-    from dptrain import config
-
-    default = config.load("sweep", [])
+def _keys(default: Any) -> list[str]:
+    """A line of help for every key of a configuration, with its default."""
     lines = []
     for field in dataclasses.fields(default):
         value = getattr(default, field.name)

@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dptrain.schema import Config
+from dptrain.schema import AttackConfig, Config
 from dptrain.types import ConfigError
 
 
@@ -31,6 +31,19 @@ def conf_folder() -> Path:
 
 def load(command: str, overrides: list[str]) -> Config:
     """Compose `conf/<command>.yaml` with overrides `key=value`. Raises ConfigError, one line, naming the key."""
+    plain = _compose(command, overrides)
+    epsilons = plain.get("epsilons")
+    if isinstance(epsilons, int | float):
+        plain["epsilons"] = [epsilons]
+    return _build(Config, plain, "")
+
+
+def load_attack(overrides: list[str]) -> AttackConfig:
+    """The same for `dptrain attack`."""
+    return _build(AttackConfig, _compose("attack", overrides), "")
+
+
+def _compose(command: str, overrides: list[str]) -> dict[str, Any]:
     for override in overrides:
         if override.lstrip("+~").startswith("hydra"):
             raise ConfigError(override.split("=")[0], "Hydra's own settings are not for users; remove it")
@@ -42,10 +55,7 @@ def load(command: str, overrides: list[str]) -> Config:
         raise _translate(error, command) from None
     plain: Any = OmegaConf.to_container(composed, resolve=False)
     _refuse_code("", plain)
-    epsilons = plain.get("epsilons")
-    if isinstance(epsilons, int | float):
-        plain["epsilons"] = [epsilons]
-    return _build(Config, plain, "")
+    return plain
 
 
 def _foreign_model(override: str) -> list[str]:

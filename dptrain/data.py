@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dptrain.canaries import CANARIES
 from dptrain.sampling import Purpose, generator, seeded_key
 from dptrain.schema import DatasetConfig
 from dptrain.types import ConfigError
@@ -34,12 +35,14 @@ class Examples:
 
 @dataclass(frozen=True)
 class Dataset:
-    """pool: what the models train on, each on its own half; population: no model's; test: for utility only; classes: how many."""
+    """pool: what the models train on, each on its own half; population: no model's; test: for utility only; classes: how many.
+    The first `canaries` of the pool are canaries."""
 
     pool: Examples
     population: Examples
     test: Examples
     classes: int
+    canaries: int = 0
 
 
 @dataclass(frozen=True)
@@ -174,4 +177,10 @@ def load(declared: Source, config: DatasetConfig, seed: int) -> Dataset:
     order = generator(seeded_key(seed, config.name), Purpose.SPLIT).permutation(declared.size)
     ends = np.cumsum([config.pool, config.population, config.test])
     pool, population, test = (examples.take(part) for part in np.split(order[: ends[-1]], ends[:-1]))
-    return Dataset(pool, population, test, declared.classes)
+    if k := config.canaries:
+        rng = generator(seeded_key(seed, config.name), Purpose.CANARY)
+        made = CANARIES[config.canary](pool.inputs[:k], pool.labels[:k], declared.classes, rng)
+        pool = Examples(
+            *(np.concatenate([new.astype(old.dtype), old[k:]]) for new, old in zip(made, (pool.inputs, pool.labels), strict=True))
+        )
+    return Dataset(pool, population, test, declared.classes, k)

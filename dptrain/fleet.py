@@ -25,10 +25,10 @@ from torch import Tensor, nn
 
 from dptrain import models, sampling, score
 from dptrain.checkpoint import Point, Progress
-from dptrain.data import Dataset
+from dptrain.data import Dataset, Examples
 from dptrain.executor import Emit, Interrupted, Place, Work
 from dptrain.placement import Placement
-from dptrain.probe import inputs
+from dptrain.probe import build
 from dptrain.schema import Config
 from dptrain.store import Store, code_fingerprint, fingerprint, from_npy, to_json, to_npy, versions
 from dptrain.train import State, train
@@ -77,28 +77,36 @@ class Fleet:
     data_digest: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        pool, test = self.dataset.pool, self.dataset.test
         hashed = hashlib.sha256()
-        for array in (pool.inputs, pool.labels, test.inputs, test.labels):
-            hashed.update(repr((array.shape, array.dtype)).encode())
-            hashed.update(np.ascontiguousarray(array).tobytes())
+        for part in self._parts().values():
+            for array in (part.inputs, part.labels):
+                hashed.update(repr((array.shape, array.dtype)).encode())
+                hashed.update(np.ascontiguousarray(array).tobytes())
         self.data_digest = hashed.hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_tensors"}
+        return {name: value for name, value in vars(self).items() if name != "tensors"}
+
+    def _parts(self) -> dict[str, Examples]:
+        return {"pool": self.dataset.pool, "population": self.dataset.population, "test": self.dataset.test}
 
     @cached_property
-    def _tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Pool inputs and labels, test inputs, as the trained part of the model sees them."""
-        pool, test = torch.from_numpy(self.dataset.pool.inputs), torch.from_numpy(self.dataset.test.inputs)
-        if (frozen := models.features(self._whole())) is not None:
+    def tensors(self) -> dict[str, Tensor]:
+        """Inputs of pool, population and test, as the trained part of the model sees them."""
+        whole = {name: torch.from_numpy(part.inputs) for name, part in self._parts().items()}
+        if models.features(self._whole()) is not None:
             key = fingerprint("features", code_fingerprint("layers", "models"), versions(), self.data_digest, self.architecture)
             files = self.store.read("features", key)
             if files is None:
-                files = {name: to_npy(models.apply(frozen, part).numpy()) for name, part in (("pool.npy", pool), ("test.npy", test))}
+                files = {f"{name}.npy": to_npy(self.seen(part).numpy()) for name, part in whole.items()}
                 self.store.write("features", key, files)
-            pool, test = (torch.from_numpy(from_npy(files[name])) for name in ("pool.npy", "test.npy"))
-        return pool.to(self.device), torch.from_numpy(self.dataset.pool.labels).to(self.device), test.to(self.device)
+            whole = {name: torch.from_numpy(from_npy(files[f"{name}.npy"])) for name in whole}
+        return {name: part.to(self.device) for name, part in whole.items()}
+
+    def seen(self, inputs: Tensor) -> Tensor:
+        """Inputs as the trained part of the model sees them."""
+        frozen = models.features(self._whole())
+        return inputs if frozen is None else models.apply(frozen, inputs)
 
     def build(self, index: int) -> nn.Module:
         """The trained part of model `index` with its initial weights, the same for every setting."""
@@ -111,7 +119,7 @@ class Fleet:
     def at(self, headers: Mapping[str, str], place: Place) -> Work:
         """The work of one place on jobs (setting, block), with `headers` by setting for the files of parameters."""
         own = copy.copy(self)
-        own.__dict__.pop("_tensors", None)
+        own.__dict__.pop("tensors", None)
         own.device = torch.device(place.device)
 
         def work(job: tuple[Setting, range], emit: Emit, stop: Callable[[], bool]) -> None:
@@ -124,7 +132,7 @@ class Fleet:
     def prepare(self) -> None:
         """Compute and store the features of a model that has such, once for all workers."""
         if models.features(self._whole()) is not None:
-            _ = self._tensors
+            _ = self.tensors
 
     def blocks(self, setting: Setting) -> list[range]:
         """The stacks of a setting in which models are missing."""
@@ -149,6 +157,7 @@ class Fleet:
             self.engine,
             config.seed,
             config.privacy.noise,
+            config.training.trajectory,
         )
         delta = setting.delta if setting.mechanism.private else None  # it stands in the statement
         code = (code_fingerprint(*TRAINED_BY), versions())
@@ -173,14 +182,18 @@ class Fleet:
         progress.write(self.store, checkpoint)  # before any noise is drawn, so that a restart draws the same
         emit(Steps(setting, len(progress.models), progress.state.step))
         model = self.build(0).to(self.device)
-        pool, labels, test = self._tensors
-        every = math.ceil(setting.mechanism.steps / CURVE_POINTS)
+        pool, test = self.tensors["pool"], self.tensors["test"]
+        labels = torch.from_numpy(self.dataset.pool.labels).to(self.device)
+        steps, kept = setting.mechanism.steps, self.config.training.trajectory
+        every, marks = math.ceil(steps / CURVE_POINTS), {max(1, steps * (number + 1) // kept) for number in range(kept)}
         saved = time.monotonic()
 
         def on_step(state: State, losses: Tensor, weights: Tensor) -> None:
             nonlocal saved
             emit(Steps(setting, len(progress.models), 1))
-            if state.step % every == 0 or state.step == setting.mechanism.steps:
+            if state.step in marks:
+                progress.trajectory.append(score.losses(model, state.released, pool, labels))
+            if state.step % every == 0 or state.step == steps:
                 right = score.logits(model, state.released, test).argmax(-1) == self.dataset.test.labels
                 mean = float(torch.where(weights, losses, 0).sum() / weights.sum().clamp(min=1))
                 point: Point = {"step": state.step, "loss": mean if math.isfinite(mean) else None, "test_accuracy": float(right.mean())}
@@ -206,6 +219,8 @@ class Fleet:
                 "mechanism.json": to_json(mechanism_to_json(ran)),
                 "curve.json": to_json(progress.curve),
             }
+            if kept:
+                files["trajectory.npy"] = to_npy(np.stack([losses[row] for losses in progress.trajectory], axis=1))
             self.store.write("model", key, files)
         self.store.delete_file("checkpoint", checkpoint)
 
@@ -227,47 +242,43 @@ class Fleet:
             if json.loads(self._model(setting, index)["mechanism.json"]) != mechanism_to_json(setting.mechanism):
                 raise RuntimeError(f"model {index} of {setting.name} ran another mechanism than planned")
 
-    def logits(self, setting: Setting) -> tuple[np.ndarray, np.ndarray]:
-        """Logits of every model on pool [M, N, 1, C] and test [M, T, 1, C], computed where not yet stored."""
+    def logits(self, setting: Setting) -> dict[str, np.ndarray]:
+        """Logits of every model on pool, population and test, [M, N, 1, C] each, computed where not yet stored."""
         model = self.build(0).to(self.device)
-        pool, _, test = self._tensors
-        pairs = []
+        found: dict[str, list[np.ndarray]] = {name: [] for name in self._parts()}
         for index in range(self.config.models_per_setting):
-            trained = self._model(setting, index)["parameters.safetensors"]
-            digest = hashlib.sha256(trained).hexdigest()  # two runs of one configuration differ in their noise
-            key = fingerprint("scores", code_fingerprint("score"), self.key(setting, index), digest)
+            key = fingerprint("scores", code_fingerprint("score"), self.key(setting, index), self.digest(setting, index))
             files = self.store.read("scores", key)
             if files is None:
-                own = {name: value[None].to(self.device) for name, value in load(trained).items()}
-                parts = (("pool.npy", pool), ("test.npy", test))
-                files = {name: to_npy(score.logits(model, own, part)[0, :, None]) for name, part in parts}
+                own = self.parameters(setting, index)
+                files = {f"{name}.npy": to_npy(score.logits(model, own, part)[0, :, None]) for name, part in self.tensors.items()}
                 self.store.write("scores", key, files)
-            pairs.append((from_npy(files["pool.npy"]), from_npy(files["test.npy"])))
-            if not all(np.isfinite(part).all() for part in pairs[-1]):
-                raise _diverged(setting)
-        return np.stack([pool for pool, _ in pairs]), np.stack([test for _, test in pairs])
+            for name, arrays in found.items():
+                arrays.append(from_npy(files[f"{name}.npy"]))
+                if not np.isfinite(arrays[-1]).all():
+                    raise _diverged(setting)
+        return {name: np.stack(arrays) for name, arrays in found.items()}
+
+    def parameters(self, setting: Setting, index: int) -> dict[str, Tensor]:
+        """Of one trained model, each [1, ...]."""
+        return {name: value[None].to(self.device) for name, value in load(self._model(setting, index)["parameters.safetensors"]).items()}
+
+    def digest(self, setting: Setting, index: int) -> str:
+        """Of one model's trained parameters: two runs of one configuration differ in their noise."""
+        return hashlib.sha256(self._model(setting, index)["parameters.safetensors"]).hexdigest()
+
+    def trajectories(self, setting: Setting) -> np.ndarray | None:
+        """Losses of every model on every pool example at the checkpoints, float32 [M, N, E]; None where none were kept."""
+        if not self.config.training.trajectory:
+            return None
+        files = [self._model(setting, index)["trajectory.npy"] for index in range(self.config.models_per_setting)]
+        return np.stack([from_npy(file) for file in files])
 
     def _model(self, setting: Setting, index: int) -> dict[str, bytes]:
         files = self.store.read("model", self.key(setting, index))
         if files is None:
             raise RuntimeError(f"model {index} of {setting.name} is not in the store; run the sweep again")
         return files
-
-
-def build(config: Config, shape: Sequence[int], classes: int, seed: int = 0) -> nn.Module:
-    """A freshly initialised model of the configuration for inputs of a shape."""
-    options = {key: value for key, value in config.model.items() if key != "name"}
-    return models.build(str(config.model.get("name")), options, shape, classes, seed)
-
-
-def architecture(model: nn.Module, shape: Sequence[int]) -> str:
-    """Digest of a module's structure, initial values and logits of some inputs: a name in a configuration does not pin a plug-in's code."""
-    hashed = hashlib.sha256(repr(model).encode())
-    for name, value in sorted(model.state_dict().items()):
-        hashed.update(name.encode() + value.cpu().numpy().tobytes())
-    with torch.no_grad():
-        hashed.update(model(inputs(model, shape, 8)).numpy().tobytes())
-    return hashed.hexdigest()
 
 
 def trained_by(setting: Setting) -> list[object]:

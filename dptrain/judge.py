@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from dptrain import metrics
+from dptrain import audit, metrics, one_run
 from dptrain.accounting import TradeOff
-from dptrain.attacks import ATTACKS
-from dptrain.attacks.lira import choose_variance
-from dptrain.types import Interval, Refusal, Scores, Setting
+from dptrain.guesses import Judged, View
+from dptrain.scores import Scores
+from dptrain.types import Interval, Refusal
 
 FPRS = (0.01, 0.001)
+PRIORS = (1, 10, 100)
+"""Non-members for each member, at which PPV is told."""
 ALARM = 1e-6
 """One-sided false-alarm rate at which a measurement above its proved ceiling counts as a contradiction."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One number of the result. `estimate` is None where the number was refused, and `note` says why."""
+    """One number of the result. `estimate` is None where the number was refused, and `note` says why. A lower bound has no `high`.
+    `examples`: all, or canaries only."""
 
     setting: str
     defence: str
@@ -39,109 +42,204 @@ class Row:
     ceiling: float | None = None
     note: str = ""
     contradicted: bool = False
+    examples: str = "all"
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
 
-def attack_matrix(scores: Scores, attack: str, options: Mapping[str, Any]) -> np.ndarray:
-    """Membership scores with each model in turn as the target, float64 [M, N]. Raises Refusal."""
-    return np.stack([ATTACKS[attack](scores, target, **options) for target in range(scores.models)])
-
-
-def variant(scores: Scores, attack: str, options: Mapping[str, Any]) -> str:
-    """What the attack's options came to, for the reader."""
-    if "variance" not in options:
-        return ""
-    shadows = int(scores.shadows(0).sum())
-    return f"{choose_variance(options['variance'], shadows)} variance, {shadows} shadows"
-
-
-def attack_rows(setting: Setting, attack: str, matrix: np.ndarray, scores: Scores, ceiling: TradeOff | None, note: str) -> list[Row]:
-    """AUC, advantage, balanced accuracy and TPR at FPR of one attack on one setting.
-
-    matrix [M, N] as from attack_matrix. Advantage and balanced accuracy come twice: at a threshold chosen on the target's shadows, and,
-    named oracle, at the best threshold for the target's own labels, which no attacker knows.
-    """
-    member = scores.membership
-    shadows = np.stack([scores.shadows(target) for target in range(len(matrix))])
-    measures = [
-        _Measure("auc", metrics.aucs, ceiling.max_auc if ceiling else None),
-        _Measure("advantage", partial(metrics.shadow_advantages, shadows=shadows), ceiling.max_advantage if ceiling else None, low=-1.0),
-        _Measure("advantage_oracle", metrics.oracle_advantages, ceiling.max_advantage if ceiling else None, judged=False),
-    ]
-    for fpr in FPRS:
-        together = metrics.pooled(member, fpr)
-        values = partial(metrics.tprs_at_fpr, fpr=fpr, together=together)
-        pooling = f"one threshold for all {len(matrix)} targets together" if together else ""
-        measures.append(_Measure(f"tpr_at_fpr_{fpr:g}", values, ceiling.max_tpr(fpr) if ceiling else None, fpr=fpr, note=pooling))
-    rows: list[Row] = []
-    for measure in measures:
-        try:
-            row = measure.row(setting, attack, matrix, member, note)
-        except Refusal as refusal:
-            row = _refused(setting, attack, measure.metric, str(refusal), scores, measure.ceiling)
-        rows.append(row)
-        if measure.metric.startswith("advantage"):
-            rows.append(_balanced_accuracy(row))
-    return rows
-
-
 @dataclass(frozen=True)
-class _Measure:
-    """A metric of an attack: its value for each target, its ceiling, the FPR if it is a TPR there, and whether a value above the
-    ceiling contradicts the proof (the oracle's does not: it is chosen on the scores it is reported on)."""
+class Subject:
+    """What is judged: a setting's name, its defence, its target epsilon at delta, and what is proved of it: epsilon and the whole curve."""
 
-    metric: str
-    values: metrics.Values
-    ceiling: float | None
-    low: float = 0.0
-    fpr: float | None = None
-    note: str = ""
-    judged: bool = True
-
-    def row(self, setting: Setting, attack: str, matrix: np.ndarray, member: np.ndarray, note: str) -> Row:
-        if self.fpr is not None:
-            metrics.require_non_members(int((~member).sum()), self.fpr)
-        at = metrics.fleet_interval(self.values, matrix, member, (self.low, 1.0))
-
-        def interval(confidence: float) -> Interval:
-            return at(confidence) if self.fpr is None else metrics.widen(at(confidence), int(member.sum()), confidence)
-
-        contradicted = self.judged and self.ceiling is not None and interval(1 - 2 * ALARM).low > self.ceiling
-        notes = "; ".join(filter(None, [note, self.note]))
-        return _row(setting, attack, self.metric, interval(metrics.CONFIDENCE), self.ceiling, notes, contradicted)
+    name: str
+    defence: str
+    epsilon: float | None
+    delta: float
+    proved: float | None = None
+    curve: TradeOff | None = None
 
 
-def refused_rows(setting: Setting, attack: str, reason: str, scores: Scores) -> list[Row]:
+def attack_rows(
+    subject: Subject,
+    attack: str,
+    judged: Judged,
+    scores: Scores,
+    audits: tuple[str, ...],
+    note: str = "",
+    canaries: np.ndarray | None = None,
+) -> list[Row]:
+    """All metrics of one attack on one setting; of the examples that `canaries`, bool [N], marks, if it is given.
+
+    Advantage and balanced accuracy come at thresholds from the shadows, from the population, and, named oracle, at the best for the target's own
+    labels, which no attacker knows; one threshold for all classes, or one a class. Rows that the data cannot support are refused with the reason.
+    """
+    view = View(scores, judged, canaries)
+    member, curve = view.member, subject.curve
+    ranked = metrics.rankings(view.own, member)
+    rows: list[Row] = []
+
+    def add(metric: str, make: Callable[[], metrics.Values], ceiling: float | None = None, *, low: float = 0.0, **how: Any) -> Row:
+        try:
+            rows.append(_measured(subject, attack, metric, make(), member, (low, 1.0), ceiling, note, **how))
+        except Refusal as refusal:
+            rows.append(_refused(subject, attack, metric, str(refusal), member, ceiling))
+        return rows[-1]
+
+    add("auc", lambda: metrics.aucs(ranked), curve.max_auc if curve else None)
+    for kind, guess in view.guesses():
+        oracle = kind.startswith("oracle")  # chosen on the scores that it is reported on: no contradiction of a proof
+        name = f"advantage_{kind}" if kind else "advantage"
+        found = add(
+            name,
+            lambda guess=guess: metrics.advantages(guess(), member),  # type: ignore[misc]
+            curve.max_advantage if curve else None,
+            low=-1.0,
+            judged=not oracle,
+        )
+        rows.append(_balanced_accuracy(found))
+    for ratio in PRIORS:
+        add(f"ppv_1_to_{ratio}", lambda ratio=ratio: metrics.ppv(view.from_shadows(False), member, ratio))  # type: ignore[misc]
+    for fpr in FPRS:
+        together = metrics.pooled(member, fpr) and len(member) > 1
+
+        def tpr(fpr: float = fpr, together: bool = together) -> metrics.Values:
+            metrics.require_non_members(int((~member).sum()), fpr)
+            return metrics.tpr_at_fpr_together(view.own, member, fpr) if together else metrics.tprs_at_fpr(ranked, fpr)
+
+        told = f"one threshold for all {len(member)} targets together" if together else ""
+        add(f"tpr_at_fpr_{fpr:g}", tpr, curve.max_tpr(fpr) if curve else None, rate=True, more=told)
+    rows += [
+        _credible_row(subject, attack, view) if method == "joint_beta" else _bound_row(subject, attack, method, view, note)
+        for method in audits
+    ]
+    return rows if canaries is None else [dataclasses.replace(row, examples="canaries") for row in rows]
+
+
+def _measured(
+    subject: Subject,
+    attack: str | None,
+    metric: str,
+    values: metrics.Values,
+    member: np.ndarray,
+    bounds: tuple[float, float],
+    ceiling: float | None,
+    note: str,
+    judged: bool = True,
+    rate: bool = False,
+    more: str = "",
+) -> Row:
+    """judged: whether a value above the ceiling contradicts the proof; rate: whether the interval must hold that of Clopper and Pearson."""
+    at = metrics.fleet_interval(values, member, bounds)
+
+    def interval(confidence: float) -> Interval:
+        return metrics.widen(at(confidence), int(member.sum()), confidence) if rate else at(confidence)
+
+    contradicted = judged and ceiling is not None and interval(1 - 2 * ALARM).low > ceiling
+    alone = "one target: the interval is over examples only" if len(member) == 1 else ""
+    return _row(subject, attack, metric, interval(metrics.CONFIDENCE), ceiling, "; ".join(filter(None, [note, more, alone])), contradicted)
+
+
+def _bound_row(subject: Subject, attack: str, method: str, view: View, note: str) -> Row:
+    """A measured lower bound of epsilon: of one target, or the lower median of many.
+
+    Each of T bounds is above the truth with probability at most a, so half of them are with at most 2a (Markov), whatever they have to do with
+    each other: the lower median at 1 - a/2 each is a bound at 1 - a.
+    """
+    metric = f"epsilon_{method}"
+
+    def bounds(confidence: float) -> list[audit.Bound]:
+        each = confidence if len(view.own) == 1 else 1 - (1 - confidence) / 2
+        found = []
+        for own, member in zip(view.own, view.member, strict=True):
+            if method in one_run.METHODS:
+                found.append(one_run.from_one_run(own, member, subject.delta, method, each))
+            else:
+                found.append(audit.from_scores(own[member], own[~member], subject.delta, method, each))
+        return sorted(found, key=lambda bound: bound.epsilon)
+
+    def median(found: list[audit.Bound]) -> audit.Bound:
+        return found[(len(found) - 1) // 2]
+
+    try:
+        bound = median(bounds(audit.CONFIDENCE))
+    except Refusal as refusal:
+        return _refused(subject, attack, metric, str(refusal), view.member, subject.proved)
+    contradicted = (
+        subject.proved is not None
+        and not bound.assumes
+        and method in one_run.METHODS
+        and median(bounds(1 - ALARM)).epsilon > subject.proved
+    )
+    told = [
+        f"lower bound at {audit.CONFIDENCE:.0%} confidence, delta {subject.delta:g}, {bound.n_in:,} in and {bound.n_out:,} out a target",
+        f"lower median of {len(view.own)} targets" if len(view.own) > 1 else "",
+        f"a perfect attack would show {bound.ceiling:.2f}",
+        f"assumes {bound.assumes}" if bound.assumes else "",
+        "for independent fair coins" if method in one_run.METHODS else "takes one model's scores for independent trials",
+        note,
+    ]
+    counts = len(view.own), int(view.member.sum()), int((~view.member).sum())
+    text = "; ".join(filter(None, told))
+    return Row(*_names(subject), attack, metric, bound.epsilon, bound.epsilon, None, *counts, subject.proved, text, contradicted)
+
+
+def _credible_row(subject: Subject, attack: str, view: View) -> Row:
+    """The joint-beta interval of the first target at the threshold from its shadows."""
+    metric = "epsilon_joint_beta"
+    try:
+        guess, member = view.from_shadows(False)[0], view.member[0]
+    except Refusal as refusal:
+        return _refused(subject, attack, metric, str(refusal), view.member, subject.proved)
+    tp, tn, fp, fn = (int(hit.sum()) for hit in (guess & member, ~guess & ~member, guess & ~member, ~guess & member))
+    low, high = audit.joint_beta(tp, tn, fp, fn, subject.delta, 1 - audit.CONFIDENCE)
+    told = "credible interval, not a frequentist bound; first target; takes one model's scores for independent trials"
+    return Row(
+        *_names(subject),
+        attack,
+        metric,
+        low,
+        low,
+        high if math.isfinite(high) else None,
+        1,
+        int(member.sum()),
+        int((~member).sum()),
+        subject.proved,
+        told,
+    )
+
+
+def refused_rows(subject: Subject, attack: str, reason: str, scores: Scores) -> list[Row]:
     """The rows of an attack that could not run."""
     names = ["auc", "advantage", "balanced_accuracy", *(f"tpr_at_fpr_{fpr:g}" for fpr in FPRS)]
-    return [_refused(setting, attack, metric, reason, scores, None) for metric in names]
+    return [_refused(subject, attack, metric, reason, scores.membership[scores.attacked], None) for metric in names]
 
 
-def accuracy_rows(setting: Setting, scores: Scores, test_logits: np.ndarray, test_labels: np.ndarray) -> list[Row]:
-    """Accuracy on the test set and on members, over models; test_logits [M, T, Q, C]."""
-    test = test_logits.mean(axis=2).argmax(-1) == test_labels
-    train = scores.logits.mean(axis=2).argmax(-1) == scores.labels
+def accuracy_rows(subject: Subject, right: np.ndarray, membership: np.ndarray, test_right: np.ndarray) -> list[Row]:
+    """Accuracy on the test set and on members, over models; right bool [M, N], test_right bool [M, T]."""
     rows = []
-    for metric, right, used in (("test_accuracy", test, np.ones_like(test)), ("train_accuracy", train, scores.membership)):
-        at = metrics.fleet_interval(_share_right, right, used, (0.0, 1.0))
+    for metric, hits, used in (
+        ("test_accuracy", test_right, np.ones_like(test_right)),
+        ("train_accuracy", right, membership),
+    ):
+        at = metrics.fleet_interval(_share_right(hits, used), used, (0.0, 1.0))
         interval = metrics.widen(at(metrics.CONFIDENCE), int(used.any(axis=0).sum()), metrics.CONFIDENCE)
         count = int(used.sum())
         counts = {"n_in": 0, "n_out": count} if metric == "test_accuracy" else {"n_in": count, "n_out": 0}
-        rows.append(_row(setting, None, metric, dataclasses.replace(interval, **counts)))
+        rows.append(_row(subject, None, metric, dataclasses.replace(interval, **counts)))
     return rows
 
 
-def _share_right(right: np.ndarray, used: np.ndarray) -> np.ndarray:
-    return (right & used).sum(axis=1) / np.maximum(used.sum(axis=1), 1)
+def _share_right(right: np.ndarray, used: np.ndarray) -> metrics.Values:
+    hits, all_used = (right & used).astype(float), used.astype(float)
+    return lambda weights, kept: hits[kept] @ weights / np.maximum(all_used[kept] @ weights, 1)
 
 
 def blind_row(matrix: np.ndarray, membership: np.ndarray) -> Row:
     """AUC of the blind baseline [K, N] over the K independent splits; the same for every setting, since they share the splits."""
-    at = metrics.fleet_interval(metrics.aucs, matrix, membership, (0, 1))
+    at = metrics.fleet_interval(metrics.aucs(metrics.rankings(matrix, membership)), membership, (0, 1))
     note = "inputs and labels only: .5 is a sound split"
-    return Row("all", "", None, "blind", "auc", *_numbers(at(metrics.CONFIDENCE)), None, note, at(1 - 2 * ALARM).low > 0.5)
+    return _row(Subject("all", "", None, 0.0), "blind", "auc", at(metrics.CONFIDENCE), None, note, at(1 - 2 * ALARM).low > 0.5)
 
 
 def _balanced_accuracy(row: Row) -> Row:
@@ -150,24 +248,17 @@ def _balanced_accuracy(row: Row) -> Row:
     def half(value: float | None) -> float | None:
         return None if value is None else (1 + value) / 2
 
+    numbers = {name: half(getattr(row, name)) for name in ("estimate", "low", "high", "ceiling")}
     metric = row.metric.replace("advantage", "balanced_accuracy")
-    return dataclasses.replace(
-        row,
-        metric=metric,
-        estimate=half(row.estimate),
-        low=half(row.low),
-        high=half(row.high),
-        ceiling=half(row.ceiling),
-        contradicted=False,  # the advantage says it
-    )
+    return dataclasses.replace(row, metric=metric, contradicted=False, **numbers)  # type: ignore[arg-type]  # the advantage says it
 
 
-def _numbers(interval: Interval) -> tuple[float, float, float, int, int, int]:
-    return interval.estimate, interval.low, interval.high, interval.targets, interval.n_in, interval.n_out
+def _names(subject: Subject) -> tuple[str, str, float | None]:
+    return subject.name, subject.defence, subject.epsilon
 
 
 def _row(
-    setting: Setting,
+    subject: Subject,
     attack: str | None,
     metric: str,
     interval: Interval,
@@ -175,10 +266,10 @@ def _row(
     note: str = "",
     contradicted: bool = False,
 ) -> Row:
-    return Row(setting.name, setting.defence, setting.epsilon, attack, metric, *_numbers(interval), ceiling, note, contradicted)
+    estimate, counts = (interval.estimate, interval.low, interval.high), (interval.targets, interval.n_in, interval.n_out)
+    return Row(*_names(subject), attack, metric, *estimate, *counts, ceiling, note, contradicted)
 
 
-def _refused(setting: Setting, attack: str, metric: str, reason: str, scores: Scores, ceiling: float | None) -> Row:
-    n_in = int(scores.membership.sum())
-    counts = (scores.models, n_in, scores.membership.size - n_in)
-    return Row(setting.name, setting.defence, setting.epsilon, attack, metric, None, None, None, *counts, ceiling, f"refused: {reason}")
+def _refused(subject: Subject, attack: str, metric: str, reason: str, member: np.ndarray, ceiling: float | None) -> Row:
+    counts = len(member), int(member.sum()), int((~member).sum())
+    return Row(*_names(subject), attack, metric, None, None, None, *counts, ceiling, f"refused: {reason}")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from dptrain import models
 from dptrain.clipping import CLIPPINGS, ENGINES, Factor, stack
 from dptrain.rules import RULES
+from dptrain.schema import Config
 from dptrain.types import ConfigError
 
 SEEDS = 5
@@ -173,3 +176,19 @@ def _gradients(model: nn.Module, batch: Tensor) -> tuple[list[dict[str, Tensor]]
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def build(config: Config, shape: Sequence[int], classes: int, seed: int = 0) -> nn.Module:
+    """A freshly initialised model of the configuration for inputs of a shape."""
+    options = {key: value for key, value in config.model.items() if key != "name"}
+    return models.build(str(config.model.get("name")), options, shape, classes, seed)
+
+
+def architecture(model: nn.Module, shape: Sequence[int]) -> str:
+    """Digest of a module's structure, initial values and logits of some inputs: a name in a configuration does not pin a plug-in's code."""
+    hashed = hashlib.sha256(repr(model).encode())
+    for name, value in sorted(model.state_dict().items()):
+        hashed.update(name.encode() + value.cpu().numpy().tobytes())
+    with torch.no_grad():
+        hashed.update(model(inputs(model, shape, 8)).numpy().tobytes())
+    return hashed.hexdigest()

@@ -20,6 +20,8 @@ COLUMNS: tuple[tuple[str, str | None, str], ...] = (
     ("LiRA offline AUC", "lira_offline", "auc"),
     ("LiRA TPR @ 1% FPR", "lira", "tpr_at_fpr_0.01"),
     ("LiRA TPR @ .1% FPR", "lira", "tpr_at_fpr_0.001"),
+    ("RMIA AUC", "rmia", "auc"),
+    ("RMIA offline AUC", "rmia_offline", "auc"),
     ("loss AUC", "loss", "auc"),
     ("loss TPR @ 1% FPR", "loss", "tpr_at_fpr_0.01"),
     ("shadow AUC", "shadow", "auc"),
@@ -27,6 +29,19 @@ COLUMNS: tuple[tuple[str, str | None, str], ...] = (
 )
 SHOWN = 6
 """Columns of the summary: the first of COLUMNS that the run has. Everything is in the report and in metrics.json."""
+
+
+MEASURES: tuple[tuple[str, str], ...] = (
+    ("AUC", "auc"),
+    ("balanced accuracy", "balanced_accuracy"),
+    ("per class", "balanced_accuracy_per_class"),
+    ("oracle threshold", "balanced_accuracy_oracle"),
+    ("TPR @ 1% FPR", "tpr_at_fpr_0.01"),
+    ("TPR @ .1% FPR", "tpr_at_fpr_0.001"),
+    ("PPV 1:10", "ppv_1_to_10"),
+    ("epsilon at least", "epsilon_one_run"),
+)
+"""Columns of the table of attacks."""
 
 
 def number(value: float | None, bound: bool = False) -> str:
@@ -43,16 +58,27 @@ def cell(row: Row | None) -> str:
     if row is None or row.estimate is None:
         return "-"
     ceiling = f" <= {number(row.ceiling, bound=True)}" if row.ceiling is not None else ""
+    if row.high is None:
+        return number(row.estimate) + ceiling
     return f"{number(row.estimate)} [{number(row.low)}, {number(row.high)}]{ceiling}"
 
 
 def summary(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Head and body of the summary table, a line a setting."""
-    found = {(row.setting, row.attack, row.metric): row for row in rows}
+    found = {(row.setting, row.attack, row.metric): row for row in rows if row.examples == "all"}
     settings = list(dict.fromkeys(row.setting for row in rows if row.metric == "test_accuracy"))
     columns = [column for column in COLUMNS if any(found.get((name, column[1], column[2])) for name in settings)][:SHOWN]
     body = [[name, *(cell(found.get((name, attack, metric))) for _, attack, metric in columns)] for name in settings]
     return ["setting", *(title for title, _, _ in columns)], body
+
+
+def attacks(rows: Sequence[Row], setting: str, examples: str = "all") -> tuple[list[str], list[list[str]]]:
+    """Head and body of the table of attacks on one setting, a line an attack that ran."""
+    found = {(row.attack, row.metric): row for row in rows if row.setting == setting and row.examples == examples}
+    names = dict.fromkeys(attack for (attack, metric), row in found.items() if attack and metric == "auc" and row.estimate is not None)
+    measures = [measure for measure in MEASURES if any(found.get((name, measure[1])) for name in names)]
+    body = [[name, *(cell(found.get((name, metric))) for _, metric in measures)] for name in names]
+    return ["attack", *(title for title, _ in measures)], body
 
 
 def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
@@ -66,14 +92,18 @@ def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 def legend(rows: Sequence[Row]) -> list[str]:
     """How to read the table, and what was refused."""
     targets = max(row.targets for row in rows)
-    lines = [f"Mean over {targets} attacked models [95 % interval] <= proved ceiling."]
+    over = f"Mean over {targets} attacked models [95 % interval]" if targets > 1 else "One attacked model [95 % interval over examples]"
+    lines = [f"{over} <= proved ceiling."]
     lines += [f"LiRA: {row.note}." for row in rows if row.attack == "lira" and row.metric == "auc" and row.estimate is not None][:1]
     lines += [f"Blind baseline AUC {cell(row)} ({row.note})." for row in rows if row.attack == "blind"]
-    refused: dict[str, list[str]] = {}
+    refused: dict[str, dict[str, list[str]]] = {}
     for row in rows:
-        if row.estimate is None:
-            refused.setdefault(row.note, []).append(f"{row.attack} {row.metric}")
-    lines += [f"{', '.join(dict.fromkeys(names))}: {reason}." for reason, names in refused.items()]
+        if row.estimate is None and row.examples == "all":
+            refused.setdefault(row.note, {}).setdefault(row.attack or "", []).append(row.metric)
+    for reason, by_attack in refused.items():
+        metrics = list(dict.fromkeys(metric for names in by_attack.values() for metric in names))
+        whole = "auc" in metrics  # of an attack that could not run at all
+        lines.append(f"{', '.join(by_attack)}{'' if whole else ', ' + ', '.join(metrics)}: {reason}.")
     return lines
 
 
@@ -114,6 +144,7 @@ def page(
     rows: Sequence[Row],
     statements: Mapping[str, Mapping[str, str]],
     figures: Mapping[str, bytes],
+    exposed: Mapping[str, Any],
     config: str,
     versions: Mapping[str, str],
 ) -> str:
@@ -122,10 +153,19 @@ def page(
     head, body = summary(rows)
     parts = [f"<h1>{escape(name)}</h1>", *(f'<p class="muted">{escape(line)}</p>' for line in legend(rows)[:1])]
     parts += [f'<p class="warning">{escape(line)}</p>' for line in warnings(rows)]
-    parts += ["<h2>Summary</h2>", _html_table(head, body), *(f'<p class="muted">{escape(line)}</p>' for line in legend(rows)[1:])]
+    if body:
+        parts += ["<h2>Summary</h2>", _html_table(head, body)]
+    parts += [f'<p class="muted">{escape(line)}</p>' for line in legend(rows)[1:]]
     for title, data in figures.items():
         parts.append(f'<h2>{escape(title)}</h2><img alt="{escape(title)}" src="data:image/png;base64,{base64.b64encode(data).decode()}">')
-    parts.append("<h2>Privacy statements</h2>")
+    parts.append("<h2>Attacks</h2>")
+    for setting in dict.fromkeys(row.setting for row in rows if row.attack and row.attack != "blind"):
+        parts.append(f"<h3>{escape(setting)}</h3>" + _html_table(*attacks(rows, setting)))
+        if any(row.examples == "canaries" for row in rows):
+            parts.append("<p>on the canaries only, the worst case</p>" + _html_table(*attacks(rows, setting, "canaries")))
+        parts.append(_exposed(exposed.get(setting, {}), rows, setting))
+    if statements:
+        parts.append("<h2>Privacy statements</h2>")
     for setting, statement in statements.items():
         entries = "".join(f"<dt>{escape(heading)}</dt><dd>{escape(text)}</dd>" for heading, text in statement.items())
         parts.append(f"<details open><summary>{escape(setting)}</summary><dl>{entries}</dl></details>")
@@ -143,6 +183,39 @@ def page(
     parts.append(f"<h2>Run</h2><details><summary>configuration and versions</summary><pre>{escape(config)}</pre>")
     parts.append(f"<p class='muted'>{escape(', '.join(f'{key} {value}' for key, value in versions.items()))}</p></details>")
     return f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(name)}: privacy and utility</title><style>{STYLE}</style></head><body>{"".join(parts)}</body></html>\n'
+
+
+def _exposed(record: Mapping[str, Any], rows: Sequence[Row], setting: str) -> str:
+    """The most exposed examples under the attack that finds most, and what each attack finds alone."""
+    alone = record.get("agreement", {}).get("alone", {})
+    if not alone:
+        return ""
+    fpr = record["agreement"]["fpr"]
+    steady = record["stability"]
+    lines = [
+        [name, f"{own['found']:,}", f"{own['only']:,}", number(steady.get(name)), ", ".join(str(each) for each in own["ids"])]
+        for name, own in alone.items()
+    ]
+    title = f"which members each attack finds at {fpr:.0%} FPR"
+    head = ["attack", "members found", "by no other attack", "stability", "ids it alone finds most"]
+    parts = [f"<details><summary>{title}</summary>{_html_table(head, lines)}"]
+    parts.append("<p class='muted'>stability: rank correlation of the examples' exposure between two halves of the targets</p></details>")
+    best = max(alone, key=lambda name: alone[name]["found"])
+    if record["vulnerable"][best]:
+        head = ["id", "label", "found / held by", "95 % interval", "false alarms", "AUC over targets"]
+        lines = [
+            [
+                str(one["id"]),
+                str(one["label"]),
+                f"{one['found']} / {one['of']}",
+                f"[{number(one['low'])}, {number(one['high'])}]",
+                str(one["false_alarms"]),
+                number(one["auc"]),
+            ]
+            for one in record["vulnerable"][best]
+        ]
+        parts.append(f"<details><summary>most exposed examples ({html.escape(best)})</summary>{_html_table(head, lines)}</details>")
+    return "".join(parts)
 
 
 def _html_table(head: Sequence[str], body: Sequence[Sequence[Any]]) -> str:

@@ -25,6 +25,8 @@ class Purpose(IntEnum):
     BATCH = 4
     NOISE = 5
     AUGMENTATION = 6
+    CANARY = 7
+    QUERY = 8
 
 
 def os_key() -> bytes:

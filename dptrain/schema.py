@@ -18,6 +18,8 @@ OPTIMISERS = ("sgd", "adamw")
 SCHEDULES = ("constant", "linear", "cosine")
 AUGMENTATIONS = ("flip", "crop", "shift")
 CLIPPINGS = ("flat", "automatic", "normalise")
+CANARIES = ("mislabelled", "blank", "noise", "gradient")
+AUDITS = ("one_run", "one_run_fdp", "clopper_pearson", "gdp", "joint_beta")
 """The keys of the registries of those names; here because a configuration is checked before torch is loaded."""
 MAX_EPSILON = 100
 MIN_POOL = 40
@@ -36,6 +38,8 @@ class DatasetConfig:
     pool: int = option("candidates; each model trains on its own random half")
     population: int = option("examples no model trains on, set aside for an attacker")
     test: int = option("examples for accuracy only")
+    canaries: int = option("pool examples that are replaced by canaries, the worst case; 0 for none")
+    canary: str = option("kind of canary: mislabelled, blank, noise or gradient")
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class TrainingConfig:
     width: int | None = option("models trained side by side; null: measured")
     workers: int | None = option("processes, which share the threads or have a GPU each; null: measured")
     physical_batch: int | None = option("examples of a model in memory at once; a batch is summed in parts; null: by memory")
+    trajectory: int = option("checkpoints at which the loss of every pool example is kept, for the attack trajectory")
     checkpoint_seconds: float = option("seconds between checkpoints of an unfinished stack")
 
 
@@ -62,6 +67,13 @@ class TrainingConfig:
 class PrivacyConfig:
     delta: float = option("delta of (epsilon, delta); below 1/n")
     noise: str = option("os: key from the operating system; seeded: from `seed`, to reproduce a run")
+
+
+@dataclass(frozen=True)
+class QueriesConfig:
+    copies: int = option("copies of each example that merlin, morgan and label_only ask the models about")
+    jitter: float = option("standard deviation of the noise on copies for merlin and morgan")
+    noise: float = option("standard deviation of the noise on copies for label_only")
 
 
 @dataclass(frozen=True)
@@ -77,6 +89,8 @@ class Config:
     privacy: PrivacyConfig = option("what is promised")
     defence: Mapping[str, Mapping[str, Any]] = option("parameters of each way to train")
     attacks: Mapping[str, Mapping[str, Any]] = option("attacks to run, and their options")
+    audits: tuple[str, ...] = option("lower bounds of epsilon: one_run, one_run_fdp, clopper_pearson, gdp, joint_beta")
+    queries: QueriesConfig = option("what some attacks ask the models")
 
     def __post_init__(self) -> None:
         _check(self)
@@ -113,6 +127,38 @@ def positive(value: Any, key: str) -> float:
     return float(value)
 
 
+def _choose(key: str, value: str, choices: tuple[str, ...]) -> None:
+    _require(value in choices, key, f"unknown value {value!r}; choose from {', '.join(choices)}")
+
+
+def check_audits(audits: tuple[str, ...]) -> None:
+    for name in audits:
+        _choose("audits", name, AUDITS)
+    _require(len(set(audits)) == len(audits), "audits", "each may stand there once; remove the repeats")
+
+
+@dataclass(frozen=True)
+class AttackConfig:
+    """Of `dptrain attack`: anyone's scores, judged."""
+
+    scores: str | None = option("file of scores, .npz or .csv")
+    name: str = option("what the models are called in the result")
+    attacks: Mapping[str, Mapping[str, Any]] = option("attacks to run, and their options")
+    audits: tuple[str, ...] = option("lower bounds of epsilon: one_run, one_run_fdp, clopper_pearson, gdp, joint_beta")
+    delta: float = option("delta of the lower bounds, and of the claim")
+    claim: float | None = option("epsilon that is claimed of the models; a measurement above it fails loudly")
+    format: str = option("table or json, on standard output")
+    output: str | None = option("folder for metrics.json, report.html and roc.png; null for none")
+
+    def __post_init__(self) -> None:
+        _require(self.scores is not None, "scores", "give the file, scores=FILE.npz or scores=FILE.csv; see dptrain attack --help")
+        _require(len(self.attacks) > 0, "attacks", "give at least one, such as [loss,lira]")
+        check_audits(self.audits)
+        _require(0 < self.delta < 1, "delta", f"must lie in (0, 1), got {self.delta:g}")
+        _require(self.claim is None or 0 < self.claim <= MAX_EPSILON, "claim", f"must lie above 0 and at most {MAX_EPSILON}, or be null")
+        _choose("format", self.format, ("table", "json"))
+
+
 def _check(config: Config) -> None:
     _require(
         re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", config.name) is not None,
@@ -125,6 +171,15 @@ def _check(config: Config) -> None:
     _require(pool >= MIN_POOL, "dataset.pool", f"must be at least {MIN_POOL}, got {pool}")
     _require(pool % 2 == 0, "dataset.pool", f"must be even, since each model trains on half of it; use {pool - 1}")
     _require(len(config.attacks) > 0, "attacks", "give at least one, such as [loss,lira]")
+    half = pool // 2
+    _require(
+        0 <= config.dataset.canaries <= half, "dataset.canaries", f"must lie in 0..{half} (half the pool), got {config.dataset.canaries}"
+    )
+    _choose("dataset.canary", config.dataset.canary, CANARIES)
+    check_audits(config.audits)
+    _require(1 <= config.queries.copies <= 10_000, "queries.copies", f"must lie in 1..10000, got {config.queries.copies}")
+    positive(config.queries.jitter, "queries.jitter")
+    positive(config.queries.noise, "queries.noise")
     _require(len(config.epsilons) > 0, "epsilons", "give at least one, such as [inf,8,2]")
     for epsilon in config.epsilons:
         _require(epsilon > 0, "epsilons", f"must be above 0, got {epsilon:g}; use inf for no privacy")
@@ -148,6 +203,7 @@ def _check(config: Config) -> None:
         _require(value is None or value >= 1, f"training.{key}", "must be at least 1, or null to let it be chosen")
     _require(0 <= training.weight_decay < 1e30, "training.weight_decay", f"must be 0 or more, got {training.weight_decay:g}")
     _require(0 <= training.warmup <= 1, "training.warmup", f"is a share of the steps in [0, 1], got {training.warmup:g}")
+    _require(0 <= training.trajectory <= 100, "training.trajectory", f"must lie in 0..100, got {training.trajectory}")
     _require(0 <= training.average < 1, "training.average", f"must lie in [0, 1), such as 0.999, got {training.average:g}")
     _require(1 <= training.multiplicity <= 256, "training.multiplicity", f"must lie in 1..256, got {training.multiplicity}")
     for name in training.augmentations:
@@ -163,7 +219,7 @@ def _check(config: Config) -> None:
         ("training.device", training.device, ("auto", "cpu", "cuda", "mps")),
         ("privacy.noise", config.privacy.noise, ("os", "seeded")),
     ):
-        _require(value in choices, key, f"unknown value {value!r}; choose from {', '.join(choices)}")
+        _choose(key, value, choices)
     delta = config.privacy.delta
     _require(
         0 < delta < 1 / n,

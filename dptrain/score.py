@@ -13,6 +13,12 @@ BLOCK = 512
 """Examples a forward pass; bounds memory whatever the size of the pool."""
 
 
+def losses(model: nn.Module, parameters: Stack, inputs: Tensor, labels: Tensor) -> np.ndarray:
+    """Cross-entropy of K stacked models on inputs [N, *shape] with labels [N]: float32 [K, N]."""
+    said = torch.from_numpy(logits(model, parameters, inputs))
+    return torch.stack([nn.functional.cross_entropy(own, labels.cpu(), reduction="none") for own in said]).numpy()
+
+
 @torch.no_grad()
 def logits(model: nn.Module, parameters: Stack, inputs: Tensor) -> np.ndarray:
     """Logits of K stacked models on inputs [N, *shape] in evaluation mode: float32 [K, N, C]."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from dptrain import accounting
+from dptrain.judge import Row
 from dptrain.types import Setting
 
 UNIT = "one example of the pool"
@@ -40,7 +41,20 @@ def statement(setting: Setting, noise: str, preprocessing: str, opinions: Mappin
         "released": f"{released}. The other models of the fleet, losses, curves and scores are the evaluator's and are not covered; publishing k models together composes",
         "tuning": f"hyperparameters given by the configuration; what their choice cost is not in this epsilon; {preprocessing}",
         "randomness": f"AES-256-CTR keystream, {source}; floating point, not hardened against precision or timing attacks",
-        "measured": "no lower bound of epsilon was computed; attack results stand beside their proved ceilings, and a weak attack proves nothing",
+        "measured": "by the evaluator after the training; see the report. A weak attack proves nothing",
+    }
+
+
+def measured(name: str, rows: Sequence[Row]) -> dict[str, str]:
+    """The entry of the statement on lower bounds of epsilon, once they are measured: the largest that holds for every mechanism."""
+    own = [row for row in rows if row.setting == name and row.metric == "epsilon_one_run" and row.estimate is not None]
+    if not own:
+        return {"measured": "no lower bound of epsilon; attack results stand beside their ceilings, and a weak attack proves nothing"}
+    best = max(own, key=lambda row: row.estimate or 0.0)
+    where = " on the canaries" if best.examples == "canaries" else ""
+    tried = len(own)
+    return {
+        "measured": f"epsilon at least {math.floor((best.estimate or 0.0) * 1000) / 1000:.3f} by {best.attack}{where}, the highest of {tried} (not corrected for that choice): {best.note}. A low value is no guarantee"
     }
 
 

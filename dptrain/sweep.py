@@ -8,36 +8,31 @@ import functools
 import io
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.image import imread
 from tqdm import tqdm
 
-from dptrain import accounting, data, defences, judge, metrics, models, plots, probe, report, sampling, tensorboard
-from dptrain.attacks import ATTACKS
-from dptrain.attacks.blind import blind
-from dptrain.attacks.lira import VARIANCES
+from dptrain import accounting, attacks, data, defences, models, plots, probe, report, sampling, tensorboard
 from dptrain.augment import require_images
+from dptrain.evaluate import Evaluation, evaluate
 from dptrain.executor import Place
 from dptrain.executor import run as run_jobs
-from dptrain.fleet import Fleet, OnCurve, Steps, architecture, build, mechanism_to_json
+from dptrain.fleet import Fleet, OnCurve, Steps, mechanism_to_json
 from dptrain.guard import only_writer, stop_requests
 from dptrain.judge import Row
 from dptrain.placement import Placement, choose, choose_device, choose_engine, cores, memory
+from dptrain.probe import architecture, build
 from dptrain.schema import Config
-from dptrain.statement import as_lines, statement
-from dptrain.store import Store, code_fingerprint, fingerprint, from_npy, to_json, to_npy, versions, write_atomic
-from dptrain.types import ConfigError, Refusal, Scores, Setting
+from dptrain.statement import as_lines, measured, statement
+from dptrain.store import Store, code_fingerprint, fingerprint, to_json, versions, write_atomic
+from dptrain.types import ConfigError, Setting
 
 OUTPUTS = ("metrics.json", "report.html", "table.md", "frontier.png", "frontier.svg", "roc.png", "roc.svg", "tensorboard")
-
-BLIND_SPLITS = 8
-"""Pairs of models whose split the blind baseline is run on: splits are alike, and each costs seconds."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +78,9 @@ def plan(config: Config) -> Plan:
             "dataset.pool",
             f"pool + population + test is {wanted:,}, but {config.dataset.name} has {source.size:,} examples; lower one of them",
         )
-    for name, options in config.attacks.items():
-        if name not in ATTACKS:
-            raise ConfigError(f"attacks.{name}", f"unknown attack; choose from {', '.join(ATTACKS)}")
-        for key, value in options.items():
-            if key != "variance" or not name.startswith("lira"):
-                raise ConfigError(f"attacks.{name}.{key}", "unknown option; remove it")
-            if value not in VARIANCES:
-                raise ConfigError(f"attacks.{name}.{key}", f"unknown value {value!r}; choose from {', '.join(VARIANCES)}")
+    attacks.check(config.attacks)
+    if "trajectory" in config.attacks and not config.training.trajectory:
+        raise ConfigError("training.trajectory", "must be at least 1 for the attack trajectory; use 10, or leave that attack out")
     model = build(config, source.shape, source.classes)
     probe.refuse_mixing(model, source.shape)
     if config.training.augmentations:
@@ -130,9 +120,10 @@ def sweep(config: Config, show_progress: bool = True) -> Result:
         }
         trained = train(ready, fleet, statements, folder, show_progress)
         fleet.forget_keys()
-        rows, curves = attack(ready, fleet, show_progress)
-        write_outputs(ready, fleet, rows, curves, statements)
-    return Result(folder, tuple(rows), statements, trained)
+        found = evaluate(fleet, ready.settings, show_progress)
+        statements = {name: {**parts, **measured(name, found.rows)} for name, parts in statements.items()}
+        write_outputs(ready, fleet, found, statements)
+    return Result(folder, tuple(found.rows), statements, trained)
 
 
 def load(ready: Plan, store: Store) -> Fleet:
@@ -201,60 +192,9 @@ def train(ready: Plan, fleet: Fleet, statements: Mapping[str, Mapping[str, str]]
     return total
 
 
-def attack(ready: Plan, fleet: Fleet, show_progress: bool) -> tuple[list[Row], list[plots.Roc]]:
-    """Every attack on every model of every setting, and the blind baseline."""
-    config, rows, curves = ready.config, [], []
-    labels, test_labels = fleet.dataset.pool.labels, fleet.dataset.test.labels
-    work = tqdm(total=len(ready.settings) * len(config.attacks), unit="attack", disable=not show_progress, dynamic_ncols=True, leave=False)
-    with work:
-        for setting in ready.settings:
-            fleet.verify(setting)
-            pool, test = fleet.logits(setting)
-            scores = Scores(pool, labels, fleet.membership)
-            bound = accounting.trade_off(setting.mechanism) if setting.mechanism.private else None
-            rows += judge.accuracy_rows(setting, scores, test, test_labels)
-            drawn = {}
-            for name, options in config.attacks.items():
-                work.set_description(f"{name} on {setting.name}")
-                try:
-                    matrix = _attack_matrix(fleet, scores, name, options)
-                except Refusal as refusal:
-                    rows += judge.refused_rows(setting, name, str(refusal), scores)
-                else:
-                    rows += judge.attack_rows(setting, name, matrix, scores, bound, judge.variant(scores, name, options))
-                    drawn[name] = metrics.roc(matrix.ravel(), scores.membership.ravel())
-                work.update()
-            curves.append(plots.Roc(setting.name, drawn, bound, int((~fleet.membership).sum())))
-    rows.append(_blind(fleet))
-    return rows, curves
-
-
-def _attack_matrix(fleet: Fleet, scores: Scores, name: str, options: Mapping[str, Any]) -> np.ndarray:
-    key = fingerprint("attack", code_fingerprint("types", "judge", "attacks/*"), versions(), scores.digest, name, dict(options))
-    files = fleet.store.read("attack", key)
-    if files is None:
-        files = {"scores.npy": to_npy(judge.attack_matrix(scores, name, options))}
-        fleet.store.write("attack", key, files)
-    return from_npy(files["scores.npy"])
-
-
-def _blind(fleet: Fleet) -> Row:
-    pairs = fleet.membership[::2][:BLIND_SPLITS]  # the complement of a split is the same split
-    pool = fleet.dataset.pool
-    split = (fleet.data_digest, fleet.config.seed, len(pairs))
-    key = fingerprint("blind", code_fingerprint("data", "sampling", "attacks/blind"), versions(), *split)
-    files = fleet.store.read("attack", key)
-    if files is None:
-        files = {"scores.npy": to_npy(np.stack([blind(pool.inputs, pool.labels, member) for member in pairs]))}
-        fleet.store.write("attack", key, files)
-    return judge.blind_row(from_npy(files["scores.npy"]), pairs)
-
-
-def write_outputs(
-    ready: Plan, fleet: Fleet, rows: Sequence[Row], curves: Sequence[plots.Roc], statements: Mapping[str, Mapping[str, str]]
-) -> None:
+def write_outputs(ready: Plan, fleet: Fleet, found: Evaluation, statements: Mapping[str, Mapping[str, str]]) -> None:
     """Chart files, page, TensorBoard, and last metrics.json, whose fingerprint says that all of them are there."""
-    folder, config = ready.config.folder, ready.config
+    folder, config, rows, curves = ready.config.folder, ready.config, found.rows, found.curves
     figures = {"frontier": plots.frontier(rows), "roc": plots.roc(curves)}
     png = {name: report.image(figure, "png") for name, figure in figures.items()}
     for name, figure in figures.items():
@@ -266,6 +206,7 @@ def write_outputs(
         rows,
         statements,
         {"Privacy and utility": png["frontier"], "ROC of every attack": png["roc"]},
+        found.exposed,
         json.dumps(plain, indent=1),
         versions(),
     )
@@ -277,6 +218,7 @@ def write_outputs(
     tensorboard.rebuild(folder / "tensorboard", ready.settings, training, rows, lines, panels, _pixels(png["frontier"]))
     record = {
         "rows": [row.to_json() for row in rows],
+        "exposed": found.exposed,
         "statements": statements,
         "config": plain,
         "versions": versions(),

@@ -8,28 +8,33 @@ from pathlib import Path
 
 import pytest
 
-from dptrain import augment, clipping, config, schema, train
+from dptrain import audit, augment, clipping, config, one_run, schema, train
 from dptrain.attacks import ATTACKS
+from dptrain.canaries import CANARIES
 from dptrain.data import DATASETS
 from dptrain.defences import DEFENCES
 from dptrain.models import MODELS
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    ["types", "layers", "terms", "allocator"],
-    ["schema", "store", "sampling", "guard", "rules", "executor"],
-    ["config", "data", "noise", "augment", "metrics", "models", "clipping", "accounting", "attacks"],
-    ["train", "score", "judge", "statement", "defences"],
-    ["plots", "probe", "checkpoint"],
-    ["placement"],
-    ["fleet"],
-    ["report", "tensorboard"],
+    ["types", "layers", "terms", "allocator", "canaries"],
+    ["schema", "store", "sampling", "guard", "rules", "executor", "scores", "audit"],
+    ["config", "data", "noise", "augment", "metrics", "models", "clipping", "accounting", "attacks", "one_run", "scorefile"],
+    ["train", "score", "guesses", "exposure", "defences", "whitebox"],
+    ["judge", "probe", "checkpoint"],
+    ["plots", "placement", "assess", "statement"],
+    ["fleet", "report"],
+    ["measure", "tensorboard", "foreign"],
+    ["evaluate"],
     ["sweep"],
     ["cli"],
     ["__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-JUDGES = ["types", "sampling", "store", "metrics", "accounting", "attacks", "guard", "judge", "statement", "defences", "config", "executor"]
+JUDGES = [
+    *("types", "sampling", "store", "metrics", "accounting", "attacks", "guard", "judge", "statement", "defences", "config", "executor"),
+    *("scores", "audit", "one_run", "guesses", "exposure", "assess", "scorefile", "plots", "report", "foreign", "canaries"),
+]
 
 
 def room(path):
@@ -108,3 +113,5 @@ def test_names_in_the_schema_are_those_of_the_registries():
     assert tuple(train.OPTIMISERS) == schema.OPTIMISERS
     assert tuple(train.SCHEDULES) == schema.SCHEDULES
     assert tuple(augment.AUGMENTATIONS) == schema.AUGMENTATIONS
+    assert tuple(CANARIES) == schema.CANARIES
+    assert (*one_run.METHODS, *audit.METHODS, "joint_beta") == schema.AUDITS

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from dptrain.types import Refusal, Scores
+from dptrain.scores import Scores
+from dptrain.types import Refusal
 
 MIN_PER_CLASS = 200
 """Shadow records, in and out each, from which a class gets a classifier of its own."""
@@ -20,34 +23,42 @@ def shadow(scores: Scores, target: int) -> np.ndarray:
     posterior sorted after the true class's own, and the scaled logit; trained as a logistic regression on features and their squares.
     Raises Refusal without shadows.
     """
-    chosen = scores.shadows(target)
-    if not chosen.any():
+    table, models = scores.records(target)
+    if not len(models):
         raise Refusal("shadow classifiers need shadow models: models_per_setting of at least 4")
-    features, member = _features(scores, np.flatnonzero(chosen)), scores.membership[chosen]
-    own = _features(scores, np.array([target]))[0]
+    features, member = _features(table)[models], table.membership[models]
+    own = _features(scores)[target]
     result = np.empty(len(scores.labels))
-    rest = np.zeros(len(scores.labels), dtype=bool)
-    for label in np.unique(scores.labels):
-        rows = scores.labels == label
-        inside = member[:, rows].sum()
-        if min(inside, member[:, rows].size - inside) < MIN_PER_CLASS:
-            rest |= rows
-        else:
-            result[rows] = _fit(features[:, rows], member[:, rows], own[rows])
+    common = np.ones(table.labels.max(initial=0) + 1, dtype=bool)  # classes without a classifier of their own
+    for label in np.unique(table.labels):
+        inside = member[:, table.labels == label]
+        common[label] = min(inside.sum(), inside.size - inside.sum()) < MIN_PER_CLASS
+    for label in np.flatnonzero(~common):
+        known, rows = table.labels == label, scores.labels == label
+        if rows.any():
+            result[rows] = _fit(features[:, known], member[:, known], own[rows])
+    rest = ~np.isin(scores.labels, np.flatnonzero(~common))
     if rest.any():
-        result[rest] = _fit(features[:, rest], member[:, rest], own[rest])
+        known = common[table.labels]
+        known = known if known.any() else ~known  # a class that no record has
+        result[rest] = _fit(features[:, known], member[:, known], own[rest])
     return result
 
 
-def _features(scores: Scores, models: np.ndarray) -> np.ndarray:
-    """[models, N, F]"""
-    log_posterior = scores.log_posterior[models]
-    true = np.broadcast_to(scores.labels[None, :, None], (*log_posterior.shape[:2], 1))
-    own = np.take_along_axis(log_posterior, true, axis=-1)
-    others = log_posterior.copy()
+@lru_cache(maxsize=2)  # every target in turn asks for the same
+def _features(scores: Scores) -> np.ndarray:
+    """[M, N, F]"""
+    return np.stack([_of_model(scores, model) for model in range(scores.models)])
+
+
+def _of_model(scores: Scores, model: int) -> np.ndarray:
+    """[N, F]"""
+    others = scores.log_posteriors(np.array([model]))[0]
+    true = scores.labels[:, None]
+    own = np.take_along_axis(others, true, axis=-1)
     np.put_along_axis(others, true, -np.inf, axis=-1)
     ranked = -np.sort(-others, axis=-1)[..., : min(3, others.shape[-1] - 1)]
-    base = np.concatenate([own, scores.phi[models].mean(axis=2)[..., None], ranked], axis=-1)
+    base = np.concatenate([own, scores.phi[model].mean(axis=1)[:, None], ranked], axis=-1)
     return np.concatenate([base, np.square(base)], axis=-1)
 
 

@@ -1,0 +1,42 @@
+"""Quantile regression attack."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.ensemble import HistGradientBoostingRegressor
+
+from dptrain.scores import Scores
+from dptrain.types import Refusal
+
+MIN_POPULATION = 100
+"""Below it a quantile as a function of the input is noise."""
+
+
+def quantile(scores: Scores, target: int, *, alpha: float = 0.05) -> np.ndarray:
+    """The target's margin above its expected (1 - alpha) quantile for such an input, float64 [N] (Bertran et al. 2023, section 3).
+
+    The quantile of the margin z_y - max over j != y of z_j is regressed on input and label over the population, whose members the target
+    never saw: no shadow models. Above 0 the false positive rate is about alpha. Raises Refusal without inputs, logits or a population.
+    """
+    population = scores.population
+    if population is None or scores.inputs is None or population.inputs is None:
+        raise Refusal("needs inputs, and a population with its inputs")
+    if len(population.labels) < MIN_POPULATION:
+        raise Refusal(f"needs a population of at least {MIN_POPULATION}; there are {len(population.labels)}")
+    trees = HistGradientBoostingRegressor(loss="quantile", quantile=1 - alpha, max_iter=100, min_samples_leaf=20, random_state=0)
+    trees.fit(_features(population), margin(population, target))
+    return margin(scores, target) - trees.predict(_features(scores))
+
+
+def margin(scores: Scores, model: int) -> np.ndarray:
+    """z_y - max over j != y of z_j, float64 [N]: a difference, the same for logits and for log posteriors."""
+    log_posterior = scores.log_posteriors(np.array([model]))[0]
+    true = scores.labels[:, None]
+    own = np.take_along_axis(log_posterior, true, axis=-1)[:, 0]
+    np.put_along_axis(log_posterior, true, -np.inf, axis=-1)
+    return own - log_posterior.max(axis=-1)
+
+
+def _features(scores: Scores) -> np.ndarray:
+    assert scores.inputs is not None
+    return np.column_stack([scores.inputs.reshape(len(scores.labels), -1), scores.labels])

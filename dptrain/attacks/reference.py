@@ -1,0 +1,50 @@
+"""Attacks that compare the target's loss with that of other models, or of other examples."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dptrain.scores import Scores
+from dptrain.types import Refusal
+
+
+def difficulty(scores: Scores, target: int, *, reference: str = "out") -> np.ndarray:
+    """Loss of reference models less that of the target, float64 [N].
+
+    reference=out: mean loss of the shadows that did not train on the example (Watson et al. 2022, equation 4). reference=both: midway
+    between the means of those that did and those that did not (Sablayrolles et al. 2019, section 5.2, MALT with a threshold an example). Raises
+    Refusal where an example has no such shadow.
+    """
+    chosen = scores.shadows(target)
+    known, member = scores.loss[chosen], scores.membership[chosen]
+    middle = _mean(known, ~member)
+    if reference == "both":
+        middle = (middle + _mean(known, member)) / 2
+    return middle - scores.loss[target]
+
+
+def _mean(values: np.ndarray, used: np.ndarray) -> np.ndarray:
+    count = used.sum(axis=0)
+    if not len(used) or count.min() < 1:
+        raise Refusal("needs a shadow model in and one out for every example: models_per_setting of at least 4")
+    return np.where(used, values, 0.0).sum(axis=0) / count
+
+
+def attack_p(scores: Scores, target: int) -> np.ndarray:
+    """Share of the population with at least the example's loss under the target, float64 [N] (Ye et al. 2022, attack P).
+
+    Guessing `member` above 1 - alpha has a false positive rate of alpha. Raises Refusal without a population.
+    """
+    if scores.population is None:
+        raise Refusal("needs a population: examples that no model trained on")
+    losses = np.sort(scores.population.loss[target])
+    return 1 - np.searchsorted(losses, scores.loss[target], side="left") / len(losses)
+
+
+def attack_r(scores: Scores, target: int) -> np.ndarray:
+    """Share of the shadows that did not train on the example whose loss is at least the target's, float64 [N] (Ye et al. 2022, attack R).
+
+    With K such shadows it cannot resolve a false positive rate below 1/K. Raises Refusal where an example has none.
+    """
+    chosen = scores.shadows(target)
+    return _mean((scores.loss[chosen] >= scores.loss[target]).astype(float), ~scores.membership[chosen])

@@ -1,0 +1,105 @@
+"""Measured lower bounds of epsilon from one run, whose examples were in or out by independent fair coins."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy import optimize, special, stats
+
+from dptrain.audit import CONFIDENCE, Bound, epsilon_of_mu, largest, mu_of_epsilon
+from dptrain.types import Refusal
+
+COINS = 1e-6
+"""False-alarm rate at which a number of members is held to be no result of fair coins."""
+
+
+def one_run_p_value(m: int, guesses: int, right: int, epsilon: float, delta: float) -> float:
+    """P-value of "(epsilon, delta)-DP" from one run in which `right` of `guesses` among m fair coins were guessed rightly.
+
+    beta = P(Bin(r, q) >= v) with q = 1 / (1 + e^-epsilon); p = beta + 2 m delta max over i of P(v - i <= Bin(r, q) < v) / i
+    (Steinke et al. 2023, theorem 5.2). m counts every coin, abstentions included.
+    """
+    q = special.expit(epsilon)
+    beta = float(stats.binom.sf(right - 1, guesses, q))
+    if delta == 0:
+        return beta
+    # Further below the mean than 40 standard deviations there is no mass left to gain, only a larger i.
+    reach = right - math.floor(guesses * q - 40 * math.sqrt(guesses * q * (1 - q)) - 1)
+    i = np.arange(1, max(1, min(m, right, reach)) + 1)
+    alpha = float(np.max((stats.binom.sf(right - i - 1, guesses, q) - beta) / i, initial=0.0))
+    return min(1.0, beta + 2 * m * delta * alpha)
+
+
+def one_run(m: int, guesses: int, right: int, delta: float, confidence: float = CONFIDENCE, least: float = 0.0) -> float:
+    """The largest epsilon that one run of m independent fair coins refutes at `confidence` (Steinke et al. 2023), or `least` if that is not."""
+    level = 1 - confidence
+    if one_run_p_value(m, guesses, right, least, 0.0) >= level:  # cheap, and delta only adds
+        return least
+
+    def excess(epsilon: float) -> float:
+        return one_run_p_value(m, guesses, right, epsilon, delta) - level
+
+    if excess(least) >= 0:
+        return least
+    high = max(1.0, 2 * least)
+    while excess(high) < 0:
+        high *= 2
+    return float(optimize.brentq(excess, least, high, xtol=1e-12, rtol=1e-14))
+
+
+def one_run_fdp(m: int, guesses: int, right: int, delta: float, confidence: float = CONFIDENCE, least: float = 0.0) -> float:
+    """The same for Gaussian mechanisms: the epsilon at delta of the largest mu whose trade-off curve one run refutes, or `least`
+    (Mahloujifar et al. 2024, algorithm 3). Tighter than one_run, and only for a mechanism with a Gaussian trade-off."""
+    if delta == 0 or right < 1:
+        return least
+    level = 1 - confidence
+
+    def refuted(mu: float) -> bool:
+        r, h = level * right / m, level * (guesses - right) / m
+        for i in range(right - 1, -1, -1):
+            above = max(h, float(special.ndtr(special.ndtri(r) - mu)))
+            if above == h:  # then neither moves any more
+                break
+            r, h = min(1.0, r + i / (guesses - i) * (above - h)), above
+        return r + h > guesses / m
+
+    start = mu_of_epsilon(least, delta)
+    return epsilon_of_mu(largest(refuted, start), delta) if refuted(start) else least
+
+
+GUESSES = ((1, 2), (1, 1), (4, 2), (4, 1), (16, 2), (16, 1), (64, 2), (64, 1), (256, 2), (256, 1))
+"""How many coins are guessed: one in `share`, at the top of the scores or at both ends. Fixed beforehand; each is paid for."""
+
+METHODS = {"one_run": (one_run, ""), "one_run_fdp": (one_run_fdp, "a Gaussian trade-off curve")}
+
+
+def from_one_run(scores: np.ndarray, member: np.ndarray, delta: float, method: str = "one_run", confidence: float = CONFIDENCE) -> Bound:
+    """A lower bound from one model: scores [m], higher = member, and the fair coins, bool [m], that said who is in.
+
+    The highest scores are guessed in, and the lowest out, the rest abstained from; the best of GUESSES, each at its share of the error
+    (Bonferroni). The scores may depend on each other in any way, but not on the coins other than through the model. Raises Refusal where
+    the number of members could not have come from fair coins.
+    """
+    if stats.binomtest(int(member.sum()), len(member)).pvalue < COINS:
+        raise Refusal(f"fair coins did not choose {member.sum():,} members of {len(member):,} examples: no bound from one run")
+    bound, assumes = METHODS[method]
+    m = len(scores)
+    mixed = np.random.default_rng(0).permutation(
+        m
+    )  # equal scores must not fall back on the order of the file, which may tell members first
+    ranked = member[mixed[np.argsort(-scores[mixed], kind="stable")]]
+    each = 1 - (1 - confidence) / len(GUESSES)
+    found = ceiling = 0.0
+    for share, ends in GUESSES:
+        guesses = m // share
+        low = guesses // 2 if ends == 2 else 0
+        if share == 1 and ends == 1:  # all of them in: knows nothing
+            guesses = m // 2
+        if guesses < 1:
+            continue
+        high = guesses - low
+        right = int(ranked[:high].sum()) + int((~ranked[m - low :]).sum())
+        found = bound(m, guesses, right, delta, each, found)
+        ceiling = bound(m, guesses, guesses, delta, each, ceiling)
+    return Bound(found, delta, confidence, int(member.sum()), int((~member).sum()), ceiling, method, assumes)

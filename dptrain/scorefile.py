@@ -1,0 +1,259 @@
+"""Anyone's scores from a file: .npz or .csv to Scores. Everything that does not fit is answered in one line."""
+
+from __future__ import annotations
+
+import csv
+import re
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from dptrain.scores import EXTRAS, Scores
+from dptrain.types import ConfigError
+
+GIVEN = ("logits", "probabilities", "loss", "confidence")
+"""What a model may have said, of which a file holds one."""
+KNOWN = {*GIVEN, "labels", "membership", "targets", "ids", "inputs", *EXTRAS}
+KNOWN |= {f"population_{name}" for name in (*GIVEN, "labels", "inputs")}
+KNOWN |= {f"{part}_{name}" for part in ("target", "shadow") for name in (*GIVEN, "labels", "member")}
+
+FLOOR = 1e-12
+"""Least probability: one that was rounded to 0 has no logarithm. Who has logits should give those."""
+
+Arrays = Mapping[str, np.ndarray]
+Value = TypeVar("Value")
+
+
+def read(path: str) -> tuple[Scores, np.ndarray]:
+    """Scores, and the ids [N] of their examples. Raises ConfigError."""
+    file = Path(path)
+    if not file.is_file():
+        raise _wrong(f"no such file: {path}")
+    if file.suffix not in (".npz", ".csv"):
+        raise _wrong(f"{path} is neither .npz nor .csv")
+    try:
+        arrays = _npz(file) if file.suffix == ".npz" else _csv(file)
+        scores = _separate(arrays) if any(name.startswith("target_") for name in arrays) else _fleet(arrays)
+    except ConfigError:
+        raise
+    except (OSError, ValueError, UnicodeDecodeError, zipfile.BadZipFile) as error:
+        raise _wrong(f"cannot use {path}: {' '.join(str(error).split())}") from None
+    examples = len(scores.labels)
+    ids = arrays.get("ids", np.arange(examples))
+    if ids.shape != (examples,) or len(np.unique(ids)) != examples:
+        raise _wrong(f"ids must be {examples} different values, got {len(np.unique(ids))} of shape {ids.shape}")
+    _refuse_leaks(scores)
+    return scores, ids
+
+
+def _wrong(message: str) -> ConfigError:
+    return ConfigError("scores", message)
+
+
+def _npz(path: Path) -> Arrays:
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    for name in arrays:
+        if name not in KNOWN:
+            raise _wrong(f"unknown array {name!r}; the arrays are {', '.join(sorted(KNOWN))}")
+    return arrays
+
+
+def _need(arrays: Arrays, name: str) -> np.ndarray:
+    if name not in arrays:
+        raise _wrong(f"no array {name!r}; the file has {', '.join(sorted(arrays))}")
+    return arrays[name]
+
+
+def _binary(array: np.ndarray, name: str) -> np.ndarray:
+    if array.dtype != bool and not np.isin(array, (0, 1)).all():
+        raise _wrong(f"{name} must hold 0 and 1 only (1: the model trained on the example)")
+    return array.astype(bool)
+
+
+def _labels(arrays: Arrays, name: str, examples: int, needed: bool) -> np.ndarray:
+    """int [N]; without classes all are one."""
+    if name not in arrays and not needed:
+        return np.zeros(examples, dtype=np.int64)
+    labels = _need(arrays, name)
+    if labels.ndim != 1 or not (np.issubdtype(labels.dtype, np.integer) or np.array_equal(labels, np.round(labels))):
+        raise _wrong(f"{name} must be whole numbers [{examples}], got {labels.dtype} {labels.shape}")
+    return labels.astype(np.int64)
+
+
+def _said(arrays: Arrays, prefix: str, models: int | None = None) -> dict[str, np.ndarray | None]:
+    """logits [M, N, Q, C] or given_loss [M, N, Q], whatever the file has under this prefix; M is 1 where an axis is missing."""
+    names = [f"{prefix}{name}" for name in GIVEN if f"{prefix}{name}" in arrays]
+    if len(names) != 1:
+        choice = ", ".join(f"{prefix}{name}" for name in GIVEN)
+        raise _wrong(f"give exactly one of {choice}; the file has {', '.join(names) or ', '.join(sorted(arrays)) or 'nothing'}")
+    name, values = names[0], arrays[names[0]]
+    if not np.issubdtype(values.dtype, np.number) or np.issubdtype(values.dtype, np.complexfloating):
+        raise _wrong(f"{name} must be numbers, got {values.dtype}")
+    if not np.isfinite(values).all():
+        place = ", ".join(str(index) for index in np.argwhere(~np.isfinite(values))[0])
+        raise _wrong(f"{name} holds NaN or infinity, first at [{place}]; a model diverged, or a logarithm of 0 was taken")
+    wide = name.endswith(("logits", "probabilities"))
+    least = 2 if wide else 1
+    if not least <= values.ndim <= least + 2:
+        shapes = "[M, N, C], [M, N, Q, C] or [N, C]" if wide else "[M, N], [M, N, Q] or [N]"
+        raise _wrong(f"{name} must be {shapes}, got shape {values.shape}")
+    if values.ndim == least:
+        values = values[None]
+    if values.ndim == least + 1:
+        values = values[:, :, None]
+    if wide and values.shape[-1] < 2:
+        raise _wrong(f"{name} must have two classes or more, got {values.shape[-1]}; give the loss instead")
+    if models is not None and len(values) != models:
+        raise _wrong(f"{name} must hold {models} models, as the rest does, got {len(values)}")
+    if name.endswith(("probabilities", "confidence")):
+        if values.min(initial=0) < 0 or values.max(initial=0) > 1 + 1e-6:
+            raise _wrong(f"{name} must lie in 0..1, got {values.min():g}..{values.max():g}")
+        if wide and np.abs(values.sum(axis=-1) - 1).max(initial=0) > 1e-3:
+            raise _wrong(f"{name} must add up to 1 over classes; are these logits?")
+        values = np.log(np.clip(values.astype(np.float64), FLOOR, 1.0))
+        return {"logits": values, "given_loss": None} if wide else {"logits": None, "given_loss": -values}
+    if not wide and values.min(initial=0) < 0:
+        raise _wrong(f"{name} must be 0 or more, got {values.min():g}; a loss is -log of the probability of the true class")
+    return {"logits": values, "given_loss": None} if wide else {"logits": None, "given_loss": values}
+
+
+def _table(arrays: Arrays, prefix: str, member: str, labels: str, **more: object) -> Scores:
+    said = _said(arrays, prefix)
+    given = said["logits"] if said["logits"] is not None else said["given_loss"]
+    assert given is not None
+    models, examples = given.shape[:2]
+    membership = _binary(_need(arrays, member), member)
+    membership = membership[None] if membership.ndim == 1 else membership
+    if membership.shape != (models, examples):
+        raise _wrong(f"{member} must be [{models}, {examples}] like the scores, got {membership.shape}")
+    known = _labels(arrays, labels, examples, said["logits"] is not None)
+    if len(known) != examples:
+        raise _wrong(f"{labels} must be [{examples}], got {known.shape}")
+    classes = None if said["logits"] is None else said["logits"].shape[-1]
+    if examples and (known.min() < 0 or (classes is not None and known.max() >= classes)):
+        raise _wrong(f"{labels} must lie in 0..{'C-1' if classes is None else classes - 1}, got {known.min()}..{known.max()}")
+    return Scores(said["logits"], known, membership, said["given_loss"], **more)  # type: ignore[arg-type]
+
+
+def _fleet(arrays: Arrays) -> Scores:
+    """Models that all were asked about the same examples."""
+    plain = _table(arrays, "", "membership", "labels")
+    population = None
+    if any(name.startswith("population_") and name.removeprefix("population_") in GIVEN for name in arrays):
+        said = _said(arrays, "population_", plain.models)
+        given = said["logits"] if said["logits"] is not None else said["given_loss"]
+        assert given is not None
+        size = given.shape[1]
+        labels = _labels(arrays, "population_labels", size, said["logits"] is not None)
+        nobody = np.zeros((plain.models, size), dtype=bool)
+        population = Scores(said["logits"], labels, nobody, said["given_loss"], inputs=arrays.get("population_inputs"))
+    targets = tuple(int(target) for target in np.atleast_1d(arrays.get("targets", ())))
+    extras = {name: arrays[name] for name in EXTRAS if name in arrays}
+    for name, extra in extras.items():
+        if not np.issubdtype(extra.dtype, np.number) or not np.isfinite(extra).all():
+            raise _wrong(f"{name} must be finite numbers")
+    return Scores(plain.logits, plain.labels, plain.membership, plain.given_loss, targets, arrays.get("inputs"), population, extras=extras)
+
+
+def _separate(arrays: Arrays) -> Scores:
+    """A target, and shadow models with examples of their own: every record's model is one."""
+    shadow = None
+    if any(name.startswith("shadow_") for name in arrays):
+        shadow = _table(arrays, "shadow_", "shadow_member", "shadow_labels")
+        _require_both(shadow, "shadow_member")
+    return _table(arrays, "target_", "target_member", "target_labels", separate=shadow)
+
+
+def _csv(path: Path) -> Arrays:
+    """Columns id, member, and loss, confidence or p0, p1, ... with label; with a column model the rows of several models."""
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        columns = [name.strip() for name in reader.fieldnames or ()]
+        reader.fieldnames = columns
+        rows = list(reader)
+    classes = sorted((name for name in columns if re.fullmatch(r"p\d+", name)), key=lambda name: int(name[1:]))
+    allowed = {"id", "model", "member", "label", "loss", "confidence", *classes}
+    if unknown := [name for name in columns if name not in allowed]:
+        raise _wrong(f"unknown column {unknown[0]!r}; the columns are id, member, and loss, confidence or label, p0, p1, ...")
+    for name in ("id", "member"):
+        if name not in columns:
+            raise _wrong(f"no column {name!r}; the file has {', '.join(columns) or 'no header'}")
+    if classes != [f"p{number}" for number in range(len(classes))]:
+        raise _wrong(f"probabilities must be the columns p0, p1, ... without a gap, got {', '.join(classes)}")
+    if not rows:
+        raise _wrong("the file has no rows")
+
+    def column(name: str, convert: Callable[[str], Value]) -> list[Value]:
+        values = []
+        for line, row in enumerate(rows, start=2):
+            try:
+                values.append(convert(row[name].strip()))
+            except (ValueError, AttributeError):
+                raise _wrong(f"line {line}: {name} is {row[name]!r}") from None
+        return values
+
+    found = {"member": np.array(column("member", float))}
+    found |= {name: np.array(column(name, float)) for name in ("loss", "confidence") if name in columns}
+    if classes:
+        found["probabilities"] = np.stack([column(name, float) for name in classes], axis=1)
+    if "label" in columns:
+        found["label"] = np.array(column("label", int))
+    return _pivot(found, column("model", str) if "model" in columns else ["0"] * len(rows), column("id", str))
+
+
+def _pivot(found: dict[str, np.ndarray], model: Sequence[str], ids: Sequence[str]) -> Arrays:
+    """Rows to arrays [M, N, ...]; every model must tell of every id once."""
+    models, examples = list(dict.fromkeys(model)), list(dict.fromkeys(ids))
+    place = {(m, i): row for row, (m, i) in enumerate(zip(model, ids, strict=True))}
+    if len(place) < len(ids):
+        raise _wrong("an id stands there twice for the same model")
+    missing = next(((m, i) for m in models for i in examples if (m, i) not in place), None)
+    if missing:
+        raise _wrong(f"model {missing[0]} has no row for id {missing[1]}; every model must score every id")
+    order = np.array([[place[m, i] for i in examples] for m in models])
+    arrays = {name: values[order] for name, values in found.items() if name != "label"}
+    arrays["membership"] = arrays.pop("member")
+    if "label" in found:
+        labels = found["label"][order]
+        if (labels != labels[0]).any():
+            raise _wrong("an id has different labels for different models")
+        arrays["labels"] = labels[0]
+    return {**arrays, "ids": np.array(examples)}
+
+
+def _require_both(scores: Scores, name: str) -> None:
+    for model in scores.attacked:
+        inside = int(scores.membership[model].sum())
+        if inside in (0, scores.membership.shape[1]):
+            missing = "member" if inside == 0 else "non-member"
+            raise _wrong(f"{name}: model {model} has no {missing}; attacks need both")
+
+
+def _refuse_leaks(scores: Scores) -> None:
+    """What gives membership away without any attack would make every number below it worthless."""
+    _require_both(scores, "membership")
+    for model in scores.attacked:
+        member, loss = scores.membership[model], scores.loss[model]
+        if len(loss) > 4 and np.ptp(loss[member]) == np.ptp(loss[~member]) == 0 and loss[member][0] != loss[~member][0]:
+            raise _wrong(f"the scores of model {model} are one value for members and another for the rest: a copy of the membership")
+    if scores.inputs is not None:
+        flat = scores.inputs.reshape(len(scores.labels), -1)
+        for model in scores.attacked:
+            member = scores.membership[model]
+            inside, outside = flat[member], flat[~member]
+            same = (inside == inside[0]).all(axis=0) & (outside == outside[0]).all(axis=0) & (inside[0] != outside[0])
+            if same.any():
+                raise _wrong(f"column {int(same.argmax())} of inputs is a copy of the membership of model {model}")
+    first: dict[bytes, int] = {}
+    for model, loss in enumerate(scores.loss):
+        twin = first.setdefault(loss.tobytes(), model)
+        if twin != model and np.ptp(loss) > 0:
+            raise _wrong(f"models {twin} and {model} are the same model: a target must not be among its own shadows")
+    if scores.separate is not None and scores.logits is not None and scores.separate.logits is not None:
+        rows = {row.tobytes() for table in scores.logits for row in table.astype(np.float64)}
+        if any(row.tobytes() in rows for table in scores.separate.logits for row in table.astype(np.float64)):
+            raise _wrong("a record of the shadow models is a record of the target: shadows need models and examples of their own")

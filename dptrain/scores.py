@@ -1,0 +1,206 @@
+"""What models say about examples: the seam between the half that makes models and the half that judges them.
+
+M models, N examples, Q queries per example, C classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from dptrain.types import Refusal
+
+EXTRAS = {
+    "jittered_logits": "logits [M, N, T, C] of T copies of each example with a little noise",
+    "noisy_logits": "logits [M, N, T, C] of T copies of each example with noise that moves labels",
+    "augmented_logits": "logits [M, N, T, C] of T augmented copies of each example",
+    "gradient_norm": "norm [M, N] of the gradient of each example's loss",
+    "gradient_canary": "cosine [M, N] of a model's way from its start and the example's own descent direction",
+    "trajectory_loss": "loss [M, N, E] at E checkpoints of the training",
+}
+"""What only some attacks read, with its shape."""
+
+_SATURATED = 2.0**-53
+"""A probability of exactly 1 is taken as 1 - 2^-53, so that its scaled logit is finite."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What M models of one setting say about N examples.
+
+    logits: float [M, N, Q, C], or None where only given_loss, the cross-entropy [M, N, Q], is known; labels: int [N], each in 0..C-1;
+    membership: bool [M, N], True where the model trained on the example. targets: the models to attack, all by default. inputs [N, ...]:
+    the examples themselves. population: the same models on examples that none trained on. separate: shadow models with examples of their own,
+    for a target whose shadows never saw its examples. extras: arrays of EXTRAS. Raises ValueError when shapes, labels or values do not fit.
+    """
+
+    logits: np.ndarray | None
+    labels: np.ndarray
+    membership: np.ndarray
+    given_loss: np.ndarray | None = None
+    targets: tuple[int, ...] = ()
+    inputs: np.ndarray | None = None
+    population: Scores | None = None
+    separate: Scores | None = None
+    extras: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (self.logits is None) == (self.given_loss is None):
+            raise ValueError("give either logits or losses")
+        if self.logits is not None and self.logits.ndim != 4:
+            raise ValueError(f"logits must be [models, examples, queries, classes], got shape {self.logits.shape}")
+        if self.logits is not None and self.logits.shape[3] < 2:
+            raise ValueError("logits must have two classes or more; give the losses instead")
+        if self.given_loss is not None and self.given_loss.ndim != 3:
+            raise ValueError(f"losses must be [models, examples, queries], got shape {self.given_loss.shape}")
+        models, examples = self._given.shape[:2]
+        if self.labels.shape != (examples,):
+            raise ValueError(f"labels must be [{examples}], got shape {self.labels.shape}")
+        if self.membership.shape != (models, examples) or self.membership.dtype != bool:
+            raise ValueError(f"membership must be bool [{models}, {examples}], got {self.membership.dtype} {self.membership.shape}")
+        if not np.isfinite(self._given).all():
+            raise ValueError("logits must be finite: a model diverged; lower its learning rate")
+        if self.given_loss is not None and self.given_loss.min(initial=0) < 0:
+            raise ValueError("losses must be 0 or more")
+        if examples and (self.labels.min() < 0 or (self.logits is not None and self.labels.max() >= self.logits.shape[3])):
+            raise ValueError("labels must lie in 0..classes-1")
+        for name, extra in self.extras.items():
+            if name not in EXTRAS:
+                raise ValueError(f"unknown array {name!r}; choose from {', '.join(EXTRAS)}")
+            if extra.shape[:2] != (models, examples):
+                raise ValueError(f"{name} must begin with [{models}, {examples}], got shape {extra.shape}")
+        if self.inputs is not None and len(self.inputs) != examples:
+            raise ValueError(f"inputs must be [{examples}, ...], got shape {self.inputs.shape}")
+        if self.population is not None and self.population.models != models:
+            raise ValueError(f"the population must be scored by the same {models} models, got {self.population.models}")
+        if any(not 0 <= target < models for target in self.targets):
+            raise ValueError(f"targets must lie in 0..{models - 1}, got {list(self.targets)}")
+
+    @property
+    def _given(self) -> np.ndarray:
+        given = self.given_loss if self.logits is None else self.logits
+        assert given is not None
+        return given
+
+    @property
+    def models(self) -> int:
+        return self.membership.shape[0]
+
+    @property
+    def attacked(self) -> np.ndarray:
+        """The targets' indices, int [T]."""
+        return np.array(self.targets or range(self.models))
+
+    def shadows(self, target: int) -> np.ndarray:
+        """Models an attacker on `target` may use, bool [M]: all but the target and its exact complement.
+
+        Fleets are built from complementary pairs, so that every example is a member of exactly M/2 models. The complement
+        must not serve as a shadow: with it, the number of shadows that hold an example tells whether the target does.
+        """
+        others = np.ones(self.models, dtype=bool)
+        others[target] = False
+        complement = (self.membership != self.membership[target]).all(axis=1)
+        return others & ~complement
+
+    def records(self, target: int) -> tuple[Scores, np.ndarray]:
+        """Examples whose membership an attacker on `target` knows: a table, and its models that he may use, int [K]."""
+        if self.separate is not None:
+            return self.separate, np.arange(self.separate.models)
+        return self, np.flatnonzero(self.shadows(target))
+
+    def extra(self, name: str) -> np.ndarray:
+        """An array of EXTRAS. Raises Refusal where these scores do not have it."""
+        if name not in self.extras:
+            raise Refusal(f"needs {name}, {EXTRAS[name]}")
+        return self.extras[name]
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all that an attack can read."""
+        hashed = hashlib.sha256()
+        for name, array in self._arrays():
+            hashed.update(repr((name, array.shape, array.dtype)).encode())
+            hashed.update(np.ascontiguousarray(array).tobytes())
+        return hashed.hexdigest()
+
+    def _arrays(self) -> Iterator[tuple[str, np.ndarray]]:
+        yield "given", self._given
+        yield "labels", self.labels
+        yield "membership", self.membership
+        yield "targets", self.attacked
+        if self.inputs is not None:
+            yield "inputs", self.inputs
+        yield from sorted(self.extras.items())
+        for table in ("population", "separate"):
+            if (other := getattr(self, table)) is not None:
+                yield from ((f"{table}.{name}", array) for name, array in other._arrays())
+
+    def log_posteriors(self, models: np.ndarray) -> np.ndarray:
+        """log of the softmax, its mean over queries, float64 [len(models), N, C]. Raises Refusal without logits."""
+        if self.logits is None:
+            raise Refusal("needs logits or the probabilities of all classes")
+        return np.stack([log_mean(log_softmax(self.logits[model])) for model in models])
+
+    def predicted(self, model: int) -> np.ndarray:
+        """The most likely class, int [N]. Raises Refusal without logits."""
+        return self.log_posteriors(np.array([model]))[0].argmax(axis=-1)
+
+    @cached_property
+    def losses(self) -> np.ndarray:
+        """Cross-entropy logsumexp(z) - z_y of each query, float64 [M, N, Q]."""
+        if self.logits is None:
+            return self._given.astype(np.float64)
+        return np.stack([cross_entropy(logits, self.labels) for logits in self.logits])
+
+    @cached_property
+    def loss(self) -> np.ndarray:
+        """Cross-entropy, mean over queries, float64 [M, N]."""
+        return self.losses.mean(axis=2)
+
+    @cached_property
+    def confidence(self) -> np.ndarray:
+        """Probability of the true class, mean over queries, float64 [M, N]."""
+        return np.exp(-self.losses).mean(axis=2)
+
+    @cached_property
+    def phi(self) -> np.ndarray:
+        """Scaled logit z_y - logsumexp over j != y of z_j = log(p / (1 - p)), float64 [M, N, Q] (Carlini et al. 2022, section IV-C).
+
+        Taken from logits because log(p / (1 - p)) from a rounded p saturates; from losses where there is nothing else.
+        """
+        if self.logits is None:
+            loss = np.maximum(self.losses, _SATURATED)
+            return -loss - np.log(-np.expm1(-loss))
+        return np.stack([scaled_logit(logits, self.labels) for logits in self.logits])
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Over the last axis, float64."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def log_mean(log_posterior: np.ndarray) -> np.ndarray:
+    """log of the mean probability over queries: [N, Q, C] to [N, C]."""
+    if log_posterior.shape[1] == 1:
+        return log_posterior[:, 0]
+    return np.logaddexp.reduce(log_posterior, axis=1) - np.log(log_posterior.shape[1])
+
+
+def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """logits [N, Q, C], labels int [N] to float64 [N, Q]."""
+    return -np.take_along_axis(log_softmax(logits), labels[:, None, None], axis=-1)[..., 0]
+
+
+def scaled_logit(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """logits [N, Q, C], labels int [N] to float64 [N, Q]."""
+    others = logits.astype(np.float64)
+    index = np.broadcast_to(labels[:, None, None], (*logits.shape[:2], 1))
+    own = np.take_along_axis(others, index, axis=-1)[..., 0]
+    np.put_along_axis(others, index, -np.inf, axis=-1)
+    top = others.max(axis=-1)
+    return own - (top + np.log(np.exp(others - top[..., None]).sum(axis=-1)))
