@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
+from scipy import special, stats
 
 CONFIDENCE = 0.95
 
@@ -125,14 +125,18 @@ def from_scores(
 ) -> Bound:
     """A lower bound from membership scores of independent trials, higher = member.
 
-    The threshold is chosen on a random half of the scores and tried on the other half, since the best one for the very scores it is reported
-    on is not covered by any confidence. With `thresholds`, fixed without these scores, all of them are tried and paid for (Bonferroni).
+    clopper_pearson: the threshold is chosen on a random half of the scores and tried on the other half, since the best one for the very scores
+    it is reported on is not covered by any confidence. With `thresholds`, fixed without these scores, all of them are tried and paid for
+    (Bonferroni). gdp without thresholds needs none: of mu-Gaussian DP the AUC is at most Phi(mu / sqrt 2), and its lower limit is that of a rate
+    over min(n_in, n_out) trials, whose variance is never below the AUC's (van Dantzig 1951).
     """
+    if method == "gdp" and thresholds is None:
+        return _from_auc(inside, outside, delta, confidence)
     if thresholds is None:
         rng = np.random.default_rng(seed)
         inside, outside = rng.permutation(inside), rng.permutation(outside)
         half_in, half_out = len(inside) // 2, len(outside) // 2
-        thresholds = np.array([_best_threshold(inside[:half_in], outside[:half_out], delta, method, confidence)])
+        thresholds = np.array([_best_threshold(inside[:half_in], outside[:half_out], delta, confidence)])
         inside, outside = inside[half_in:], outside[half_out:]
     found = []
     for threshold in thresholds:
@@ -141,7 +145,20 @@ def from_scores(
     return max(found, key=lambda bound: bound.epsilon)
 
 
-def _best_threshold(inside: np.ndarray, outside: np.ndarray, delta: float, method: str, confidence: float) -> float:
+def _from_auc(inside: np.ndarray, outside: np.ndarray, delta: float, confidence: float) -> Bound:
+    n_in, n_out = len(inside), len(outside)
+    trials = min(n_in, n_out)
+    ranks = stats.rankdata(np.concatenate([inside, outside]))[:n_in]
+    auc = (ranks.sum() - n_in * (n_in + 1) / 2) / (n_in * n_out)
+
+    def bound(auc: float) -> float:
+        low = special.betaincinv(auc * trials, trials - auc * trials + 1, 1 - confidence) if auc > 0 else 0.0
+        return epsilon_of_mu(math.sqrt(2) * float(special.ndtri(low)), delta)
+
+    return Bound(bound(auc), delta, confidence, n_in, n_out, bound(1.0), "gdp", METHODS["gdp"][1])
+
+
+def _best_threshold(inside: np.ndarray, outside: np.ndarray, delta: float, confidence: float) -> float:
     """Of candidates that lie dense at both ends, where the best thresholds for large epsilons are."""
     inside, outside = np.sort(inside), np.sort(outside)
     ranked = np.sort(np.concatenate([inside, outside]))
@@ -150,8 +167,7 @@ def _best_threshold(inside: np.ndarray, outside: np.ndarray, delta: float, metho
     tail = (1 - confidence) / 2
     fnr = upper_limit(np.searchsorted(inside, candidates), len(inside), tail)
     fpr = upper_limit(len(outside) - np.searchsorted(outside, candidates), len(outside), tail)
-    gain = gaussian_mu(fpr, fnr) if method == "gdp" else hypothesis_testing(fpr, fnr, delta)
-    return float(candidates[gain.argmax()])
+    return float(candidates[hypothesis_testing(fpr, fnr, delta).argmax()])
 
 
 def joint_beta(tp: int, tn: int, fp: int, fn: int, delta: float, alpha: float = 0.1) -> tuple[float, float]:

@@ -45,17 +45,22 @@ def statement(setting: Setting, noise: str, preprocessing: str, opinions: Mappin
     }
 
 
+NAMED = ("lira", "rmia", "loss")
+"""Whose lower bound the statement gives: the first of these that ran, or else the first attack. Named beforehand, since the highest of
+many bounds does not hold with the confidence of each."""
+
+
 def measured(name: str, rows: Sequence[Row]) -> dict[str, str]:
-    """The entry of the statement on lower bounds of epsilon, once they are measured: the largest that holds for every mechanism."""
+    """The entry of the statement on the lower bound of epsilon, once it is measured: on the canaries, if there are any."""
     own = [row for row in rows if row.setting == name and row.metric == "epsilon_one_run" and row.estimate is not None]
     if not own:
         return {"measured": "no lower bound of epsilon; attack results stand beside their ceilings, and a weak attack proves nothing"}
-    best = max(own, key=lambda row: row.estimate or 0.0)
-    where = " on the canaries" if best.examples == "canaries" else ""
-    tried = len(own)
-    return {
-        "measured": f"epsilon at least {math.floor((best.estimate or 0.0) * 1000) / 1000:.3f} by {best.attack}{where}, the highest of {tried} (not corrected for that choice): {best.note}. A low value is no guarantee"
-    }
+    worst = [row for row in own if row.examples == "canaries"] or own
+    by_name = {row.attack: row for row in worst}
+    row = next((by_name[attack] for attack in NAMED if attack in by_name), worst[0])
+    where = " on the canaries" if row.examples == "canaries" else ""
+    value = math.floor((row.estimate or 0.0) * 1000) / 1000
+    return {"measured": f"epsilon at least {value:.3f} by {row.attack}{where}: {row.note}. A low value is no guarantee"}
 
 
 def _up(value: float, digits: int) -> str:

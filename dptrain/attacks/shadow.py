@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import lru_cache
 
 import numpy as np
@@ -36,12 +37,12 @@ def shadow(scores: Scores, target: int) -> np.ndarray:
     for label in np.flatnonzero(~common):
         known, rows = table.labels == label, scores.labels == label
         if rows.any():
-            result[rows] = _fit(features[:, known], member[:, known], own[rows])
+            result[rows] = log_odds(features[:, known], member[:, known], own[rows])
     rest = ~np.isin(scores.labels, np.flatnonzero(~common))
     if rest.any():
         known = common[table.labels]
         known = known if known.any() else ~known  # a class that no record has
-        result[rest] = _fit(features[:, known], member[:, known], own[rest])
+        result[rest] = log_odds(features[:, known], member[:, known], own[rest])
     return result
 
 
@@ -62,7 +63,10 @@ def _of_model(scores: Scores, model: int) -> np.ndarray:
     return np.concatenate([base, np.square(base)], axis=-1)
 
 
-def _fit(features: np.ndarray, member: np.ndarray, own: np.ndarray) -> np.ndarray:
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=200))
-    classifier.fit(features.reshape(-1, features.shape[-1]), member.reshape(-1))
+def log_odds(known: np.ndarray, member: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Of membership for the rows `own` [N, F], by logistic regression on records [..., F] with membership [...]; float64 [N]."""
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, solver="newton-cholesky", tol=1e-12))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a line search that rounding leaves nothing to gain
+        classifier.fit(known.reshape(-1, known.shape[-1]), member.reshape(-1))
     return classifier.decision_function(own)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
+from dptrain.attacks.shadow import log_odds
 from dptrain.scores import Scores
 from dptrain.types import Refusal
 
@@ -29,10 +27,8 @@ def trajectory(scores: Scores, target: int) -> np.ndarray:
     table, models = scores.records(target)
     if not len(models):
         raise Refusal("a classifier of trajectories needs shadow models: models_per_setting of at least 4")
-    known = _log_losses(table, models).reshape(-1, own.shape[1])
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=200))
-    classifier.fit(known, table.membership[models].ravel())
-    return classifier.decision_function(own)
+    known = _log_losses(table, models)
+    return log_odds(known, table.membership[models], own)
 
 
 def _log_losses(scores: Scores, models: np.ndarray) -> np.ndarray:
