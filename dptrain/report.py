@@ -58,8 +58,8 @@ def cell(row: Row | None) -> str:
     if row is None or row.estimate is None:
         return "-"
     ceiling = f" <= {number(row.ceiling, bound=True)}" if row.ceiling is not None else ""
-    if row.high is None:
-        return number(row.estimate) + ceiling
+    if row.high is None:  # a lower bound is rounded downwards
+        return number(math.floor(row.estimate * 1000) / 1000) + ceiling
     return f"{number(row.estimate)} [{number(row.low)}, {number(row.high)}]{ceiling}"
 
 

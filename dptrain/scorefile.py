@@ -54,7 +54,10 @@ def _wrong(message: str) -> ConfigError:
 
 
 def _npz(path: Path) -> Arrays:
-    with np.load(path, allow_pickle=False) as file:
+    with path.open("rb") as opened:
+        file = np.load(opened, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise _wrong(f"{path} is no archive of named arrays; write it with numpy.savez")
         arrays = {name: file[name] for name in file.files}
     for name in arrays:
         if name not in KNOWN:

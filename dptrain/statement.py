@@ -41,7 +41,7 @@ def statement(setting: Setting, noise: str, preprocessing: str, opinions: Mappin
         "released": f"{released}. The other models of the fleet, losses, curves and scores are the evaluator's and are not covered; publishing k models together composes",
         "tuning": f"hyperparameters given by the configuration; what their choice cost is not in this epsilon; {preprocessing}",
         "randomness": f"AES-256-CTR keystream, {source}; floating point, not hardened against precision or timing attacks",
-        "measured": "by the evaluator after the training; see the report. A weak attack proves nothing",
+        "measured": "a lower bound of epsilon, by the evaluator after the training, stands in the report; a weak attack proves nothing",
     }
 
 

@@ -92,9 +92,10 @@ def test_bounds_from_one_run_equal_their_slow_twins(fast, twin):
         assert fast(m, guesses, right, delta, 0.9) == pytest.approx(twin(m, guesses, right, delta, 0.9), rel=1e-9, abs=1e-9), seed
 
 
-def test_joint_beta_equals_its_slow_twin():
+@pytest.mark.parametrize("fixtures", [range(20), pytest.param(range(20, FIXTURES), marks=pytest.mark.slow)], ids=["some", "all"])
+def test_joint_beta_equals_its_slow_twin(fixtures):
     """The twin's mass of the region at our ends is what was asked for; the ends follow, since the mass rises in epsilon."""
-    for seed in range(FIXTURES):
+    for seed in fixtures:
         tp, fn, fp, tn, delta = counts(seed)
         low, high = audit.joint_beta(tp, tn, fp, fn, delta, 0.2)
         if low > 0:

@@ -10,6 +10,16 @@ from dptrain.types import Refusal
 from tests import reference
 
 
+def weighed(values, count, examples):
+    return values(np.ones(examples), np.ones(count, dtype=bool))
+
+
+def oracle(scores, member):
+    """The best advantage of one target at a threshold that knows its labels."""
+    threshold = metrics.best_thresholds(scores[None], member[None], np.ones((1, 1), dtype=bool))
+    return weighed(metrics.advantages(scores[None] >= threshold[:, None], member[None]), 1, len(scores))[0]
+
+
 def draw(seed, n=60, ties=False):
     rng = np.random.default_rng(seed)
     member = rng.random(n) < 0.5
@@ -23,14 +33,46 @@ def draw(seed, n=60, ties=False):
 def test_against_slow_twins(seed, ties):
     scores, member = draw(seed, ties=ties)
     assert metrics.auc(scores, member) == pytest.approx(reference.auc(scores, member), abs=1e-12)
-    assert metrics.oracle_advantages(scores[None], member[None])[0] == pytest.approx(reference.best_advantage(scores, member), abs=1e-12)
+    assert oracle(scores, member) == pytest.approx(reference.best_advantage(scores, member), abs=1e-12)
     for fpr in (0.02, 0.1, 0.5):
-        found = metrics.tprs_at_fpr(scores[None], member[None], fpr, together=False)[0]
-        assert found == pytest.approx(reference.tpr_at_fpr(scores, member, fpr), abs=1e-12)
+        assert tpr(scores, member, fpr) == pytest.approx(reference.tpr_at_fpr(scores, member, fpr), abs=1e-12)
 
 
 def tpr(scores, member, fpr):
-    return metrics.tprs_at_fpr(scores[None], member[None], fpr, together=False)[0]
+    return metrics.Ranking(scores, member).tpr(fpr, np.ones(len(scores)))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_weights_count_examples_so_often(seed):
+    """Weight 2 is the example twice, weight 0 is the example left out, for every metric."""
+    rng = np.random.default_rng(seed)
+    scores, member = draw(seed, ties=seed % 2 == 0)
+    weights = rng.integers(0, 3, len(scores)).astype(float)
+    weights[:2] = 1
+    often = np.repeat(np.arange(len(scores)), weights.astype(int))
+    ranking = metrics.Ranking(scores, member)
+    assert ranking.auc(weights) == pytest.approx(reference.auc(scores[often], member[often]), abs=1e-12)
+    assert ranking.tpr(0.2, weights) == pytest.approx(reference.tpr_at_fpr(scores[often], member[often], 0.2), abs=1e-12)
+    guess, one = (scores > 0)[None], np.ones(1, dtype=bool)
+    found = metrics.advantages(guess, member[None])(weights, one)[0]
+    taken, inside = guess[0][often], member[often]
+    assert found == pytest.approx(taken[inside].mean() - taken[~inside].mean(), abs=1e-12)
+    expected = taken[inside].mean() / (taken[inside].mean() + 10 * taken[~inside].mean())
+    assert metrics.ppv(guess, member[None], 10)(weights, one)[0] == pytest.approx(expected, abs=1e-12)
+
+
+def test_nobody_called_a_member_has_no_ppv():
+    with pytest.raises(Refusal, match="nobody"):
+        metrics.ppv(np.zeros((1, 4), dtype=bool), np.array([[True, True, False, False]]), 1)(np.ones(4), np.ones(1, dtype=bool))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_threshold_of_a_false_positive_rate(seed):
+    """The lowest score that at most that share reaches."""
+    scores = np.random.default_rng(seed).normal(size=(3, 57)).round(seed % 3)
+    for row, found in zip(scores, metrics.quantile_thresholds(scores, 0.1), strict=True):
+        allowed = [value for value in row if (row >= value).mean() <= 0.1]
+        assert found == min(allowed, default=math.inf)
 
 
 def test_circular_roc():
@@ -48,7 +90,7 @@ def test_constant_scores_know_nothing():
     scores = np.zeros(4000)
     assert metrics.auc(scores, member) == 0.5
     assert tpr(scores, member, 0.01) == 0.0  # one group: taking it means FPR 1
-    assert metrics.oracle_advantages(scores[None], member[None])[0] == 0
+    assert oracle(scores, member) == 0
 
 
 def test_order_of_ties_does_not_matter():
@@ -74,36 +116,35 @@ def test_clopper_pearson_known_values():
     assert metrics.clopper_pearson(8, 20) == pytest.approx((0.1912, 0.6395), abs=1e-4)
 
 
-def test_shadow_threshold_never_reads_the_targets_labels():
-    rng = np.random.default_rng(0)
-    scores = rng.normal(size=(6, 300))
-    membership = rng.random((6, 300)) < 0.5
-    shadows = ~np.eye(6, dtype=bool)
-    flipped = membership.copy()
-    flipped[2] = ~flipped[2]
-    before, after = (metrics.shadow_advantages(scores, m, shadows)[2] for m in (membership, flipped))
-    assert before == pytest.approx(-after)  # the same guesses, judged by opposite labels
-
-
-def test_shadow_threshold_is_the_best_one_of_the_shadows():
+@pytest.mark.parametrize("candidates", [2**16, 64])
+def test_best_threshold_is_the_best_one_of_the_shadows(candidates, monkeypatch):
+    """Of every distinct score; with fewer candidates than those, one nearly as good."""
+    monkeypatch.setattr(metrics, "THRESHOLDS", candidates)
     rng = np.random.default_rng(1)
     membership = rng.random((6, 300)) < 0.5
-    scores = np.round(rng.normal(size=(6, 300)) + membership, 1)
-    shadows = ~np.eye(6, dtype=bool)
-    for target, found in enumerate(metrics.shadow_advantages(scores, membership, shadows)):
-        chosen = shadows[target]
-        threshold = reference.best_threshold(scores[chosen].ravel(), membership[chosen].ravel())
-        assert found == metrics.advantage(scores[target], membership[target], threshold)
+    scores = np.round(rng.normal(size=(6, 300)) + membership, 2)
+    chosen = ~np.eye(6, dtype=bool)
+    for shadows, found in zip(chosen, metrics.best_thresholds(scores, membership, chosen), strict=True):
+        pool, inside = scores[shadows].ravel(), membership[shadows].ravel()
+        best = reference.best_threshold(pool, inside)
+        if candidates > len(np.unique(scores)):
+            assert found == best
+        gain = (pool >= found)[inside].mean() - (pool >= found)[~inside].mean()
+        assert gain == pytest.approx(reference.best_advantage(pool, inside), abs=2 / candidates + 1e-12)
 
 
-def test_no_shadows_no_threshold():
-    scores, membership = np.zeros((2, 10)), np.array([[True] * 5 + [False] * 5] * 2)
-    with pytest.raises(Refusal, match="models_per_setting"):
-        metrics.shadow_advantages(scores, membership, np.zeros((2, 2), dtype=bool))
+def test_best_threshold_reads_chosen_models_only():
+    rng = np.random.default_rng(0)
+    scores, membership = rng.normal(size=(6, 300)), rng.random((6, 300)) < 0.5
+    flipped = membership.copy()
+    flipped[2] = ~flipped[2]
+    chosen = ~np.eye(6, dtype=bool)
+    before, after = (metrics.best_thresholds(scores, m, chosen)[2] for m in (membership, flipped))
+    assert before == after
 
 
-def interval(scores, membership, values=metrics.aucs, confidence=0.95):
-    return metrics.fleet_interval(values, scores, membership, (0, 1))(confidence)
+def interval(scores, membership, confidence=0.95):
+    return metrics.fleet_interval(metrics.aucs(metrics.rankings(scores, membership)), membership, (0, 1))(confidence)
 
 
 def test_interval_covers_a_known_auc():
@@ -122,10 +163,27 @@ def test_interval_covers_a_known_auc():
     assert misses <= 24
 
 
+def test_interval_of_one_target_covers_a_known_auc():
+    """The same for single targets: 200 bootstrap intervals miss at most 24 times."""
+    from scipy.stats import norm
+
+    truth, misses = norm.cdf(1 / math.sqrt(2)), 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        member = rng.random((1, 150)) < 0.5
+        found = interval(rng.normal(size=(1, 150)) + member, member)
+        misses += not found.low <= truth <= found.high
+    assert misses <= 24
+
+
 def test_interval_counts_and_limits():
     scores, member = draw(0)
     one = interval(scores[None], member[None])
-    assert (one.low, one.high, one.targets) == (0, 1, 1)
+    assert 0 < one.low < one.estimate < one.high < 1
+    assert one.targets == 1
+    perfect = interval(member[None].astype(float), member[None])
+    assert perfect.estimate == perfect.high == 1.0
+    assert perfect.low == pytest.approx(metrics.clopper_pearson(min(member.sum(), (~member).sum()), min(member.sum(), (~member).sum()))[0])
     two = interval(np.stack([scores, scores + 1]), np.stack([member, member]))
     assert (two.targets, two.n_in, two.n_out) == (2, 2 * member.sum(), 2 * (~member).sum())
     assert 0 <= two.low <= two.estimate <= two.high <= 1
@@ -137,10 +195,13 @@ def test_pooled_rates_use_one_threshold_and_hold_clopper_pearson():
     scores = rng.normal(size=(16, 1500)) + 2.0 * membership
     assert metrics.pooled(membership, 0.001)
     assert not metrics.pooled(membership, 0.05)
-    together = metrics.tprs_at_fpr(scores, membership, 0.001, together=True)
+    values = metrics.tpr_at_fpr_together(scores, membership, 0.001)
+    together = weighed(values, 16, 1500)
     assert together.shape == (1,)
     assert together[0] == tpr(scores.ravel(), membership.ravel(), 0.001)
-    found = metrics.widen(interval(scores, membership, lambda s, m: metrics.tprs_at_fpr(s, m, 0.001, True)), 100, 0.95)
+    kept = np.arange(16) != 3
+    assert values(np.ones(1500), kept)[0] == tpr(scores[kept].ravel(), membership[kept].ravel(), 0.001)
+    found = metrics.widen(metrics.fleet_interval(values, membership, (0, 1))(0.95), 100, 0.95)
     low, high = metrics.clopper_pearson(found.estimate * 100, 100)
     assert found.low <= low
     assert found.high >= high

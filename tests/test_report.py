@@ -28,12 +28,16 @@ def test_numbers(value, nearest, upwards):
 
 def test_cells():
     assert report.cell(ROW) == ".590 [.580, .600] <= .870"
+    bound = dataclasses.replace(ROW, metric="epsilon_one_run", estimate=1.23999, low=1.23999, high=None, ceiling=8.0)
+    assert report.cell(bound) == "1.239 <= 8.000"
     assert report.cell(None) == report.cell(dataclasses.replace(ROW, estimate=None)) == "-"
 
 
 def test_refusals_and_alarms_are_said():
     refused = dataclasses.replace(ROW, estimate=None, low=None, high=None, note="refused: too few")
-    assert any("lira auc: refused: too few" in line for line in report.legend([ROW, refused]))
+    assert "lira: refused: too few." in report.legend([ROW, refused])
+    low = dataclasses.replace(refused, metric="tpr_at_fpr_0.001")
+    assert "lira, tpr_at_fpr_0.001: refused: too few." in report.legend([ROW, low])
     assert report.warnings([ROW]) == []
     assert "CONTRADICTION: dpsgd-8, lira auc" in report.warnings([dataclasses.replace(ROW, contradicted=True)])[0]
     assert "INVALID" in report.warnings([dataclasses.replace(ROW, attack="blind", contradicted=True)])[0]
@@ -41,8 +45,23 @@ def test_refusals_and_alarms_are_said():
 
 def test_html_escapes():
     page = report.page(
-        "<b>", [dataclasses.replace(ROW, metric="test_accuracy", attack=None, note="<i>")], {"s": {"a": "<u>"}}, {}, "<p>", {}
+        "<b>", [dataclasses.replace(ROW, metric="test_accuracy", attack=None, note="<i>")], {"s": {"a": "<u>"}}, {}, {}, "<p>", {}
     )
     assert "<b>" not in page
     assert "<u>" not in page
     assert "&lt;b&gt;" in page
+
+
+def test_page_shows_attacks_canaries_and_exposed_examples():
+    rows = [ROW, dataclasses.replace(ROW, attack="loss", estimate=0.55), dataclasses.replace(ROW, examples="canaries", estimate=0.99)]
+    one = {"id": "row <7>", "label": 3, "found": 5, "of": 8, "low": 0.24, "high": 0.91, "false_alarms": 1, "auc": 0.9}
+    alone = {name: {"found": 9, "only": 2, "ids": ["row <7>"]} for name in ("lira", "loss")}
+    exposed = {
+        "vulnerable": {"lira": [one], "loss": []},
+        "stability": {"lira": 0.5, "loss": None},
+        "agreement": {"fpr": 0.01, "pairs": [], "alone": alone},
+    }
+    page = report.page("n", rows, {}, {}, {"dpsgd-8": exposed}, "", {})
+    for part in ("on the canaries only", ".990", "most exposed examples (lira)", "row &lt;7&gt;", "5 / 8", "by no other attack"):
+        assert part in page
+    assert report.attacks(rows, "dpsgd-8")[1][1][0] == "loss"

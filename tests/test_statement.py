@@ -5,7 +5,8 @@ import re
 import pytest
 
 from dptrain import accounting
-from dptrain.statement import as_lines, statement
+from dptrain.judge import Row
+from dptrain.statement import as_lines, measured, statement
 from dptrain.types import Mechanism, Recipe, Sampling, Setting
 
 
@@ -46,3 +47,16 @@ def test_no_privacy_claims_nothing():
     text = "\n".join(as_lines(statement(plain, "os", "", {})))
     assert "without differential privacy" in text
     assert "epsilon" not in text
+
+
+def test_the_measured_bound_is_of_the_attack_named_beforehand():
+    """Not the highest of many, which holds with no stated confidence; and of the canaries, where there are any."""
+
+    def row(attack, value, examples="all"):
+        return Row("s", "dpsgd", 2.0, attack, "epsilon_one_run", value, value, None, 1, 10, 10, 2.0, "its counts", examples=examples)
+
+    rows = [row("loss", 0.9), row("lira", 0.25678), row("rmia", 1.5)]
+    assert "epsilon at least 0.256 by lira: its counts" in measured("s", rows)["measured"]
+    assert "on the canaries" in measured("s", [*rows, row("lira", 1.1, "canaries")])["measured"]
+    assert "by entropy" in measured("s", [row("entropy", 0.1)])["measured"]
+    assert "no lower bound" in measured("other", rows)["measured"]
