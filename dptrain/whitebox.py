@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jvp, vmap
+from torch.func import functional_call, grad, vmap
 
 from dptrain.types import ConfigError
 
@@ -21,36 +21,40 @@ def gradient_norms(model: nn.Module, parameters: Values, inputs: Tensor, labels:
 
     Raises ConfigError for a model that torch.func.vmap cannot run.
     """
-    single = vmap(grad(_loss(model)), in_dims=(None, 0, 0))
-    trainable = {name: parameters[name] for name, _ in model.named_parameters()}
-    found = []
-    try:
-        for block, own in zip(inputs.split(BLOCK), labels.split(BLOCK), strict=True):
-            gradients = single(trainable, block, own)
-            found.append(torch.stack([value.flatten(1).square().sum(dim=1) for value in gradients.values()]).sum(dim=0).sqrt())
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError("attacks", f"this model has no gradient norms ({reason}); leave gradient_norm and gradient_canary out") from None
-    return torch.cat(found)
+    return torch.cat([_norms(gradients) for gradients in _gradients(model, parameters, inputs, labels)])
 
 
 def gradient_cosines(model: nn.Module, start: Values, end: Values, inputs: Tensor, labels: Tensor) -> Tensor:
-    """Cosine of a model's way, end - start, and each example's descent direction at the start, float32 [N].
+    """Cosine of a model's way, end - start, and each example's descent direction at the start, float32 [N]; 0 where either is zero.
 
-    One forward-mode derivative along the way gives every example's inner product at once. 0 where either is zero.
+    Raises ConfigError as gradient_norms does.
     """
-    trainable = {name: start[name] for name, _ in model.named_parameters()}
-    way = {name: end[name] - value for name, value in trainable.items()}
+    way = {name: (end[name] - start[name]).flatten() for name, _ in model.named_parameters()}
     length = torch.stack([value.square().sum() for value in way.values()]).sum().sqrt()
-    products = []
-    for block, own in zip(inputs.split(8 * BLOCK), labels.split(8 * BLOCK), strict=True):
+    found = []
+    for gradients in _gradients(model, start, inputs, labels):
+        product = torch.stack([value.flatten(1) @ way[name] for name, value in gradients.items()]).sum(dim=0)
+        size = _norms(gradients) * length
+        found.append(torch.where(size > 0, -product / size.clamp(min=1e-30), 0.0))
+    return torch.cat(found)
 
-        def losses(values: dict[str, Tensor], block: Tensor = block, own: Tensor = own) -> Tensor:
-            return nn.functional.cross_entropy(functional_call(model, values, (block,)), own, reduction="none")
 
-        products.append(jvp(losses, (trainable,), (way,))[1])
-    sizes = gradient_norms(model, start, inputs, labels) * length
-    return torch.where(sizes > 0, -torch.cat(products) / sizes.clamp(min=1e-30), 0.0).detach()
+def _norms(gradients: Values) -> Tensor:
+    return torch.stack([value.flatten(1).square().sum(dim=1) for value in gradients.values()]).sum(dim=0).sqrt()
+
+
+def _gradients(model: nn.Module, parameters: Values, inputs: Tensor, labels: Tensor) -> Iterator[dict[str, Tensor]]:
+    """The gradients of BLOCK examples after the other, each [B, ...]."""
+    single = vmap(grad(_loss(model)), in_dims=(None, 0, 0))
+    trainable = {name: parameters[name] for name, _ in model.named_parameters()}
+    for block, own in zip(inputs.split(BLOCK), labels.split(BLOCK), strict=True):
+        try:
+            yield single(trainable, block, own)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(
+                "attacks", f"this model has no gradient norms ({reason}); leave gradient_norm and gradient_canary out"
+            ) from None
 
 
 def _loss(model: nn.Module) -> Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]:

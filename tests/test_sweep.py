@@ -57,8 +57,11 @@ def test_metrics_json_is_tidy(done):
         if row["estimate"] is None:
             assert row["note"].startswith("refused: ")
         else:
-            assert row["low"] <= row["estimate"] <= row["high"]
-            assert (row["ceiling"] is not None) == (row["epsilon"] is not None and row["attack"] is not None)
+            lower_bound = row["metric"].startswith("epsilon")
+            assert (row["high"] is None) == lower_bound
+            assert row["low"] <= row["estimate"] <= (row["estimate"] if lower_bound else row["high"])
+            proved = row["epsilon"] is not None and row["attack"] is not None and not row["metric"].startswith("ppv")
+            assert (row["ceiling"] is not None) == proved
     assert record["config"]["epsilons"] == [None, 8.0]
 
 
@@ -219,7 +222,7 @@ def test_a_kill_while_tensorboard_is_cleared_locks_nothing(tmp_path, monkeypatch
     assert not list(tmp_path.glob(".tensorboard.*"))
 
 
-SLOW = [*TINY, "training.epochs=40", "model.hidden=[64]", "training.checkpoint_seconds=0.05"]
+SLOW = ["training.trajectory=3", *TINY, "training.epochs=40", "model.hidden=[64]", "training.checkpoint_seconds=0.05"]
 
 
 def command(folder, *more):
@@ -229,7 +232,7 @@ def command(folder, *more):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    return parameters(go(folder, overrides=SLOW).folder), json.loads((folder / "metrics.json").read_text())["rows"]
+    return parameters(go(folder, overrides=SLOW).folder), json.loads((folder / "metrics.json").read_text())["rows"], trajectories(folder)
 
 
 def test_resume_equals_uninterrupted_bit_for_bit(tmp_path, uninterrupted):
@@ -250,10 +253,16 @@ def test_resume_equals_uninterrupted_bit_for_bit(tmp_path, uninterrupted):
         assert process.returncode in (130, -number), err
         assert "Traceback" not in err, err
     assert {signal.SIGKILL, signal.SIGINT, signal.SIGTERM} <= {*interruptions, number}
-    whole, rows = uninterrupted
+    whole, rows, losses = uninterrupted
     assert parameters(tmp_path) == whole
+    assert trajectories(tmp_path) == losses
+    assert len(losses) == len(whole)
     assert json.loads((tmp_path / "metrics.json").read_text())["rows"] == rows
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def trajectories(folder):
+    return {path.parent.name: path.read_bytes() for path in (folder / "store" / "model").glob("*/trajectory.npy")}
 
 
 def close(folder, whole):
