@@ -1,6 +1,7 @@
-"""Step times and memory of private and ordinary training, beside Opacus's modes, and the time of whole sweeps; tables and a JSON file.
+"""Step times and memory of private and ordinary training, beside Opacus's modes, the time of attacks, and that of whole sweeps; tables and a
+JSON file.
 
-    python scripts/bench.py [--quick] [--out results/bench/steps.json]
+    python scripts/bench.py [--quick] [--only attacks] [--out results/bench/steps.json]
 
 Step times are interleaved over rounds, since machines are shared and noisy: only ratios within one run mean something. Plain torch and
 Opacus run as one gets them, and again ("kept") in a process with the allocator setting under which dptrain runs; "x plain" is the ratio to
@@ -32,7 +33,8 @@ from opacus import PrivacyEngine
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from dptrain import allocator, models, sampling
+from dptrain import allocator, guesses, judge, models, sampling
+from dptrain.scores import Scores
 from dptrain.train import State, train
 from dptrain.types import Mechanism, Recipe, Sampling, Setting
 
@@ -311,6 +313,45 @@ def sweeps() -> dict[str, object]:
     return found
 
 
+BENCHED = ("loss", "modified_entropy", "difficulty", "attack_r", "lira", "lira_offline", "rmia", "rmia_offline", "shadow")
+
+
+def attack_seconds(name: str, options: dict[str, object], answer: Connection) -> None:
+    """In a process of its own: an attack on all of 64 models x 50,000 examples x 10 classes, from their logits; then its rows."""
+    models, examples, classes = 64, 50_000, 10
+    rng = np.random.default_rng(0)
+    membership = sampling.memberships(models, examples, sampling.seeded_key(0, "bench"))
+    labels = rng.integers(0, classes, examples)
+    logits = rng.standard_normal((models, examples, 1, classes), dtype=np.float32)
+    logits[:, np.arange(examples), 0, labels] += 2 + membership
+    scores = Scores(logits, labels, membership)
+    start = time.perf_counter()
+    judged = guesses.run(scores, name, options)
+    attacked, peak = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    start = time.perf_counter()
+    judge.attack_rows(judge.Subject("bench", "", None, 1e-5), name, judged, scores, ("one_run",))
+    answer.send((attacked, time.perf_counter() - start, peak))
+
+
+def attack_table() -> dict[str, object]:
+    """Every model of a large fleet as the target, and the peak memory of the process, data included."""
+    context = multiprocessing.get_context("spawn")
+    found: dict[str, object] = {}
+    print(f"{'64 models x 50,000 examples':<32}{'attack s':>10}{'rows s':>10}{'peak GiB':>10}")
+    for name in BENCHED:
+        for variance in ("global", "per_example") if name.startswith("lira") else (None,):
+            ours, theirs = context.Pipe()
+            options = {"variance": variance} if variance else {}
+            process = context.Process(target=attack_seconds, args=(name, options, theirs))
+            process.start()
+            attacked, rows, peak = ours.recv()
+            process.join()
+            title = " ".join(filter(None, [name, variance]))
+            found[title] = {"attack_seconds": attacked, "rows_seconds": rows, "peak_gib": peak}
+            print(f"{title:<32}{attacked:>10.1f}{rows:>10.1f}{peak:>10.2f}", flush=True)
+    return found
+
+
 def allocator_gain() -> dict[str, float]:
     """Private steps of the CNN without and with the allocator setting, each in processes of its own, interleaved."""
     code = (
@@ -333,14 +374,19 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="step times only, fewer of them")
     parser.add_argument("--rounds", type=int, help="default 5, with --quick 2")
     parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--only", choices=["attacks"], help="nothing but this table")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {torch.device('cpu')}")
-    gain = None if options.quick else allocator_gain()
     record: dict[str, object] = {"torch": torch.__version__, "threads": torch.get_num_threads()}
-    record["rows"] = step_table(options.rounds or (2 if options.quick else 5), options.quick)
-    if not options.quick:
-        record["allocator_ms"], record["sweeps"] = gain, sweeps()
+    if options.only:
+        record["attacks"] = attack_table()
+    else:
+        if not options.quick:
+            record["allocator_ms"] = allocator_gain()
+        record["rows"] = step_table(options.rounds or (2 if options.quick else 5), options.quick)
+        if not options.quick:
+            record["attacks"], record["sweeps"] = attack_table(), sweeps()
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(record, indent=1) + "\n")
