@@ -223,3 +223,28 @@ def test_delta_zero_has_no_gaussian_epsilon():
     assert one_run.one_run_fdp(100, 50, 50, 0.0) == 0.0
     with pytest.raises(ValueError, match="delta"):
         audit.mu_of_epsilon(1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("counts", "plain", "gaussian"),
+    [
+        ((1000, 1000, 600, 1e-5), 0.297227, 0.583540),
+        ((400, 60, 48, 1e-6), 0.829027, 1.467487),
+        ((2000, 300, 240, 1e-4), 1.118787, 1.460337),
+        ((5000, 500, 500, 1e-5), 4.977758, 7.980726),
+    ],
+)
+def test_one_run_equals_jax_privacy(counts, plain, gaussian):
+    """Values of jax_privacy's auditing.py at commit 8967688c: _epsilon_one_run and _epsilon_one_run_fdp at significance .05."""
+    assert one_run.one_run(*counts) == pytest.approx(plain, abs=2e-6)
+    assert one_run.one_run_fdp(*counts) == pytest.approx(gaussian, abs=2e-6)
+
+
+def test_clopper_pearson_equals_jax_privacy():
+    """The same module's epsilon_clopper_pearson(.05, 1e-5, one_sided=False, threshold_strategy=Explicit(t)) on these scores."""
+    rng = np.random.default_rng(0)
+    golden = {0.5: (0.228747, 0.3141836), 1.5: (1.23450324, 1.43907959), 3: (3.84450539, 2.53788826)}
+    for mu, expected in golden.items():
+        inside, outside = rng.normal(size=1000) + mu, rng.normal(size=1000)
+        for threshold, value in zip((0.5, 1.5), expected, strict=True):
+            assert audit.from_scores(inside, outside, DELTA, thresholds=np.array([threshold])).epsilon == pytest.approx(value, abs=1e-7)
