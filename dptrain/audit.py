@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special, stats
 
+from dptrain.types import Refusal
+
 CONFIDENCE = 0.95
 
 
@@ -130,6 +132,8 @@ def from_scores(
     (Bonferroni). gdp without thresholds needs none: of mu-Gaussian DP the AUC is at most Phi(mu / sqrt 2), and its lower limit is that of a rate
     over min(n_in, n_out) trials, whose variance is never below the AUC's (van Dantzig 1951).
     """
+    if min(len(inside), len(outside)) < 4:
+        raise Refusal(f"a bound needs 4 trials in and 4 out at least; there are {len(inside)} and {len(outside)}")
     if method == "gdp" and thresholds is None:
         return _from_auc(inside, outside, delta, confidence)
     if thresholds is None:

@@ -17,6 +17,7 @@ from dptrain.attacks.blind import blind
 from dptrain.judge import Row, Subject
 from dptrain.schema import AttackConfig
 from dptrain.store import to_json, versions, write_atomic
+from dptrain.types import ConfigError
 
 BLIND_SPLITS = 8
 """Targets whose split the blind baseline is run on."""
@@ -43,6 +44,12 @@ def judge_file(config: AttackConfig) -> Result:
     """Run the attacks of a configuration on its file. Raises ConfigError."""
     attacks.check(config.attacks)
     assert config.scores is not None
+    folder = Path(config.output) if config.output else None
+    if folder:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError("output", f"cannot make the folder {folder} ({error.strerror}); choose another") from None
     scores, ids = scorefile.read(config.scores)
     curve = None if config.claim is None else accounting.claimed_trade_off(config.claim, config.delta)
     subject = Subject(config.name, "", config.claim, config.delta, config.claim, curve)
@@ -52,7 +59,7 @@ def judge_file(config: AttackConfig) -> Result:
         splits = scores.membership[scores.attacked][:BLIND_SPLITS]
         rows.append(judge.blind_row(np.stack([blind(scores.inputs, scores.labels, member) for member in splits]), splits))
     plain = dataclasses.asdict(config)
-    result = Result(rows, {config.name: found.exposed}, plain, Path(config.output) if config.output else None)
+    result = Result(rows, {config.name: found.exposed}, plain, folder)
     if result.folder:
         curves = [plots.Roc(config.name, found.curves, curve, int((~scores.membership[scores.attacked]).sum()))]
         png = report.image(plots.roc(curves), "png")

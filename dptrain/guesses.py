@@ -16,8 +16,8 @@ from dptrain.types import Refusal
 
 POPULATION_FPR = 0.1
 """False positive rate of a threshold that is chosen on the population."""
-ON_POPULATION = ("loss", "confidence", "entropy", "modified_entropy", "lira_offline", "rmia_offline", "difficulty")
-"""Attacks that score an example of the population as they score any other."""
+ON_POPULATION = ("loss", "confidence", "entropy", "modified_entropy")
+"""Attacks that score an example of the population as they score any other; those that compare with shadows have other shadows there."""
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,9 @@ def attack_rows(
     """
     view = View(scores, judged, canaries)
     member, curve = view.member, subject.curve
+    if not (member.any(axis=1) & ~member.all(axis=1)).all():
+        reason = "some target has no members, or no non-members, among these examples"
+        return [dataclasses.replace(row, examples="canaries") for row in refused_rows(subject, attack, reason, scores)]
     ranked = metrics.rankings(view.own, member)
     rows: list[Row] = []
 

@@ -43,12 +43,14 @@ class Ranking:
     def auc(self, weights: np.ndarray) -> float:
         """P(member's score > non-member's) + P(equal) / 2 (Mann and Whitney 1947): the area under straight lines between thresholds."""
         fp, tp = self.counts(weights)
-        return float(np.sum(np.diff(fp) * (tp[1:] + tp[:-1])) / 2 / (fp[-1] * tp[-1]))
+        pairs = fp[-1] * tp[-1]  # 0 in a resample that lost all of one side
+        return float(np.sum(np.diff(fp) * (tp[1:] + tp[:-1])) / 2 / pairs) if pairs else np.nan
 
     def tpr(self, fpr: float, weights: np.ndarray) -> float:
         """The largest true positive rate of a threshold whose false positive rate is at most `fpr`; nothing is interpolated."""
         fp, tp = self.counts(weights)
-        return float(tp[np.searchsorted(fp, fpr * fp[-1] * (1 + 1e-12), side="right") - 1] / tp[-1])
+        at = np.searchsorted(fp, fpr * fp[-1] * (1 + 1e-12), side="right") - 1
+        return float(tp[at] / tp[-1]) if tp[-1] else np.nan
 
 
 def roc(scores: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -103,13 +105,13 @@ def advantages(guess: np.ndarray, membership: np.ndarray) -> Values:
 def ppv(guess: np.ndarray, membership: np.ndarray, ratio: float) -> Values:
     """Share of members among those called so, where there are `ratio` non-members for each member: TPR / (TPR + ratio FPR)
     (Jayaraman et al. 2021, section 3.2), from the mean rates of the targets. Raises Refusal where nobody is called a member."""
+    if not guess.any():
+        raise Refusal("nobody is called a member at this threshold")
     rates = _rates(guess, membership)
 
     def values(weights: np.ndarray, kept: np.ndarray) -> np.ndarray:
         tpr, fpr = (each.mean() for each in rates(weights, kept))
-        if tpr + fpr == 0:
-            raise Refusal("nobody is called a member at this threshold")
-        return np.array([tpr / (tpr + ratio * fpr)])
+        return np.array([tpr / (tpr + ratio * fpr) if tpr + fpr > 0 else np.nan])  # nan: a resample without any
 
     return values
 
@@ -167,7 +169,9 @@ def fleet_interval(values: Values, membership: np.ndarray, bounds: tuple[float, 
     target serves the others as a shadow). So the variance is the sum of two jackknives: leave one target out, and leave one of
     BLOCKS random blocks of examples out (Efron and Stein 1981: a jackknife errs upwards on average). Student's quantile with the smaller
     number of groups less one. A single target shows nothing of how models vary: its interval is over examples only, from the standard error of
-    BOOTSTRAPS stratified resamples (Efron 1979). Where no resample differs, the interval holds that of Clopper and Pearson.
+    BOOTSTRAPS stratified resamples (Efron 1979), and holds that of Clopper and Pearson over min(n_in, n_out) trials, whose variance an AUC never
+    exceeds (van Dantzig 1951): a bootstrap of few examples is far too sure of itself. So does one of many targets where no resample differs.
+    What a resample cannot give (nan) is left out.
     """
     count, examples = membership.shape
     n_in, n_out = int(membership.sum()), int((~membership).sum())
@@ -176,27 +180,29 @@ def fleet_interval(values: Values, membership: np.ndarray, bounds: tuple[float, 
     mean = float(each.mean())
     freedom = np.inf
     if count == 1:
-        error = np.sqrt(np.var([float(values(weights, everyone)[0]) for weights in _resamples(membership[0])], ddof=1))
+        drawn = np.array([float(values(weights, everyone)[0]) for weights in _resamples(membership[0])])
+        error = np.sqrt(np.var(drawn[np.isfinite(drawn)], ddof=1))
     else:
         if len(each) == count:
             by_target = float(np.var(each, ddof=1)) / count
         else:
             by_target = _jackknife([float(values(ones, everyone & (np.arange(count) != k))[0]) for k in range(count)])
-        block = np.random.default_rng(0).permutation(examples) % BLOCKS
-        by_example = _jackknife([float(values((block != b).astype(float), everyone).mean()) for b in range(BLOCKS)])
+        blocks = min(BLOCKS, examples)
+        block = np.random.default_rng(0).permutation(examples) % blocks
+        by_example = _jackknife([float(values((block != b).astype(float), everyone).mean()) for b in range(blocks)])
         error = np.sqrt(by_target + by_example)
-        freedom = min(count, BLOCKS) - 1
+        freedom = max(1, min(count, blocks) - 1)
 
     def at(confidence: float) -> Interval:
         half = float(stats.t.ppf((1 + confidence) / 2, freedom) * error)
         found = Interval(mean, max(mean - half, bounds[0]), min(mean + half, bounds[1]), count, n_in, n_out)
-        if error > 0:
+        if error > 0 and count > 1:
             return found
         share = (mean - bounds[0]) / (bounds[1] - bounds[0])
         trials = min(int(membership.any(axis=0).sum()), int((~membership).any(axis=0).sum())) or examples
         low, high = clopper_pearson(share * trials, trials, confidence)
         width = bounds[1] - bounds[0]
-        return replace(found, low=bounds[0] + low * width, high=bounds[0] + high * width)
+        return replace(found, low=min(found.low, bounds[0] + low * width), high=max(found.high, bounds[0] + high * width))
 
     return at
 
@@ -213,7 +219,10 @@ def _resamples(member: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _jackknife(without: list[float]) -> float:
+    without = [value for value in without if np.isfinite(value)]
     groups = len(without)
+    if not groups:
+        return 0.0
     return float((groups - 1) / groups * np.sum(np.square(np.array(without) - np.mean(without))))
 
 

@@ -26,6 +26,10 @@ MIN_POOL = 40
 """Below it a training set can lack members, and every metric is noise."""
 
 
+MIN_CANARIES = 20
+"""Below it some model can hold all of them, or none."""
+
+
 def option(text: str) -> Any:
     """A field without a default (the YAML files hold those) and its line of help."""
     return field(metadata={"help": text})
@@ -172,9 +176,8 @@ def _check(config: Config) -> None:
     _require(pool % 2 == 0, "dataset.pool", f"must be even, since each model trains on half of it; use {pool - 1}")
     _require(len(config.attacks) > 0, "attacks", "give at least one, such as [loss,lira]")
     half = pool // 2
-    _require(
-        0 <= config.dataset.canaries <= half, "dataset.canaries", f"must lie in 0..{half} (half the pool), got {config.dataset.canaries}"
-    )
+    enough = config.dataset.canaries == 0 or MIN_CANARIES <= config.dataset.canaries <= half
+    _require(enough, "dataset.canaries", f"must be 0, or lie in {MIN_CANARIES}..{half} (half the pool), got {config.dataset.canaries}")
     _choose("dataset.canary", config.dataset.canary, CANARIES)
     check_audits(config.audits)
     _require(1 <= config.queries.copies <= 10_000, "queries.copies", f"must lie in 1..10000, got {config.queries.copies}")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import re
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
+from dptrain.leaks import refuse_leaks, require_both
 from dptrain.scores import EXTRAS, Scores
 from dptrain.types import ConfigError
 
@@ -19,6 +19,9 @@ GIVEN = ("logits", "probabilities", "loss", "confidence")
 KNOWN = {*GIVEN, "labels", "membership", "targets", "ids", "inputs", *EXTRAS}
 KNOWN |= {f"population_{name}" for name in (*GIVEN, "labels", "inputs")}
 KNOWN |= {f"{part}_{name}" for part in ("target", "shadow") for name in (*GIVEN, "labels", "member")}
+
+LARGEST = 1e9
+"""Beyond it nothing is a logit or a loss, and its square is no number for a classifier."""
 
 FLOOR = 1e-12
 """Least probability: one that was rounded to 0 has no logarithm. Who has logits should give those."""
@@ -36,16 +39,17 @@ def read(path: str) -> tuple[Scores, np.ndarray]:
         raise _wrong(f"{path} is neither .npz nor .csv")
     try:
         arrays = _npz(file) if file.suffix == ".npz" else _csv(file)
+        _check_plain(arrays)
         scores = _separate(arrays) if any(name.startswith("target_") for name in arrays) else _fleet(arrays)
     except ConfigError:
         raise
-    except (OSError, ValueError, UnicodeDecodeError, zipfile.BadZipFile) as error:
+    except ValueError as error:
         raise _wrong(f"cannot use {path}: {' '.join(str(error).split())}") from None
     examples = len(scores.labels)
     ids = arrays.get("ids", np.arange(examples))
     if ids.shape != (examples,) or len(np.unique(ids)) != examples:
         raise _wrong(f"ids must be {examples} different values, got {len(np.unique(ids))} of shape {ids.shape}")
-    _refuse_leaks(scores)
+    refuse_leaks(scores)
     return scores, ids
 
 
@@ -54,11 +58,12 @@ def _wrong(message: str) -> ConfigError:
 
 
 def _npz(path: Path) -> Arrays:
-    with path.open("rb") as opened:
-        file = np.load(opened, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise _wrong(f"{path} is no archive of named arrays; write it with numpy.savez")
-        arrays = {name: file[name] for name in file.files}
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            arrays = {name: np.asarray(file[name]) for name in file.files}
+    except Exception as error:  # NumPy has many for a file that is not what it should be
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise _wrong(f"cannot read {path} ({reason}); write it with numpy.savez, of plain arrays") from None
     for name in arrays:
         if name not in KNOWN:
             raise _wrong(f"unknown array {name!r}; the arrays are {', '.join(sorted(KNOWN))}")
@@ -71,8 +76,20 @@ def _need(arrays: Arrays, name: str) -> np.ndarray:
     return arrays[name]
 
 
+def _real(array: np.ndarray) -> bool:
+    return array.dtype.kind in "biuf"
+
+
+def _check_plain(arrays: Arrays) -> None:
+    for name, array in arrays.items():
+        if 0 in array.shape and name != "targets":
+            raise _wrong(f"{name} is empty, of shape {array.shape}")
+        if name in ("inputs", "population_inputs", *EXTRAS) and not (_real(array) and array.ndim and (np.abs(array) < 1e30).all()):
+            raise _wrong(f"{name} must be finite real numbers that float32 holds")
+
+
 def _binary(array: np.ndarray, name: str) -> np.ndarray:
-    if array.dtype != bool and not np.isin(array, (0, 1)).all():
+    if not _real(array) or not np.isin(array, (0, 1)).all():
         raise _wrong(f"{name} must hold 0 and 1 only (1: the model trained on the example)")
     return array.astype(bool)
 
@@ -82,7 +99,7 @@ def _labels(arrays: Arrays, name: str, examples: int, needed: bool) -> np.ndarra
     if name not in arrays and not needed:
         return np.zeros(examples, dtype=np.int64)
     labels = _need(arrays, name)
-    if labels.ndim != 1 or not (np.issubdtype(labels.dtype, np.integer) or np.array_equal(labels, np.round(labels))):
+    if labels.ndim != 1 or not _real(labels) or not (np.abs(labels.astype(float)) < 2**31).all() or (labels != np.round(labels)).any():
         raise _wrong(f"{name} must be whole numbers [{examples}], got {labels.dtype} {labels.shape}")
     return labels.astype(np.int64)
 
@@ -94,8 +111,8 @@ def _said(arrays: Arrays, prefix: str, models: int | None = None) -> dict[str, n
         choice = ", ".join(f"{prefix}{name}" for name in GIVEN)
         raise _wrong(f"give exactly one of {choice}; the file has {', '.join(names) or ', '.join(sorted(arrays)) or 'nothing'}")
     name, values = names[0], arrays[names[0]]
-    if not np.issubdtype(values.dtype, np.number) or np.issubdtype(values.dtype, np.complexfloating):
-        raise _wrong(f"{name} must be numbers, got {values.dtype}")
+    if not _real(values):
+        raise _wrong(f"{name} must be real numbers, got {values.dtype}")
     if not np.isfinite(values).all():
         place = ", ".join(str(index) for index in np.argwhere(~np.isfinite(values))[0])
         raise _wrong(f"{name} holds NaN or infinity, first at [{place}]; a model diverged, or a logarithm of 0 was taken")
@@ -108,6 +125,8 @@ def _said(arrays: Arrays, prefix: str, models: int | None = None) -> dict[str, n
         values = values[None]
     if values.ndim == least + 1:
         values = values[:, :, None]
+    if (largest := np.abs(values.astype(np.float64)).max()) > LARGEST:
+        raise _wrong(f"{name} must lie within +-{LARGEST:g}, got {largest:g}; a model diverged")
     if wide and values.shape[-1] < 2:
         raise _wrong(f"{name} must have two classes or more, got {values.shape[-1]}; give the loss instead")
     if models is not None and len(values) != models:
@@ -154,12 +173,22 @@ def _fleet(arrays: Arrays) -> Scores:
         labels = _labels(arrays, "population_labels", size, said["logits"] is not None)
         nobody = np.zeros((plain.models, size), dtype=bool)
         population = Scores(said["logits"], labels, nobody, said["given_loss"], inputs=arrays.get("population_inputs"))
-    targets = tuple(int(target) for target in np.atleast_1d(arrays.get("targets", ())))
+        if population.inputs is not None and "inputs" in arrays and population.inputs.shape[1:] != arrays["inputs"].shape[1:]:
+            raise _wrong(f"population_inputs must be [{size}, ...] like inputs, got {population.inputs.shape}")
+    targets = arrays.get("targets", np.array([], dtype=int))
+    if targets.ndim != 1 or (targets.size and targets.dtype.kind not in "iu"):
+        raise _wrong(f"targets must be a list of whole numbers, got {targets.dtype} {targets.shape}")
     extras = {name: arrays[name] for name in EXTRAS if name in arrays}
-    for name, extra in extras.items():
-        if not np.issubdtype(extra.dtype, np.number) or not np.isfinite(extra).all():
-            raise _wrong(f"{name} must be finite numbers")
-    return Scores(plain.logits, plain.labels, plain.membership, plain.given_loss, targets, arrays.get("inputs"), population, extras=extras)
+    return Scores(
+        plain.logits,
+        plain.labels,
+        plain.membership,
+        plain.given_loss,
+        tuple(targets.tolist()),
+        arrays.get("inputs"),
+        population,
+        extras=extras,
+    )
 
 
 def _separate(arrays: Arrays) -> Scores:
@@ -167,17 +196,25 @@ def _separate(arrays: Arrays) -> Scores:
     shadow = None
     if any(name.startswith("shadow_") for name in arrays):
         shadow = _table(arrays, "shadow_", "shadow_member", "shadow_labels")
-        _require_both(shadow, "shadow_member")
-    return _table(arrays, "target_", "target_member", "target_labels", separate=shadow)
+        require_both(shadow, "shadow_member")
+    mixed = [name for name in arrays if not name.startswith(("target_", "shadow_")) and name not in ("ids", "inputs")]
+    if mixed:
+        raise _wrong(f"{mixed[0]} does not belong beside target_ and shadow_ arrays; remove it")
+    return _table(arrays, "target_", "target_member", "target_labels", separate=shadow, inputs=arrays.get("inputs"))
 
 
 def _csv(path: Path) -> Arrays:
     """Columns id, member, and loss, confidence or p0, p1, ... with label; with a column model the rows of several models."""
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        columns = [name.strip() for name in reader.fieldnames or ()]
-        reader.fieldnames = columns
-        rows = list(reader)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = [name.strip() for name in reader.fieldnames or ()]
+            reader.fieldnames = columns
+            numbered = [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise _wrong(f"cannot read {path}: {' '.join(str(error).split())}") from None
+    if len(set(columns)) < len(columns):
+        raise _wrong(f"a column stands there twice: {', '.join(columns)}")
     classes = sorted((name for name in columns if re.fullmatch(r"p\d+", name)), key=lambda name: int(name[1:]))
     allowed = {"id", "model", "member", "label", "loss", "confidence", *classes}
     if unknown := [name for name in columns if name not in allowed]:
@@ -187,12 +224,12 @@ def _csv(path: Path) -> Arrays:
             raise _wrong(f"no column {name!r}; the file has {', '.join(columns) or 'no header'}")
     if classes != [f"p{number}" for number in range(len(classes))]:
         raise _wrong(f"probabilities must be the columns p0, p1, ... without a gap, got {', '.join(classes)}")
-    if not rows:
+    if not numbered:
         raise _wrong("the file has no rows")
 
     def column(name: str, convert: Callable[[str], Value]) -> list[Value]:
         values = []
-        for line, row in enumerate(rows, start=2):
+        for line, row in numbered:
             try:
                 values.append(convert(row[name].strip()))
             except (ValueError, AttributeError):
@@ -205,7 +242,7 @@ def _csv(path: Path) -> Arrays:
         found["probabilities"] = np.stack([column(name, float) for name in classes], axis=1)
     if "label" in columns:
         found["label"] = np.array(column("label", int))
-    return _pivot(found, column("model", str) if "model" in columns else ["0"] * len(rows), column("id", str))
+    return _pivot(found, column("model", str) if "model" in columns else ["0"] * len(numbered), column("id", str))
 
 
 def _pivot(found: dict[str, np.ndarray], model: Sequence[str], ids: Sequence[str]) -> Arrays:
@@ -226,37 +263,3 @@ def _pivot(found: dict[str, np.ndarray], model: Sequence[str], ids: Sequence[str
             raise _wrong("an id has different labels for different models")
         arrays["labels"] = labels[0]
     return {**arrays, "ids": np.array(examples)}
-
-
-def _require_both(scores: Scores, name: str) -> None:
-    for model in scores.attacked:
-        inside = int(scores.membership[model].sum())
-        if inside in (0, scores.membership.shape[1]):
-            missing = "member" if inside == 0 else "non-member"
-            raise _wrong(f"{name}: model {model} has no {missing}; attacks need both")
-
-
-def _refuse_leaks(scores: Scores) -> None:
-    """What gives membership away without any attack would make every number below it worthless."""
-    _require_both(scores, "membership")
-    for model in scores.attacked:
-        member, loss = scores.membership[model], scores.loss[model]
-        if len(loss) > 4 and np.ptp(loss[member]) == np.ptp(loss[~member]) == 0 and loss[member][0] != loss[~member][0]:
-            raise _wrong(f"the scores of model {model} are one value for members and another for the rest: a copy of the membership")
-    if scores.inputs is not None:
-        flat = scores.inputs.reshape(len(scores.labels), -1)
-        for model in scores.attacked:
-            member = scores.membership[model]
-            inside, outside = flat[member], flat[~member]
-            same = (inside == inside[0]).all(axis=0) & (outside == outside[0]).all(axis=0) & (inside[0] != outside[0])
-            if same.any():
-                raise _wrong(f"column {int(same.argmax())} of inputs is a copy of the membership of model {model}")
-    first: dict[bytes, int] = {}
-    for model, loss in enumerate(scores.loss):
-        twin = first.setdefault(loss.tobytes(), model)
-        if twin != model and np.ptp(loss) > 0:
-            raise _wrong(f"models {twin} and {model} are the same model: a target must not be among its own shadows")
-    if scores.separate is not None and scores.logits is not None and scores.separate.logits is not None:
-        rows = {row.tobytes() for table in scores.logits for row in table.astype(np.float64)}
-        if any(row.tobytes() in rows for table in scores.separate.logits for row in table.astype(np.float64)):
-            raise _wrong("a record of the shadow models is a record of the target: shadows need models and examples of their own")

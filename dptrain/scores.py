@@ -71,14 +71,22 @@ class Scores:
         for name, extra in self.extras.items():
             if name not in EXTRAS:
                 raise ValueError(f"unknown array {name!r}; choose from {', '.join(EXTRAS)}")
-            if extra.shape[:2] != (models, examples):
-                raise ValueError(f"{name} must begin with [{models}, {examples}], got shape {extra.shape}")
+            axes = {"gradient_norm": 2, "gradient_canary": 2, "trajectory_loss": 3}.get(name, 4)
+            if extra.shape[:2] != (models, examples) or extra.ndim != axes or 0 in extra.shape:
+                raise ValueError(
+                    f"{name} must be [{models}, {examples}{', ...' if axes > 2 else ''}], {EXTRAS[name]}; got shape {extra.shape}"
+                )
+            if axes == 4 and self.logits is not None and extra.shape[3] != self.logits.shape[3]:
+                raise ValueError(f"{name} must have the {self.logits.shape[3]} classes of the logits, got {extra.shape[3]}")
         if self.inputs is not None and len(self.inputs) != examples:
             raise ValueError(f"inputs must be [{examples}, ...], got shape {self.inputs.shape}")
         if self.population is not None and self.population.models != models:
             raise ValueError(f"the population must be scored by the same {models} models, got {self.population.models}")
-        if any(not 0 <= target < models for target in self.targets):
-            raise ValueError(f"targets must lie in 0..{models - 1}, got {list(self.targets)}")
+        shadows = None if self.separate is None else self.separate.logits
+        if self.logits is not None and shadows is not None and shadows.shape[3] != self.logits.shape[3]:
+            raise ValueError(f"the shadows must have the target's {self.logits.shape[3]} classes, got {shadows.shape[3]}")
+        if any(not 0 <= target < models for target in self.targets) or len(set(self.targets)) < len(self.targets):
+            raise ValueError(f"targets must be different numbers in 0..{models - 1}, got {list(self.targets)}")
 
     @property
     def _given(self) -> np.ndarray:
@@ -96,15 +104,30 @@ class Scores:
         return np.array(self.targets or range(self.models))
 
     def shadows(self, target: int) -> np.ndarray:
-        """Models an attacker on `target` may use, bool [M]: all but the target and its exact complement.
+        """Models an attacker on `target` may use, bool [M]: all but the target and those with its own or the opposite split.
 
         Fleets are built from complementary pairs, so that every example is a member of exactly M/2 models. The complement
         must not serve as a shadow: with it, the number of shadows that hold an example tells whether the target does.
         """
-        others = np.ones(self.models, dtype=bool)
-        others[target] = False
-        complement = (self.membership != self.membership[target]).all(axis=1)
-        return others & ~complement
+        same = self.membership == self.membership[target]
+        return ~(same.all(axis=1) | ~same.any(axis=1))
+
+    def references(self, target: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where a shadow of `target` trained on an example, and where it did not, bool [M, N] each.
+
+        In a layout that puts every example into the same number of models, but not by complementary pairs, one shadow an example, drawn at
+        random from the side that has one too many, is left out, so that the counts say nothing about the target.
+        """
+        chosen = self.shadows(target)
+        inside, outside = self.membership & chosen[:, None], ~self.membership & chosen[:, None]
+        count = self.membership.sum(axis=0)
+        if chosen.sum() == self.models - 1 > 1 and (count == count[0]).all():
+            rng = np.random.default_rng(target)
+            for side, extra in ((outside, self.membership[target]), (inside, ~self.membership[target])):
+                order = np.where(side, rng.random(side.shape), -1.0)
+                rows = np.flatnonzero(extra & side.any(axis=0))
+                side[order[:, rows].argmax(axis=0), rows] = False
+        return inside, outside
 
     def records(self, target: int) -> tuple[Scores, np.ndarray]:
         """Examples whose membership an attacker on `target` knows: a table, and its models that he may use, int [K]."""

@@ -81,6 +81,8 @@ def plan(config: Config) -> Plan:
     attacks.check(config.attacks)
     if "trajectory" in config.attacks and not config.training.trajectory:
         raise ConfigError("training.trajectory", "must be at least 1 for the attack trajectory; use 10, or leave that attack out")
+    if config.attacks.get("label_only", {}).get("copies") == "augmented" and (len(source.shape) != 3 or min(source.shape[1:]) <= 4):
+        raise ConfigError("attacks.label_only.copies", f"augmented copies are for images, and inputs are {list(source.shape)}; use noisy")
     model = build(config, source.shape, source.classes)
     probe.refuse_mixing(model, source.shape)
     if config.training.augmentations:

@@ -1,7 +1,9 @@
 """Slow, obvious twins of the fast routines."""
 
+import functools
 import itertools
 import math
+import statistics
 import warnings
 
 import numpy as np
@@ -115,6 +117,8 @@ class Twin:
         self.s = scores
         self.labels = [int(label) for label in scores.labels]
         self.n = range(len(self.labels))
+        for name in ("loss", "p", "phis", "shadows"):  # asked for again and again
+            setattr(self, name, functools.cache(getattr(self, name)))
 
     def queries(self, m, i):
         return [list(map(float, logits)) for logits in self.s.logits[m, i]]
@@ -363,7 +367,7 @@ def normal_cdf(x):
 
 
 def normal_quantile(p):
-    return bisect(lambda x: normal_cdf(x) < p, -40.0, 40.0)
+    return statistics.NormalDist().inv_cdf(p) if 0 < p < 1 else math.copysign(math.inf, p - 0.5)
 
 
 def gaussian_delta(mu, epsilon):

@@ -19,8 +19,8 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     ["types", "layers", "terms", "allocator", "canaries"],
     ["schema", "store", "sampling", "guard", "rules", "executor", "scores", "audit"],
-    ["config", "data", "noise", "augment", "metrics", "models", "clipping", "accounting", "attacks", "one_run", "scorefile"],
-    ["train", "score", "guesses", "exposure", "defences", "whitebox"],
+    ["config", "data", "noise", "augment", "metrics", "models", "clipping", "accounting", "attacks", "one_run", "leaks"],
+    ["train", "score", "guesses", "exposure", "defences", "whitebox", "scorefile"],
     ["judge", "probe", "checkpoint"],
     ["plots", "placement", "assess", "statement"],
     ["fleet", "report"],

@@ -156,6 +156,8 @@ NAN = S.logits.copy()
 NAN[1, 2, 0, 0] = np.nan
 SHADOW = {"shadow_logits": S.logits[1, :, 0], "shadow_labels": S.labels, "shadow_member": S.membership[1]}
 TARGET = {"target_logits": S.logits[0, :, 0], "target_labels": S.labels, "target_member": S.membership[0]}
+MANY = arrays_of(fleet(models=6, examples=400))
+TOLD = MANY["membership"][0] ^ (np.random.default_rng(0).random((6, 400)) < 0.2 * (np.arange(6) > 0)[:, None])
 WRONG = {
     "no scores": ({"labels": S.labels, "membership": S.membership}, "give exactly one of logits"),
     "two scores": ({**BASE, "loss": S.loss}, "give exactly one of logits"),
@@ -172,21 +174,32 @@ WRONG = {
     "NaN": ({**BASE, "logits": NAN}, r"logits holds NaN or infinity, first at \[1, 2, 0, 0\]"),
     "one axis": ({**BASE, "logits": np.zeros(30)}, "logits must be"),
     "one class": ({**BASE, "logits": np.zeros((4, 30, 1, 1))}, "two classes"),
-    "text": ({**BASE, "logits": np.full((4, 30, 3), "a")}, "logits must be numbers"),
+    "text": ({**BASE, "logits": np.full((4, 30, 3), "a")}, "logits must be real numbers"),
     "probabilities that are logits": ({**BASE, "probabilities": BASE["logits"], "logits": None}, r"probabilities must lie in 0\.\.1"),
     "probabilities that do not add up": ({**BASE, "probabilities": np.full((4, 30, 3), 0.5), "logits": None}, "must add up to 1"),
     "negative loss": ({**BASE, "loss": S.loss - 9, "logits": None}, "loss must be 0 or more"),
     "confidence above 1": ({**BASE, "confidence": S.loss * 90, "logits": None}, "confidence must lie in"),
-    "target that is not there": ({**BASE, "targets": [4]}, r"targets must lie in 0\.\.3"),
+    "target that is not there": ({**BASE, "targets": [4]}, r"targets must be different numbers in 0\.\.3"),
     "ids twice": ({**BASE, "ids": np.zeros(30)}, "ids must be 30 different values"),
     "population of other models": ({**BASE, "population_loss": S.loss[:2]}, "must hold 4 models"),
-    "extra of another shape": ({**BASE, "gradient_norm": S.loss[:, :5]}, "gradient_norm must begin"),
-    "extra with NaN": ({**BASE, "gradient_norm": S.loss * np.nan}, "gradient_norm must be finite"),
+    "extra of another shape": ({**BASE, "gradient_norm": S.loss[:, :5]}, "gradient_norm must be"),
+    "extra with NaN": ({**BASE, "gradient_norm": S.loss * np.nan}, "gradient_norm must be finite real"),
     "copy of the membership": ({**BASE, "loss": S.membership * 1.0, "logits": None}, "a copy of the membership"),
     "membership among the inputs": ({**BASE, "inputs": np.column_stack([S.loss[0], S.membership[0]])}, "column 1 of inputs is a copy"),
+    "shadows chosen by the target's split": ({**MANY, "membership": TOLD}, "the number of shadow models that hold an example tells"),
     "the target among its shadows": ({**BASE, "logits": S.logits[[0, 1, 2, 0]]}, "models 0 and 3 are the same model"),
     "shadow records of the target": ({**TARGET, **SHADOW, "shadow_logits": S.logits[0, :, 0]}, "is a record of the target"),
     "shadows without members": ({**TARGET, **SHADOW, "shadow_member": np.zeros(30)}, "shadow_member: model 0 has no member"),
+    "targets twice": ({**BASE, "targets": [1, 1]}, "targets must be different"),
+    "targets that are no numbers": ({**BASE, "targets": [[0, 1]]}, "targets must be a list"),
+    "inputs beyond float32": ({**BASE, "inputs": np.full((30, 2), 1e39)}, "inputs must be finite real"),
+    "labels of text": ({**BASE, "labels": np.full(30, "a")}, "labels must be whole numbers"),
+    "logits beyond reason": ({**BASE, "logits": S.logits * 1e300}, "a model diverged"),
+    "no models": ({"logits": np.zeros((0, 30, 3)), "labels": S.labels, "membership": np.zeros((0, 30))}, "logits is empty"),
+    "copies of other classes": ({**BASE, "jittered_logits": np.zeros((4, 30, 2, 5))}, "must have the 3 classes"),
+    "a trajectory of one axis": ({**BASE, "trajectory_loss": S.loss}, "trajectory_loss must be"),
+    "a fleet beside a target": ({**TARGET, **SHADOW, "membership": S.membership}, "membership does not belong beside"),
+    "shadows of other classes": ({**TARGET, **SHADOW, "shadow_logits": np.zeros((30, 2)), "shadow_labels": S.labels % 2}, "the target's 3"),
     "target without membership": ({"target_logits": S.logits[0, :, 0], "target_labels": S.labels}, "no array 'target_member'"),
 }
 
@@ -212,6 +225,9 @@ HEAD = "id,member,loss\n"
         ("", "no column 'id'"),
         ("id,loss\n1,2\n", "no column 'member'"),
         (HEAD, "no rows"),
+        (HEAD + "\n1,1,x\n", "line 3: loss is 'x'"),
+        ("id,member,loss,loss\n1,1,1,1\n", "twice"),
+        ("id,member,label,loss\n1,1,1e30,1\n", "line 2: label is"),
         (HEAD + "1,1,x\n", "line 2: loss is 'x'"),
         (HEAD + "1,1\n", "line 2: loss is None"),
         (HEAD + "1,2,0.5\n2,0,0.5\n", "0 and 1 only"),
@@ -256,7 +272,7 @@ def test_torn_and_pickled_files_are_refused(tmp_path):
     pickled = tmp_path / "pickled.npz"
     np.savez(pickled, **BASE, ids=np.array([object()] * 30))
     for file in (torn, pickled):
-        with pytest.raises(ConfigError, match="cannot use"):
+        with pytest.raises(ConfigError, match="cannot read"):
             scorefile.read(str(file))
 
 

@@ -21,6 +21,9 @@ def blind(inputs: np.ndarray, labels: np.ndarray, member: np.ndarray, seed: int 
     result = np.empty(len(labels))
     for part in (half, ~half):
         rows = np.flatnonzero(~part)[:MOST_ROWS]
+        if len(np.unique(member[rows])) < 2:  # one side only: nothing to learn
+            result[part] = 0.5
+            continue
         trees = ExtraTreesClassifier(50, min_samples_leaf=5, random_state=seed, n_jobs=-1).fit(features[rows], member[rows])
         # Ranks within the half: raw scores shift with the share of members in the other half, which biases a joint AUC below .5.
         result[part] = rankdata(trees.predict_proba(features[part])[:, 1]) / part.sum()

@@ -38,16 +38,15 @@ def lira(scores: Scores, target: int, *, online: bool, variance: str = "auto") -
 
     Raises Refusal where some example has fewer than two shadows on a side that is needed.
     """
-    chosen = scores.shadows(target)
-    variance = choose_variance(variance, int(chosen.sum()))
-    member = scores.membership[chosen]
+    variance = choose_variance(variance, int(scores.shadows(target).sum()))
+    inside, outside = scores.references(target)
     total = np.zeros(len(scores.labels))
     for query in range(scores.phi.shape[2]):
         phi = scores.phi[:, :, query]
-        own, known = phi[target], phi[chosen]
-        mu_out, var_out = _moments(known, ~member, variance)
+        own = phi[target]
+        mu_out, var_out = _moments(phi, outside, variance)
         if online:
-            mu_in, var_in = _moments(known, member, variance)
+            mu_in, var_in = _moments(phi, inside, variance)
             total += np.log(var_out / var_in) / 2 + np.square(own - mu_out) / (2 * var_out) - np.square(own - mu_in) / (2 * var_in)
         else:
             total += (own - mu_out) / np.sqrt(var_out)
@@ -57,7 +56,7 @@ def lira(scores: Scores, target: int, *, online: bool, variance: str = "auto") -
 def _moments(phi: np.ndarray, used: np.ndarray, variance: str) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of each example over the models that `used` marks, [N] each."""
     count = used.sum(axis=0)
-    if len(phi) == 0 or count.min() < 2:
+    if count.min() < 2:
         raise Refusal("LiRA needs two shadow models in and two out for every example: models_per_setting of at least 6")
     mean, squares = np.empty(phi.shape[1]), np.empty(phi.shape[1])
     for start in range(0, phi.shape[1], BLOCK):

@@ -15,17 +15,16 @@ def difficulty(scores: Scores, target: int, *, reference: str = "out") -> np.nda
     between the means of those that did and those that did not (Sablayrolles et al. 2019, section 5.2, MALT with a threshold an example). Raises
     Refusal where an example has no such shadow.
     """
-    chosen = scores.shadows(target)
-    known, member = scores.loss[chosen], scores.membership[chosen]
-    middle = _mean(known, ~member)
+    inside, outside = scores.references(target)
+    middle = _mean(scores.loss, outside)
     if reference == "both":
-        middle = (middle + _mean(known, member)) / 2
+        middle = (middle + _mean(scores.loss, inside)) / 2
     return middle - scores.loss[target]
 
 
 def _mean(values: np.ndarray, used: np.ndarray) -> np.ndarray:
     count = used.sum(axis=0)
-    if not len(used) or count.min() < 1:
+    if count.min() < 1:
         raise Refusal("needs a shadow model in and one out for every example: models_per_setting of at least 4")
     return np.where(used, values, 0.0).sum(axis=0) / count
 
@@ -46,5 +45,5 @@ def attack_r(scores: Scores, target: int) -> np.ndarray:
 
     With K such shadows it cannot resolve a false positive rate below 1/K. Raises Refusal where an example has none.
     """
-    chosen = scores.shadows(target)
-    return _mean((scores.loss[chosen] >= scores.loss[target]).astype(float), ~scores.membership[chosen])
+    _, outside = scores.references(target)
+    return _mean((scores.loss >= scores.loss[target]).astype(float), outside)

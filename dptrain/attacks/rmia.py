@@ -15,18 +15,20 @@ def rmia(scores: Scores, target: int, *, online: bool, gamma: float = 2.0, a: fl
     ((1 + a) p_out(x) + 1 - a) / 2, with p_out the mean over shadows that did not train on x (ibid., equation 10). The ratio of x is compared with
     the sorted ratios of z, so no N x Z table is ever made. Raises Refusal where an example has no shadow that is needed.
     """
-    chosen = scores.shadows(target)
-    ratio = _ratio(scores, target, chosen, online, a)
-    others = ratio if scores.population is None else _ratio(scores.population, target, chosen, online, a)
+    inside, outside = scores.references(target)
+    ratio = _ratio(scores, target, inside | outside if online else outside, online, a)
+    others = ratio
+    if scores.population is not None:  # which no shadow trained on
+        chosen = np.broadcast_to(scores.shadows(target)[:, None], scores.population.membership.shape)
+        others = _ratio(scores.population, target, chosen, online, a)
     return np.searchsorted(np.sort(others), ratio / gamma, side="right") / len(others)
 
 
-def _ratio(scores: Scores, target: int, chosen: np.ndarray, online: bool, a: float) -> np.ndarray:
-    """p(x | target) / p(x), [N]."""
-    used = np.ones_like(scores.membership[chosen]) if online else ~scores.membership[chosen]
+def _ratio(scores: Scores, target: int, used: np.ndarray, online: bool, a: float) -> np.ndarray:
+    """p(x | target) / p(x), [N], from the models that `used`, bool [M, N], marks."""
     count = used.sum(axis=0)
-    if not len(used) or count.min() < 1:
+    if count.min() < 1:
         raise Refusal("RMIA needs a shadow model, offline one out for every example: models_per_setting of at least 4")
-    mean = np.where(used, scores.confidence[chosen], 0.0).sum(axis=0) / count
+    mean = np.where(used, scores.confidence, 0.0).sum(axis=0) / count
     reference = mean if online else ((1 + a) * mean + 1 - a) / 2
     return scores.confidence[target] / np.maximum(reference, np.finfo(float).tiny)
