@@ -36,7 +36,7 @@ from dptrain.types import ConfigError, Mechanism, Setting
 
 TRAINED_BY = (
     *("types", "sampling", "noise", "data", "layers", "models", "terms", "rules", "clipping", "augment", "train", "score"),
-    *("checkpoint", "fleet", "accounting", "statement"),
+    *("checkpoint", "fleet", "probe", "accounting", "statement"),
 )
 CURVE_POINTS = 50
 

@@ -6,13 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from dptrain.accounting import TradeOff
 from dptrain.judge import Row
 
-COLOURS = {"lira": "#0072b2", "lira_offline": "#56b4e9", "shadow": "#009e73", "loss": "#d55e00"}
+COLOURS = {
+    "lira": "#0072b2",
+    "lira_offline": "#56b4e9",
+    "shadow": "#009e73",
+    "loss": "#d55e00",
+    "rmia": "#cc79a7",
+    "rmia_offline": "#e69f00",
+}
 CEILING = "#444444"
 
 
@@ -27,7 +36,8 @@ class Roc:
 
 
 def _colour(attack: str, attacks: Sequence[str]) -> str:
-    return COLOURS.get(attack, f"C{list(attacks).index(attack) % 10}")
+    others = [name for name in attacks if name not in COLOURS]
+    return COLOURS[attack] if attack in COLOURS else to_hex(colormaps["tab20b"](others.index(attack) % 20))
 
 
 def _label(row: Row) -> str:
@@ -103,7 +113,9 @@ def roc(curves: Sequence[Roc]) -> Figure:
     the non-members resolve (10 of them)."""
     columns = min(4, len(curves))
     lines = -(-len(curves) // columns)
-    figure = Figure(figsize=(3.6 * columns, 3.7 * lines + 0.5), layout="constrained")
+    width = max(3.6 * columns, 6.5)
+    most = max(len(item.curves) for item in curves)
+    figure = Figure(figsize=(width, 3.7 * lines + 0.5 + 0.1 * most), layout="constrained")
     panels = np.atleast_1d(figure.subplots(lines, columns, squeeze=False)).ravel()
     for panel in panels[len(curves) :]:
         panel.set_axis_off()
@@ -122,6 +134,6 @@ def roc(curves: Sequence[Roc]) -> Figure:
     panels[0].set_ylabel("true positive rate")
     handles = {label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), 3 * columns), frameon=False, fontsize=9
+        handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), int(width / 1.8)), frameon=False, fontsize=9
     )
     return figure
