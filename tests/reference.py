@@ -206,7 +206,7 @@ def lira_twin(s, t, online, variance="auto"):
     return total
 
 
-def rmia_twin(s, t, online, gamma=2.0, a=0.3):
+def rmia_twin(s, t, online, gamma=1.0, a=0.3):
     """Every pair (x, z)."""
     z_table = s if s.s.population is None else Twin(s.s.population)
 

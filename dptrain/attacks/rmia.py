@@ -8,7 +8,7 @@ from dptrain.scores import Scores
 from dptrain.types import Refusal
 
 
-def rmia(scores: Scores, target: int, *, online: bool, gamma: float = 2.0, a: float = 0.3) -> np.ndarray:
+def rmia(scores: Scores, target: int, *, online: bool, gamma: float = 1.0, a: float = 0.3) -> np.ndarray:
     """Share of z with (p(x | target) / p(x)) / (p(z | target) / p(z)) >= gamma, float64 [N] (Zarifzadeh et al. 2024, equations 3 and 4).
 
     z is the population where the scores bring one, else all examples. p(x): online the mean over all shadows; offline
