@@ -80,7 +80,7 @@ def attack_rows(
     member, curve = view.member, subject.curve
     if not (member.any(axis=1) & ~member.all(axis=1)).all():
         reason = "some target has no members, or no non-members, among these examples"
-        return [dataclasses.replace(row, examples="canaries") for row in refused_rows(subject, attack, reason, scores)]
+        return _of(canaries, refused_rows(subject, attack, reason, scores))
     ranked = metrics.rankings(view.own, member)
     rows: list[Row] = []
 
@@ -118,6 +118,10 @@ def attack_rows(
         _credible_row(subject, attack, view) if method == "joint_beta" else _bound_row(subject, attack, method, view, note)
         for method in audits
     ]
+    return _of(canaries, rows)
+
+
+def _of(canaries: np.ndarray | None, rows: list[Row]) -> list[Row]:
     return rows if canaries is None else [dataclasses.replace(row, examples="canaries") for row in rows]
 
 

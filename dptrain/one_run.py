@@ -68,8 +68,8 @@ def one_run_fdp(m: int, guesses: int, right: int, delta: float, confidence: floa
     return epsilon_of_mu(largest(refuted, start), delta) if refuted(start) else least
 
 
-GUESSES = ((1, 2), (1, 1), (4, 2), (4, 1), (16, 2), (16, 1), (64, 2), (64, 1), (256, 2), (256, 1))
-"""How many coins are guessed: one in `share`, at the top of the scores or at both ends. Fixed beforehand; each is paid for."""
+GUESSES = ((1, 2), (2, 1), (4, 2), (4, 1), (16, 2), (16, 1), (64, 2), (64, 1), (256, 2), (256, 1))
+"""(share, ends): one coin in `share` is guessed, at the top of the scores (1) or at both ends (2). Fixed beforehand; each is paid for."""
 
 METHODS = {"one_run": (one_run, ""), "one_run_fdp": (one_run_fdp, "a Gaussian trade-off curve")}
 
@@ -85,17 +85,14 @@ def from_one_run(scores: np.ndarray, member: np.ndarray, delta: float, method: s
         raise Refusal(f"fair coins did not choose {member.sum():,} members of {len(member):,} examples: no bound from one run")
     bound, assumes = METHODS[method]
     m = len(scores)
-    mixed = np.random.default_rng(0).permutation(
-        m
-    )  # equal scores must not fall back on the order of the file, which may tell members first
+    # Equal scores must not fall back on the order of the file, which may tell members first.
+    mixed = np.random.default_rng(0).permutation(m)
     ranked = member[mixed[np.argsort(-scores[mixed], kind="stable")]]
     each = 1 - (1 - confidence) / len(GUESSES)
     found = ceiling = 0.0
     for share, ends in GUESSES:
         guesses = m // share
         low = guesses // 2 if ends == 2 else 0
-        if share == 1 and ends == 1:  # all of them in: knows nothing
-            guesses = m // 2
         if guesses < 1:
             continue
         high = guesses - low
