@@ -1,110 +1,240 @@
 """Proved upper bounds for the mechanism a trainer ran: epsilon, the noise for a target, the trade-off curve.
 
 The claim is the privacy loss distribution (PLD) of the Poisson-subsampled Gaussian, composed over all steps (Koskela et al. 2020;
-Doroshenko et al. 2022, the connect-the-dots rounding of `dp_accounting`), which errs upwards. A mechanism it does not
-cover raises UnsupportedMechanism.
+Doroshenko et al. 2022, the connect-the-dots rounding of `dp_accounting`), which errs upwards. At sample rate 1 the mechanism is one Gaussian
+mechanism, and its closed form is used. A mechanism that neither covers raises UnsupportedMechanism.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from dp_accounting.pld import privacy_loss_distribution as pld_lib
+from scipy.optimize import brentq
+from scipy.special import log_ndtr
+from scipy.stats import binom
 
+from dptrain import rdp
 from dptrain.types import Mechanism, Neighbouring, Sampling
 
 SLACK = 1e-3
-"""Calibration returns an epsilon in [target - SLACK, target]."""
+"""Calibration returns an epsilon (or an advantage, or a rate) in [target - SLACK, target]."""
+LEAST_NOISE, MOST_NOISE = 0.05, 1e6
+POINTS = 5e6
+STEP_POINTS = 1e5
+"""Points of a privacy loss distribution at most, and of one step's: they bound memory and time where epsilon is absurd."""
+LARGEST = 700.0
+"""e to this is still a number."""
 
 _FPR = np.unique(np.concatenate([[0.0], np.logspace(-6, 0, 601), np.linspace(0, 1, 1001)]))
+
+Composition = tuple[tuple[Mechanism, int], ...]
+"""Mechanisms, each run independently a number of times on data that differ in one and the same example."""
 
 
 class UnsupportedMechanism(ValueError):
     """The accountant has no bound for this mechanism."""
 
 
-def _check(mechanism: Mechanism) -> None:
-    if mechanism.sampling is not Sampling.POISSON or mechanism.neighbouring is not Neighbouring.ADD_REMOVE:
-        raise UnsupportedMechanism(f"no bound for {mechanism.sampling} sampling with {mechanism.neighbouring} neighbours")
+def accounted(mechanism: Mechanism) -> Mechanism:
+    """The Poisson-sampled mechanism that bounds this one. Raises UnsupportedMechanism.
+
+    Shuffled batches get no amplification: each pass is one Gaussian mechanism at sample rate 1, whichever batch an example falls into, given
+    that neighbours differ in nothing else (zero-out). With an example added or removed every later batch shifts, and there is no bound.
+    """
     if not mechanism.private:
         raise UnsupportedMechanism("no noise was added: no epsilon holds")
+    if not math.isfinite(mechanism.noise_multiplier):
+        raise UnsupportedMechanism("the noise multiplier is not finite")
     if not math.isfinite(mechanism.clip) or mechanism.clip <= 0:
         raise UnsupportedMechanism("gradients were not clipped to a finite norm: no epsilon holds")
     if not 0 < mechanism.batch_size <= mechanism.public_n or mechanism.steps < 1:
         raise UnsupportedMechanism("sample rate must lie in (0, 1] and steps be at least 1")
+    if mechanism.sampling is Sampling.POISSON and mechanism.neighbouring in (Neighbouring.ADD_REMOVE, Neighbouring.ZERO_OUT):
+        return mechanism
+    if mechanism.sampling is Sampling.SHUFFLED and mechanism.neighbouring is Neighbouring.ZERO_OUT:
+        passes = math.ceil(mechanism.steps * mechanism.sample_rate)
+        return replace(mechanism, sampling=Sampling.POISSON, batch_size=mechanism.public_n, steps=passes)
+    raise UnsupportedMechanism(f"no bound for {mechanism.sampling} sampling with {mechanism.neighbouring} neighbours")
+
+
+def composition(mechanisms: Iterable[Mechanism]) -> Composition:
+    """Equal ones counted. Raises UnsupportedMechanism."""
+    return tuple(Counter(accounted(mechanism) for mechanism in mechanisms).items())
+
+
+def epsilon(mechanism: Mechanism | Composition, delta: float) -> float:
+    """Upper bound of epsilon at `delta`, at least 0. Raises UnsupportedMechanism."""
+    return float(_Losses.of(mechanism).epsilon(delta))
+
+
+@dataclass(frozen=True)
+class _Losses:
+    """The privacy losses of a composition, for a group of k examples that come and go together."""
+
+    parts: Composition
+    group: int = 1
+
+    @staticmethod
+    def of(mechanism: Mechanism | Composition, group: int = 1) -> _Losses:
+        return _Losses(composition([mechanism]) if isinstance(mechanism, Mechanism) else mechanism, group)
+
+    @property
+    def mu(self) -> float | None:
+        """Of the one Gaussian mechanism that this is where every sample rate is 1 (Dong et al. 2022, corollary 3.3); else None."""
+        if any(mechanism.sample_rate != 1 for mechanism, _ in self.parts):
+            return None
+        return self.group * math.sqrt(sum(times * mechanism.steps / mechanism.noise_multiplier**2 for mechanism, times in self.parts))
+
+    def epsilon(self, delta: float) -> float:
+        if (mu := self.mu) is not None:
+            return gaussian_epsilon(mu, delta)
+        return max(0.0, float(_pld(self.parts, self.group, self._grid(delta)).get_epsilon_for_delta(delta)))
+
+    def deltas(self, epsilons: np.ndarray) -> np.ndarray:
+        if (mu := self.mu) is not None:
+            return np.exp(_log_delta(mu, epsilons))
+        found = _pld(self.parts, self.group, self._grid(1e-9)).get_delta_for_epsilon(list(epsilons))
+        return np.clip(np.asarray(found, dtype=np.float64), 0, 1)
+
+    def _grid(self, delta: float) -> float:
+        """Spacing of privacy losses: rounding is upwards, so a coarse one is safe, but it costs up to the spacing, and where it is wider
+        than the spread of one step's losses it widens every step's. Both are held to a thousandth of epsilon."""
+        size, spread, reach = 0.0, math.inf, 0.0
+        for ran, times in self.parts:
+            q, sigma = float(ran.sample_rate), ran.noise_multiplier
+            size += times * self.group * rdp.improved(q, sigma, ran.steps, delta)
+            spread = min(spread, q * math.sqrt(math.expm1(min(sigma**-2, 50.0))))
+            reach = max(
+                reach, math.log1p(q * math.exp(min(10 / sigma + 0.5 / sigma**2, LARGEST)))
+            )  # of one step's loss, ten deviations out
+        if self.group > 1:  # each point of a mixture is a search of its own
+            return max(size / 1500, 1e-4)
+        wanted = min(10.0 ** math.floor(math.log10(max(size, 1e-9)) - 3), 1e-3, spread / 10)
+        return max(wanted, reach / STEP_POINTS, size / POINTS)
 
 
 @lru_cache(maxsize=8)
-def _pld(mechanism: Mechanism, grid: float) -> pld_lib.PrivacyLossDistribution:
-    _check(mechanism)
-    single = pld_lib.from_gaussian_mechanism(
-        mechanism.noise_multiplier,
-        sampling_prob=float(mechanism.sample_rate),
-        value_discretization_interval=grid,
-        use_connect_dots=True,
-    )
-    return single.self_compose(mechanism.steps)
+def _pld(parts: Composition, group: int, grid: float) -> pld_lib.PrivacyLossDistribution:
+    whole = None
+    for mechanism, times in parts:
+        q, count = float(mechanism.sample_rate), np.arange(group + 1)
+        if group == 1:
+            single = pld_lib.from_gaussian_mechanism(
+                mechanism.noise_multiplier, sampling_prob=q, value_discretization_interval=grid, use_connect_dots=True
+            )
+        else:  # Ganesh 2024, theorem 1: of the k, a binomial number is in the batch, and at worst their gradients are parallel
+            weights = binom.pmf(count, group, q)
+            single = pld_lib.from_mixture_gaussian_mechanism(
+                mechanism.noise_multiplier, count.astype(float), weights / weights.sum(), value_discretization_interval=grid
+            )
+        own = single.self_compose(mechanism.steps * times)
+        whole = own if whole is None else whole.compose(own)
+    return whole
 
 
-def _grid(epsilon: float) -> float:
-    """Spacing of privacy losses: its rounding is upwards, and matters where epsilon is small."""
-    return 1e-3 if epsilon > 2 else 1e-4
+def _log_delta(mu: float | np.ndarray, epsilons: np.ndarray) -> np.ndarray:
+    """Logarithm of delta(epsilon) of the Gaussian mechanism (Dong et al. 2022, corollary 2.13); -inf where it is zero in double precision."""
+    first = log_ndtr(mu / 2 - epsilons / mu)
+    second = epsilons + log_ndtr(-mu / 2 - epsilons / mu)
+    with np.errstate(divide="ignore"):
+        return first + np.log(-np.expm1(np.minimum(second - first, 0.0)))
 
 
-def epsilon(mechanism: Mechanism, delta: float) -> float:
-    """Upper bound of epsilon at `delta`, from the PLD. Raises UnsupportedMechanism."""
-    coarse = _pld(mechanism, 1e-3).get_epsilon_for_delta(delta)
-    if _grid(coarse) < 1e-3:
-        return max(0.0, _pld(mechanism, _grid(coarse)).get_epsilon_for_delta(delta))
-    return max(0.0, coarse)
+def gaussian_epsilon(mu: float, delta: float) -> float:
+    """Epsilon of the Gaussian mechanism with sensitivity / standard deviation mu, within 1e-8 relative, rounded upwards."""
+
+    def excess(candidate: float) -> float:
+        return max(float(_log_delta(mu, np.array(candidate))), -1e6) - math.log(delta)
+
+    if excess(0.0) <= 0:
+        return 0.0
+    top = mu * mu / 2 + mu * math.sqrt(2 * math.log(1 / delta)) + 1
+    return float(brentq(excess, 0.0, top, xtol=1e-12, rtol=1e-13)) * (1 + 1e-10) + 1e-9
 
 
 @lru_cache(maxsize=64)
 def calibrate(mechanism: Mechanism, target: float, delta: float) -> Mechanism:
     """`mechanism` with the least noise multiplier (within SLACK) whose epsilon(...) at `delta` is at most `target`.
 
-    Bisection on the PLD; the returned end is verified to be on the safe side. Raises ValueError for a target that no
-    noise multiplier up to 1e6 reaches.
+    The returned end is on the safe side. Raises ValueError for a target that no noise multiplier up to MOST_NOISE reaches.
     """
+    return least_noise(mechanism, lambda candidate: epsilon(candidate, delta), target, f"epsilon {target:g} at delta {delta:g}")
 
-    def spent(sigma: float) -> float:
-        return epsilon(replace(mechanism, noise_multiplier=sigma), delta)
 
-    low, high = 0.0, 1.0
-    while spent(high) > target:
-        low, high = high, high * 2
-        if high > 1e6:
-            raise ValueError(f"no noise multiplier up to 1e6 gives epsilon {target:g} at delta {delta:g}")
-    if low == 0.0:
-        low = high / 2
-        while low > 0.05 and spent(low) <= target:
-            low, high = low / 2, low
-    while high - low > 1e-9 * high and spent(high) < target - SLACK:
-        middle = (low + high) / 2
-        if spent(middle) > target:
-            low = middle
+def least_noise(mechanism: Mechanism, risk: Callable[[Mechanism], float], target: float, described: str) -> Mechanism:
+    """`mechanism` with the least noise for which risk(mechanism), which falls with the noise, lies in [target - SLACK, target].
+
+    Regula falsi (Illinois) on logarithms, between ends that hold the target; the end that is returned was itself evaluated. SLACK is a
+    hundredth of the target where that is less. With LEAST_NOISE already below the target, that is returned. Raises ValueError.
+    """
+    slack = min(SLACK, target / 100)
+
+    def at(noise: float) -> float:
+        return risk(replace(mechanism, noise_multiplier=noise))
+
+    high, low = 1.0, 1.0
+    found = above = at(1.0)
+    while found > target:
+        low, above, high = high, found, high * 4
+        if high > MOST_NOISE:
+            raise ValueError(f"no noise multiplier up to {MOST_NOISE:g} gives {described}")
+        found = at(high)
+    while above <= target:
+        if low <= LEAST_NOISE:
+            return replace(mechanism, noise_multiplier=low)
+        high, found, low = low, above, max(low / 2, LEAST_NOISE)
+        above = at(low)
+    aim = math.log(target - slack / 2)
+    up, down, kept = math.log(above) - aim, aim - math.log(max(found, 1e-300)), 0
+    while found < target - slack and high - low > 1e-12 * high:
+        share = min(max(up / (up + down), 0.005), 0.995)
+        middle = math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
+        value = at(middle)
+        if value > target:
+            low, up, down, kept = middle, math.log(value) - aim, down / 2 if kept == 1 else down, 1
         else:
-            high = middle
+            high, found, down, up, kept = middle, value, aim - math.log(max(value, 1e-300)), up / 2 if kept == -1 else up, -1
     return replace(mechanism, noise_multiplier=high)
 
 
 @dataclass(frozen=True)
 class TradeOff:
-    """The most any attack can reach: at false positive rate fpr[i], no attack's true positive rate exceeds tpr[i]."""
+    """The most any attack can reach, from pairs (epsilons[i], deltas[i]) that all hold.
 
-    fpr: np.ndarray
-    tpr: np.ndarray
-    max_advantage: float
-    """Ceiling of TPR - FPR: delta at epsilon 0."""
+    Each pair bounds the ROC by TPR <= min(e^eps FPR + delta, 1 - e^-eps (1 - delta - FPR)) (Kairouz et al. 2015, theorem 2.1); the lower
+    envelope over the pairs is used, so each number is a valid bound.
+    """
+
+    epsilons: np.ndarray
+    deltas: np.ndarray
 
     def max_tpr(self, fpr: float) -> float:
-        """Ceiling of the true positive rate at a false positive rate: that of the next grid point, since the curve rises."""
-        return float(self.tpr[np.searchsorted(self.fpr, fpr, side="left")])
+        """Ceiling of the true positive rate at a false positive rate."""
+        return float(self._ceiling(np.array([fpr]))[0])
+
+    def _ceiling(self, fpr: np.ndarray) -> np.ndarray:
+        growth, deltas = np.exp(self.epsilons)[:, None], self.deltas[:, None]
+        return np.clip(np.minimum(growth * fpr + deltas, 1 - (1 - deltas - fpr) / growth).min(axis=0), 0, 1)
+
+    @property
+    def fpr(self) -> np.ndarray:
+        return _FPR
+
+    @cached_property
+    def tpr(self) -> np.ndarray:
+        """Ceilings at `fpr`, for a chart."""
+        return self._ceiling(_FPR)
+
+    @property
+    def max_advantage(self) -> float:
+        """Ceiling of TPR - FPR: the least of (e^eps - 1 + 2 delta) / (e^eps + 1), which is delta at epsilon 0 where that is known."""
+        return float(np.min(np.tanh(self.epsilons / 2) + 2 * self.deltas / (np.exp(self.epsilons) + 1)))
 
     @property
     def max_auc(self) -> float:
@@ -114,51 +244,45 @@ class TradeOff:
 
 @lru_cache(maxsize=64)
 def trade_off(mechanism: Mechanism) -> TradeOff:
-    """Ceiling over the whole ROC of distinguishing two neighbouring data sets.
-
-    Every (epsilon, delta(epsilon)) pair of the PLD bounds the ROC by TPR <= min(e^eps FPR + delta, 1 - e^-eps (1 - delta - FPR))
-    (Kairouz et al. 2015, theorem 2.1); the lower envelope over a grid of epsilons is returned, so each point is a valid bound.
-    """
-    pld = _pld(mechanism, _grid(_pld(mechanism, 1e-3).get_epsilon_for_delta(1e-9)))
-    top = max(pld.get_epsilon_for_delta(1e-9), 0.1)
-    grid = np.linspace(0, min(top, 60.0), 600)
-    deltas = np.clip([pld.get_delta_for_epsilon(e) for e in grid], 0, 1)
-    first = np.exp(grid)[:, None] * _FPR + deltas[:, None]
-    second = 1 - np.exp(-grid)[:, None] * (1 - deltas[:, None] - _FPR)
-    return TradeOff(_FPR, np.clip(np.minimum(first, second).min(axis=0), 0, 1), float(deltas[0]))
+    """Ceiling over the whole ROC of distinguishing two neighbouring data sets."""
+    losses = _Losses.of(mechanism)
+    grid = np.linspace(0, min(max(losses.epsilon(1e-9), 0.1), 60.0), 600)
+    return TradeOff(grid, losses.deltas(grid))
 
 
 def claimed_trade_off(epsilon: float, delta: float) -> TradeOff:
-    """The same ceiling from nothing but a claim of (epsilon, delta), of which the mechanism is not known (Kairouz et al. 2015, theorem 2.1)."""
-    first, second = np.exp(epsilon) * _FPR + delta, 1 - np.exp(-epsilon) * (1 - delta - _FPR)
-    most = (np.expm1(epsilon) + 2 * delta) / (np.exp(epsilon) + 1)
-    return TradeOff(_FPR, np.clip(np.minimum(first, second), 0, 1), float(most))
+    """The same ceiling from nothing but a claim of (epsilon, delta), of which the mechanism is not known."""
+    return TradeOff(np.array([epsilon]), np.array([delta]))
 
 
 def unamplified_epsilon(mechanism: Mechanism, delta: float) -> float:
     """Epsilon if the attacker knew every batch: the same run at sample rate 1."""
-    return epsilon(replace(mechanism, batch_size=mechanism.public_n), delta)
+    return epsilon(replace(accounted(mechanism), batch_size=mechanism.public_n), delta)
 
 
-@lru_cache(maxsize=64)
-def second_opinions(mechanism: Mechanism, delta: float) -> dict[str, float | None]:
-    """Opacus's PRV and RDP epsilons beside the claim; None where its accountant gives no usable number.
+def group_epsilon(mechanism: Mechanism, delta: float, group: int) -> float:
+    """Epsilon for a person with `group` examples, all of which come and go together."""
+    return _Losses.of(mechanism, group).epsilon(delta)
 
-    Opacus is imported here, on call, because it imports torch and a judge must load without it.
+
+def gaussian_mu(mechanism: Mechanism, delta: float) -> float:
+    """The least mu such that the mechanism gives away no more than the Gaussian mechanism of that mu at every delta' in [delta, 1].
+
+    Conservative, unlike the central limit of Dong et al. 2022 (Gomez et al. 2025, arXiv 2503.10945, section 3). Exact at sample rate 1; inf
+    where epsilon is too large for its exponential to be a number.
     """
-    from opacus.accountants import PRVAccountant, RDPAccountant
-
-    _check(mechanism)
-    accountants: dict[str, Callable[[], PRVAccountant | RDPAccountant]] = {"PRV": PRVAccountant, "RDP": RDPAccountant}
-    opinions: dict[str, float | None] = {}
-    for name, make in accountants.items():
-        accountant = make()
-        accountant.history = [(mechanism.noise_multiplier, float(mechanism.sample_rate), mechanism.steps)]
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of a loose order or a coarse grid: this number is no claim
-                value = float(accountant.get_epsilon(delta=delta))
-        except (ArithmeticError, ValueError, RuntimeError, MemoryError):
-            value = math.nan
-        opinions[name] = value if math.isfinite(value) and value >= 0 else None
-    return opinions
+    losses = _Losses.of(mechanism)
+    if losses.mu is not None:
+        return losses.mu
+    if (most := losses.epsilon(delta)) > LARGEST:
+        return math.inf
+    grid = np.linspace(0, most, 400)
+    log_deltas = np.log(np.maximum(losses.deltas(grid), delta))
+    low, high = np.zeros_like(grid), np.full_like(grid, 1.0)
+    while np.any(below := _log_delta(high, grid) < log_deltas):
+        high = np.where(below, high * 2, high)
+    for _ in range(60):
+        middle = (low + high) / 2
+        enough = _log_delta(middle, grid) >= log_deltas
+        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+    return float(high.max())

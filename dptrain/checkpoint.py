@@ -1,4 +1,4 @@
-"""An unfinished stack on disk: which models, what train needs to go on, and the curve so far.
+"""An unfinished stack: what it tells of its progress, and how it lies on disk: which models, what train needs to go on, the curve so far.
 
 The secret keys of its models lie here and nowhere else, so that a restart repeats the very same noise and releases nothing new. They
 go with the checkpoint.
@@ -15,11 +15,30 @@ from safetensors.torch import load, save
 
 from dptrain.store import Store, to_json
 from dptrain.train import State
+from dptrain.types import Setting
 
 TRAJECTORY = "trajectory/"
 
 Point = dict[str, float | None]
 """step, loss (mean over the batch, None where not finite), test_accuracy"""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Event: a stack of `models` models has taken `steps` more steps."""
+
+    setting: Setting
+    models: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class OnCurve:
+    """Event: a point of the training curve of some models."""
+
+    setting: Setting
+    models: tuple[int, ...]
+    point: Point
 
 
 @dataclass

@@ -14,9 +14,10 @@ from dptrain import __version__
 DESCRIPTION = """Differentially private training with built-in attack evaluation.
 
 commands:
-  sweep   train at each epsilon, attack every model, chart privacy against utility
-  attack  every membership attack on anyone's scores
-  list    data sets, models, defences, attacks and experiments
+  sweep      train at each epsilon, attack every model, chart privacy against utility
+  attack     every membership attack on anyone's scores
+  calibrate  the noise for a target epsilon or attack risk, or what a noise multiplier buys
+  list       data sets, models, defences, attacks and experiments
 """
 
 SWEEP = """usage: dptrain sweep [key=value ...]
@@ -61,6 +62,21 @@ keys (default):
 """
 
 
+CALIBRATE = """usage: dptrain calibrate TARGET n=N batch_size=B epochs=E [key=value ...]
+
+The least noise of DP-SGD for one target, never above it: epsilon, max_advantage, or max_tpr at at_fpr (Kulynych et al. 2024). Or, given
+noise_multiplier, the other way round. Either way the answer is everything that the noise buys.
+
+examples:
+  dptrain calibrate epsilon=2 n=60000 batch_size=256 epochs=20
+  dptrain calibrate max_tpr=0.02 at_fpr=0.01 n=60000 batch_size=256 epochs=20 delta=1e-6
+  dptrain calibrate max_advantage=0.1 n=60000 batch_size=256 epochs=20 format=json
+  dptrain calibrate noise_multiplier=0.7 sample_rate=0.004 steps=11250
+
+keys (default):
+"""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 a contradiction or failure, 2 a wrong configuration, 130 interrupted."""
     parser = argparse.ArgumentParser(
@@ -85,7 +101,7 @@ def _run(command: str | None, rest: Sequence[str], help_wanted: bool) -> int:
     # Every import waits until here: help answers at once, and Ctrl-C while torch loads is no traceback.
     from dptrain.types import ConfigError
 
-    commands = {"sweep": _sweep, "attack": _attack, "list": _list}
+    commands = {"sweep": _sweep, "attack": _attack, "calibrate": _calibrate, "list": _list}
     if help_wanted or command is None:
         print("usage: dptrain <command> [key=value ...]\n\n" + DESCRIPTION + "\ndptrain <command> --help tells more.")
         return 0
@@ -156,6 +172,20 @@ def _attack(rest: Sequence[str]) -> int:
     for line in alarms:
         print(f"dptrain: {line}", file=sys.stderr)
     return 1 if alarms else 0
+
+
+def _calibrate(rest: Sequence[str]) -> int:
+    from dptrain import config
+
+    if "--help" in rest or "-h" in rest:
+        print(CALIBRATE + "\n".join(_keys(config.load_calibrate(["epsilon=1", "n=60000", "batch_size=256", "epochs=20"]))))
+        return 0
+    from dptrain import calibrate
+
+    chosen = config.load_calibrate(list(rest))
+    answer = calibrate.answer(chosen)
+    print(answer.json() if chosen.format == "json" else answer.table())
+    return 0
 
 
 def _list(rest: Sequence[str]) -> int:

@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dptrain.schema import AttackConfig, Config
+from dptrain.schema import AttackConfig, CalibrateConfig, Config
 from dptrain.types import ConfigError
 
 
@@ -41,6 +41,11 @@ def load(command: str, overrides: list[str]) -> Config:
 def load_attack(overrides: list[str]) -> AttackConfig:
     """The same for `dptrain attack`."""
     return _build(AttackConfig, _compose("attack", overrides), "")
+
+
+def load_calibrate(overrides: list[str]) -> CalibrateConfig:
+    """The same for `dptrain calibrate`."""
+    return _build(CalibrateConfig, _compose("calibrate", overrides), "")
 
 
 def _compose(command: str, overrides: list[str]) -> dict[str, Any]:

@@ -7,8 +7,8 @@ new; the key goes with the checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import dataclasses
 import hashlib
 import json
 import math
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,40 +24,23 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from dptrain import models, sampling, score
-from dptrain.checkpoint import Point, Progress
+from dptrain import ledger, models, sampling, score
+from dptrain.checkpoint import OnCurve, Point, Progress, Steps
 from dptrain.data import Dataset, Examples
 from dptrain.executor import Emit, Interrupted, Place, Work
+from dptrain.ledger import Account
 from dptrain.placement import Placement
 from dptrain.probe import build
 from dptrain.schema import Config
 from dptrain.store import Store, code_fingerprint, fingerprint, from_npy, to_json, to_npy, versions
 from dptrain.train import State, train
-from dptrain.types import ConfigError, Mechanism, Setting
+from dptrain.types import ConfigError, Setting
 
 TRAINED_BY = (
     *("types", "sampling", "noise", "data", "layers", "models", "terms", "rules", "clipping", "augment", "train", "score"),
-    *("checkpoint", "fleet", "probe", "accounting", "statement"),
+    *("checkpoint", "fleet", "probe", "accounting", "rdp", "statement", "ledger"),
 )
 CURVE_POINTS = 50
-
-
-@dataclass(frozen=True)
-class Steps:
-    """Event: a stack of `models` models has taken `steps` more steps."""
-
-    setting: Setting
-    models: int
-    steps: int
-
-
-@dataclass(frozen=True)
-class OnCurve:
-    """Event: a point of the training curve of some models."""
-
-    setting: Setting
-    models: tuple[int, ...]
-    point: Point
 
 
 @dataclass
@@ -161,13 +145,13 @@ class Fleet:
         )
         delta = setting.delta if setting.mechanism.private else None  # it stands in the statement
         code = (code_fingerprint(*TRAINED_BY), versions())
-        return fingerprint("model", code, upstream, trained_by(setting), setting.name, delta, index)
+        return fingerprint("model", code, upstream, setting.shaping(), setting.name, delta, index)
 
     def _secret(self, setting: Setting, index: int) -> bytes:
         """The key of a model's batches and noise. A seeded one depends on the setting too: settings must not share noise."""
         if self.config.privacy.noise == "os":
             return sampling.os_key()
-        return sampling.seeded_key(self.config.seed, "noise", fingerprint(trained_by(setting), index))
+        return sampling.seeded_key(self.config.seed, "noise", fingerprint(setting.shaping(), index))
 
     def _train_stack(self, setting: Setting, block: range, missing: list[int], header: str, emit: Emit, stop: Callable[[], bool]) -> None:
         checkpoint = fingerprint("checkpoint", [self.key(setting, index) for index in block])
@@ -180,6 +164,7 @@ class Fleet:
         )
         progress.state = progress.state.to(self.device)
         progress.write(self.store, checkpoint)  # before any noise is drawn, so that a restart draws the same
+        book = ledger.Ledger(self.ledger_folder / f"{setting.name}-{checkpoint}.jsonl", setting.name, progress.models, progress.keys)
         emit(Steps(setting, len(progress.models), progress.state.step))
         model = self.build(0).to(self.device)
         pool, test = self.tensors["pool"], self.tensors["test"]
@@ -199,15 +184,17 @@ class Fleet:
                 point: Point = {"step": state.step, "loss": mean if math.isfinite(mean) else None, "test_accuracy": float(right.mean())}
                 progress.curve.append(point)
                 emit(OnCurve(setting, tuple(progress.models), point))
-            if stop():
-                progress.write(self.store, checkpoint)
-                raise Interrupted
-            if time.monotonic() - saved > self.config.training.checkpoint_seconds:
+            if (stopped := stop()) or time.monotonic() - saved > self.config.training.checkpoint_seconds:
+                book.sync()
                 progress.write(self.store, checkpoint)
                 saved = time.monotonic()
+            if stopped:
+                raise Interrupted
 
         members, physical = self.membership[progress.models], self.placement.physical_batch
-        ran = train(model, setting, self.engine, progress.state, progress.keys, pool, labels, members, on_step, physical)
+        with contextlib.closing(book):
+            ran = train(model, setting, self.engine, progress.state, progress.keys, pool, labels, members, on_step, physical, book.charge)
+            book.sync()
         if not all(bool(torch.isfinite(value).all()) for value in progress.state.released.values()):
             self.store.delete_file("checkpoint", checkpoint)
             raise _diverged(setting)
@@ -216,13 +203,23 @@ class Fleet:
             parameters = {name: value[row].contiguous().cpu() for name, value in progress.state.released.items()}
             files = {
                 "parameters.safetensors": save(parameters, {"statement": header}),
-                "mechanism.json": to_json(mechanism_to_json(ran)),
+                "mechanism.json": to_json({**ran.to_json(), "key": ledger.key_name(progress.keys[row])}),
                 "curve.json": to_json(progress.curve),
             }
             if kept:
                 files["trajectory.npy"] = to_npy(np.stack([losses[row] for losses in progress.trajectory], axis=1))
             self.store.write("model", key, files)
         self.store.delete_file("checkpoint", checkpoint)
+
+    @property
+    def ledger_folder(self) -> Path:
+        """The folder of what was spent, in the store: what was trained and what it cost stay together."""
+        return self.store.root / "ledger"
+
+    @cached_property
+    def accounts(self) -> dict[str, Account]:
+        """The ledger, once training is over."""
+        return ledger.read(self.ledger_folder)
 
     def forget_keys(self) -> None:
         """Delete checkpoints, and the secret keys in them, of which every model is finished: another stack width leaves such."""
@@ -237,10 +234,16 @@ class Fleet:
         return [{name: _mean([point[name] for point in points]) for name in points[0]} for points in zip(*curves, strict=True)]
 
     def verify(self, setting: Setting) -> None:
-        """Raise RuntimeError unless every model of the setting took the steps, under the plan, that the claim speaks of."""
+        """Raise unless every model of the setting took the steps, under the plan, that the claim speaks of, and the ledger holds each of them."""
+        plan, accounts = setting.mechanism, self.accounts if setting.mechanism.private else {}
         for index in range(self.config.models_per_setting):
-            if json.loads(self._model(setting, index)["mechanism.json"]) != mechanism_to_json(setting.mechanism):
+            ran = json.loads(self._model(setting, index)["mechanism.json"])
+            key = ran.pop("key")
+            if ran != plan.to_json():
                 raise RuntimeError(f"model {index} of {setting.name} ran another mechanism than planned")
+            if plan.private and not (key in accounts and accounts[key].matches(plan)):
+                reason = f"the ledger in {self.ledger_folder} does not hold the steps of model {index} of {setting.name}: its epsilon is not known"
+                raise ConfigError("output", f"{reason}; restore it, or choose another folder")
 
     def logits(self, setting: Setting) -> dict[str, np.ndarray]:
         """Logits of every model on pool, population and test, [M, N, 1, C] each, computed where not yet stored."""
@@ -279,17 +282,6 @@ class Fleet:
         if files is None:
             raise RuntimeError(f"model {index} of {setting.name} is not in the store; run the sweep again")
         return files
-
-
-def trained_by(setting: Setting) -> list[object]:
-    """What of a setting shapes its models."""
-    return [mechanism_to_json(setting.mechanism), dataclasses.asdict(setting.recipe)]
-
-
-def mechanism_to_json(mechanism: Mechanism) -> dict[str, object]:
-    """Strict JSON: an infinite clip is null."""
-    plain = dataclasses.asdict(mechanism)
-    return {name: None if value == math.inf else value for name, value in plain.items()}
 
 
 def _diverged(setting: Setting) -> ConfigError:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dptrain import models
+from dptrain import models, sampling
 from dptrain.clipping import CLIPPINGS, ENGINES, Factor, stack
 from dptrain.rules import RULES
 from dptrain.schema import Config
 from dptrain.types import ConfigError
 
+SAMPLER_STEPS, SAMPLER_MEMBERS = 1000, 256
 SEEDS = 5
 """Random batches tried until two examples have a gradient."""
 
@@ -73,9 +76,30 @@ def refuse_mixing(model: nn.Module, shape: Sequence[int]) -> None:
                 raise ConfigError(
                     "model.name", "the output for one example depends on the others in its batch; remove the layer that mixes them"
                 )
+        alone = torch.cat([model(example[None]) for example in batch])
+        if not torch.allclose(first, alone, rtol=1e-5, atol=1e-6):
+            raise ConfigError(
+                "model.name", "the output for an example depends on how many others are in its batch, or on its place; mend it"
+            )
     for name, buffer in model.named_buffers():
         if not torch.equal(buffer, before[name]):
             raise ConfigError("model.name", f"buffer {name!r} is updated from the data without noise; remove it")
+
+
+def refuse_sampler(batch_size: int, public_n: int) -> None:
+    """Raise RuntimeError unless the batches of this installation are Poisson, which the accountant takes for granted: each example in a batch by a
+    coin of its own, so that sizes vary as a binomial's, and none but members. Limits of six standard errors: false alarms below 1e-8."""
+    q, steps, member = batch_size / public_n, SAMPLER_STEPS, np.arange(2 * SAMPLER_MEMBERS) % 2 == 0
+    key = sampling.seeded_key(0, "probe")
+    batches = [sampling.poisson(key, step, member, batch_size, public_n) for step in range(steps)]
+    sizes = np.array([len(batch) for batch in batches])
+    mean, variance = SAMPLER_MEMBERS * q, SAMPLER_MEMBERS * q * (1 - q)
+    off = abs(sizes.mean() - mean) / math.sqrt(variance / steps + 1e-30)
+    spread = abs(sizes.var() / variance - 1) / math.sqrt((2 + 1 / variance) / steps) if variance else 0.0
+    if off > 6 or spread > 6 or not all(member[batch].all() and len(np.unique(batch)) == len(batch) for batch in batches):
+        raise RuntimeError(
+            f"batches are not Poisson (mean size {sizes.mean():.2f} for {mean:.2f}, variance {sizes.var():.2f} for {variance:.2f}): no epsilon holds"
+        )
 
 
 def _column(flags: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

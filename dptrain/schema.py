@@ -71,6 +71,7 @@ class TrainingConfig:
 class PrivacyConfig:
     delta: float = option("delta of (epsilon, delta); below 1/n")
     noise: str = option("os: key from the operating system; seeded: from `seed`, to reproduce a run")
+    summed_gaussians: int = option("Gaussians added up for each number of noise: 1, or 4 against attacks on floating point")
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,65 @@ class AttackConfig:
         _choose("format", self.format, ("table", "json"))
 
 
+@dataclass(frozen=True)
+class CalibrateConfig:
+    """Of `dptrain calibrate`: a mechanism but for its noise, and one target; or the noise, and what it buys is the answer."""
+
+    epsilon: float | None = option("target: at most this epsilon at delta")
+    max_advantage: float | None = option("target: no attack's TPR - FPR above this")
+    max_tpr: float | None = option("target: no attack's TPR above this at a FPR of at_fpr")
+    at_fpr: float = option("the FPR of max_tpr")
+    noise_multiplier: float | None = option("the noise itself, instead of a target")
+    n: int | None = option("size of the training set, public")
+    batch_size: int | None = option("expected batch size")
+    sample_rate: float | None = option("of an example in a step, instead of batch_size and n")
+    epochs: float | None = option("expected passes over the training set")
+    steps: int | None = option("of the optimiser, instead of epochs")
+    delta: float = option("delta of (epsilon, delta); below 1/n")
+    sampling: str = option("poisson, or shuffled: a pass in fixed batches, which is accounted without amplification")
+    prv_seconds: float = option("seconds to wait for Opacus's PRV accountant, the second opinion; 0 for none")
+    format: str = option("table or json, on standard output")
+
+    def __post_init__(self) -> None:
+        targets = ("epsilon", "max_advantage", "max_tpr", "noise_multiplier")
+        given = [key for key in targets if getattr(self, key) is not None]
+        some = f"give exactly one of {', '.join(targets)}, such as epsilon=2; got {' and '.join(given) or 'none'}"
+        _require(len(given) == 1, (given or ["epsilon"])[-1], some)
+        _require(self.epsilon is None or 0 < self.epsilon <= MAX_EPSILON, "epsilon", f"must lie above 0 and at most {MAX_EPSILON}")
+        for key in ("max_advantage", "max_tpr", "at_fpr"):
+            value = getattr(self, key)
+            _require(value is None or 0 < value < 1, key, f"must lie in (0, 1), got {value}")
+        no_better = f"must lie above at_fpr = {self.at_fpr:g}, which guessing reaches, got {self.max_tpr}"
+        _require(self.max_tpr is None or self.max_tpr > self.at_fpr, "max_tpr", no_better)
+        noise = self.noise_multiplier
+        _require(noise is None or 0.05 <= noise <= 1e6, "noise_multiplier", f"must lie in [0.05, 1e6], got {noise}")
+        _require((self.sample_rate is None) != (self.batch_size is None), "batch_size", "give batch_size and n, or sample_rate")
+        _require(self.sample_rate is None or 1e-9 <= self.sample_rate <= 1, "sample_rate", f"must lie in (0, 1], got {self.sample_rate}")
+        _require(self.n is None or self.n >= 1, "n", f"must be at least 1, got {self.n}")
+        if self.batch_size is not None:
+            _require(self.n is not None, "n", "is needed with batch_size; or give sample_rate")
+            _require(1 <= self.batch_size <= (self.n or 0), "batch_size", f"must lie in 1..n = {self.n}, got {self.batch_size}")
+        _require((self.epochs is None) != (self.steps is None), "epochs", "give epochs or steps, one of them")
+        if self.epochs is not None:
+            positive(self.epochs, "epochs")
+        _require(1 <= self.planned_steps <= 10**8, "steps", f"must lie in 1..10^8, got {self.planned_steps}")
+        _require(0 < self.delta < 1, "delta", f"must lie in (0, 1), got {self.delta:g}")
+        known = self.n is not None and self.delta * self.n >= 1
+        _require(not known, "delta", f"must lie below 1/n = {1 / (self.n or 1):.3g}, got {self.delta:g}")
+        _require(0 <= self.prv_seconds <= 3600, "prv_seconds", f"must lie in [0, 3600], got {self.prv_seconds:g}")
+        _choose("sampling", self.sampling, ("poisson", "shuffled"))
+        _choose("format", self.format, ("table", "json"))
+
+    @property
+    def rate(self) -> Fraction:
+        """q, exactly: a decimal is taken at its word."""
+        return Fraction(str(self.sample_rate)) if self.batch_size is None else Fraction(self.batch_size, self.n)
+
+    @property
+    def planned_steps(self) -> int:
+        return self.steps if self.steps is not None else math.ceil(Fraction(str(self.epochs)) / self.rate)
+
+
 def _check(config: Config) -> None:
     _require(
         re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", config.name) is not None,
@@ -223,6 +283,8 @@ def _check(config: Config) -> None:
         ("privacy.noise", config.privacy.noise, ("os", "seeded")),
     ):
         _choose(key, value, choices)
+    summed = config.privacy.summed_gaussians
+    _require(1 <= summed <= 16, "privacy.summed_gaussians", f"must lie in 1..16, such as 4, got {summed}")
     delta = config.privacy.delta
     _require(
         0 < delta < 1 / n,

@@ -6,15 +6,18 @@ import importlib.metadata
 import math
 from collections.abc import Mapping, Sequence
 
-from dptrain import accounting
+from dptrain import accounting, rdp
 from dptrain.judge import Row
+from dptrain.schema import PrivacyConfig
+from dptrain.store import versions
 from dptrain.types import Setting
 
 UNIT = "one example of the pool"
 
 
-def statement(setting: Setting, noise: str, preprocessing: str, opinions: Mapping[str, float | None]) -> dict[str, str]:
-    """The privacy statement of one released model, heading to text, in reading order."""
+def statement(setting: Setting, privacy: PrivacyConfig, preprocessing: str, prv: float | None) -> dict[str, str]:
+    """The privacy statement of one released model, heading to text, in reading order, as far as it is known before the run: the 15 items
+    that Ponomareva et al. 2023, section 5.3, NIST SP 800-226 and TensorFlow Privacy ask for. prv: Opacus's epsilon, None where it gave none."""
     ran = setting.mechanism
     if not ran.private:
         return {
@@ -24,24 +27,52 @@ def statement(setting: Setting, noise: str, preprocessing: str, opinions: Mappin
     delta, recipe = setting.delta, setting.recipe
     views = f", the mean over {recipe.multiplicity} views of an example clipped as one" if recipe.multiplicity > 1 else ""
     released = "one model, the moving average of its iterates" if recipe.average else "one model"
-    spent, curve = accounting.epsilon(ran, delta), accounting.trade_off(ran)
-    second = ", ".join(
-        f"Opacus {name} {value:.3f}" if value is not None else f"Opacus {name} gave no number" for name, value in opinions.items()
-    )
+    spent, curve, mu = accounting.epsilon(ran, delta), accounting.trade_off(ran), accounting.gaussian_mu(ran, delta)
+    own = (float(ran.sample_rate), ran.noise_multiplier, ran.steps, delta)
+    second = "Opacus PRV gave no number" if prv is None else f"Opacus PRV {prv:.3f}"
+    groups = ", ".join(f"{k} examples {_up(accounting.group_epsilon(ran, delta, k), 3)}" for k in (2, 8))
     source = {
         "os": "keys from the operating system, one a model, deleted when the model is finished",
         "seeded": "keys derived from the seed: whoever knows the seed can subtract the noise, and no epsilon holds against them",
-    }[noise]
+    }[privacy.noise]
+    summed = privacy.summed_gaussians
+    float_attack = (
+        f"each number the sum of {summed} Gaussians, which makes finding the noise from its last digits infeasible (Holohan and Braghin 2021)"
+        if summed > 1
+        else "floating-point Gaussians, whose last digits can tell which values were possible (Mironov 2012)"
+    )
     return {
         "guarantee": f"({_up(spent, 3)}, {delta:g})-differential privacy, an upper bound, for each model by itself (target epsilon {setting.epsilon:g}; delta x n = {delta * ran.public_n:.3g})",
-        "neighbours": f"{ran.neighbouring}; the unit is {UNIT}; n = {ran.public_n} is public (half the pool) and never counted from the data",
+        "neighbours": f"{ran.neighbouring}; n = {ran.public_n} is public (half the pool) and never counted from the data",
+        "unit": f"{UNIT}; a person with more is not protected at this epsilon: with {groups}, at the same delta",
         "mechanism": f"DP-SGD: noise multiplier {ran.noise_multiplier:.4f}, clip {ran.clip:g} ({recipe.clipping}){views}, q = {ran.sample_rate}, T = {ran.steps}, divisor {ran.divisor}, {ran.sampling} sampling as run",
-        "accountant": f"PLD, dp-accounting {importlib.metadata.version('dp-accounting')}; second opinions: {second}; without amplification by sampling: {_up(accounting.unamplified_epsilon(ran, delta), 3)}",
-        "ceiling": f"any attack on one example: TPR at most {_up(curve.max_tpr(0.001), 4)} at FPR .1 %, {_up(curve.max_tpr(0.01), 4)} at 1 %; advantage at most {_up(curve.max_advantage, 3)}; AUC at most {_up(curve.max_auc, 3)}",
-        "released": f"{released}. The other models of the fleet, losses, curves and scores are the evaluator's and are not covered; publishing k models together composes",
-        "tuning": f"hyperparameters given by the configuration; what their choice cost is not in this epsilon; {preprocessing}",
-        "randomness": f"AES-256-CTR keystream, {source}; floating point, not hardened against precision or timing attacks",
+        "accountant": f"{'the closed form' if ran.sample_rate == 1 else 'PLD'}, dp-accounting {importlib.metadata.version('dp-accounting')}, rounded upwards; second opinions: {second}, RDP {rdp.improved(*own):.3f} (as papers up to 2020 print it: {rdp.classic(*own):.3f}); without amplification by sampling: {_up(accounting.unamplified_epsilon(ran, delta), 3)}",
+        "ceiling": f"any attack on one example: TPR at most {_up(curve.max_tpr(0.001), 4)} at FPR .1 %, {_up(curve.max_tpr(0.01), 4)} at 1 %; advantage at most {_up(curve.max_advantage, 3)}; AUC at most {_up(curve.max_auc, 3)}; {_up(mu, 3)}-GDP at every delta from {delta:g} up",
+        "released": f"{released}, any checkpoint of it included. The other models of the fleet, losses, curves, scores and metrics are the evaluator's and are not covered",
+        "composition": "this model alone; publishing k models, or a sweep, together composes",
+        "tuning": "hyperparameters given by the configuration; what their choice cost, and a choice among the settings by their accuracy, is not in this epsilon; no pretraining",
+        "preprocessing": preprocessing,
+        "randomness": f"AES-256-CTR keystream, {source}; {float_attack}; not hardened against timing attacks",
+        "checks": "layers that mix examples refused by name and by probe, gradients of the engine equal to plain autograd, batches tested to be Poisson; the ledger is compared with the plan after the run",
         "measured": "a lower bound of epsilon, by the evaluator after the training, stands in the report; a weak attack proves nothing",
+        "record": _versions(),
+        "evidence": "claimed: the plan, written before the run",
+    }
+
+
+def checked(rows: Sequence[Row], setting: Setting, together: float | None, models: int, record: str) -> dict[str, str]:
+    """The entries of a private setting's statement that the run decides. together: epsilon of all `models` charged models at once."""
+    parts = measured(setting.name, rows)
+    own = [row for row in rows if row.setting == setting.name]
+    refused, failed = sum(row.estimate is None for row in own), sum(row.contradicted for row in own)
+    audited = "epsilon at least" in parts["measured"]
+    composed = "no epsilon" if together is None else f"({_up(together, 3)}, {setting.delta:g})"
+    return {
+        **parts,
+        "composition": f"this model alone; all {models} private models that were ever begun in this folder together, finished or not: {composed}, models without privacy left out",
+        "checks": f"every step of every model stands in the ledger, before its noise, under the plan; layers, engine and batches tested before the run; {failed} measurements above the proof; {refused} metrics refused for want of examples or models",
+        "record": f"{_versions()}; {record}",
+        "evidence": f"checked against the ledger{' and audited' if audited else ', not audited'}: the proof is the claim, an audit can only refute it",
     }
 
 
@@ -61,6 +92,10 @@ def measured(name: str, rows: Sequence[Row]) -> dict[str, str]:
     where = " on the canaries" if row.examples == "canaries" else ""
     value = math.floor((row.estimate or 0.0) * 1000) / 1000
     return {"measured": f"epsilon at least {value:.3f} by {row.attack}{where}: {row.note}. A low value is no guarantee"}
+
+
+def _versions() -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions().items() if name in ("dptrain", "torch", "numpy", "dp-accounting"))
 
 
 def _up(value: float, digits: int) -> str:

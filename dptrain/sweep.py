@@ -17,18 +17,19 @@ import torch
 from matplotlib.image import imread
 from tqdm import tqdm
 
-from dptrain import accounting, attacks, data, defences, models, plots, probe, report, sampling, tensorboard
+from dptrain import accounting, attacks, data, defences, ledger, models, opinions, plots, probe, report, sampling, tensorboard
 from dptrain.augment import require_images
+from dptrain.checkpoint import OnCurve, Steps
 from dptrain.evaluate import Evaluation, evaluate
 from dptrain.executor import Place
 from dptrain.executor import run as run_jobs
-from dptrain.fleet import Fleet, OnCurve, Steps, mechanism_to_json
+from dptrain.fleet import Fleet
 from dptrain.guard import only_writer, stop_requests
 from dptrain.judge import Row
 from dptrain.placement import Placement, choose, choose_device, choose_engine, cores, memory
 from dptrain.probe import architecture, build
 from dptrain.schema import Config
-from dptrain.statement import as_lines, measured, statement
+from dptrain.statement import as_lines, checked, statement
 from dptrain.store import Store, code_fingerprint, fingerprint, to_json, versions, write_atomic
 from dptrain.types import ConfigError, Setting
 
@@ -85,6 +86,7 @@ def plan(config: Config) -> Plan:
         raise ConfigError("attacks.label_only.copies", f"augmented copies are for images, and inputs are {list(source.shape)}; use noisy")
     model = build(config, source.shape, source.classes)
     probe.refuse_mixing(model, source.shape)
+    probe.refuse_sampler(config.training.batch_size, config.public_n)
     if config.training.augmentations:
         require_images(models.trained_shape(model, source.shape))
     engine, reason = choose_engine(config.training.engine, models.trained(model), models.trained_shape(model, source.shape))
@@ -115,17 +117,15 @@ def sweep(config: Config, show_progress: bool = True) -> Result:
         for note in ready.notes if show_progress else ():
             print(note)
         fleet = load(ready, store)
-        opinions = {setting.name: second_opinions(store, setting) for setting in ready.settings}
-        preprocessing = ready.source.preprocessing
-        statements = {
-            setting.name: statement(setting, config.privacy.noise, preprocessing, opinions[setting.name]) for setting in ready.settings
-        }
+        prv = {setting.name: second_opinion(store, setting) for setting in ready.settings if setting.mechanism.private}
+        fitted = ready.source.preprocessing
+        statements = {setting.name: statement(setting, config.privacy, fitted, prv.get(setting.name)) for setting in ready.settings}
         trained = train(ready, fleet, statements, folder, show_progress)
         fleet.forget_keys()
         found = evaluate(fleet, ready.settings, show_progress)
-        statements = {name: {**parts, **measured(name, found.rows)} for name, parts in statements.items()}
-        write_outputs(ready, fleet, found, statements)
-    return Result(folder, tuple(found.rows), statements, trained)
+        complete = finish(ready, fleet, found, statements)
+        write_outputs(ready, fleet, found, complete)
+    return Result(folder, tuple(found.rows), complete, trained)
 
 
 def load(ready: Plan, store: Store) -> Fleet:
@@ -154,14 +154,12 @@ def _placement(ready: Plan, store: Store) -> Placement:
     return Placement(**{**record, "places": tuple(Place(**place) for place in record["places"])})
 
 
-def second_opinions(store: Store, setting: Setting) -> dict[str, float | None]:
-    """Opacus's epsilons for a setting; stored, since PRV can take many seconds."""
-    if not setting.mechanism.private:
-        return {}
-    key = fingerprint("opinions", code_fingerprint("accounting"), versions(), mechanism_to_json(setting.mechanism), setting.delta)
+def second_opinion(store: Store, setting: Setting) -> float | None:
+    """Opacus's PRV epsilon for a setting; stored, since it can take a minute."""
+    key = fingerprint("opinions", code_fingerprint("opinions"), versions(), setting.mechanism.to_json(), setting.delta)
     files = store.read("opinions", key)
     if files is None:
-        files = {"opinions.json": to_json(accounting.second_opinions(setting.mechanism, setting.delta))}
+        files = {"opinions.json": to_json(opinions.prv_epsilon(setting.mechanism, setting.delta))}
         store.write("opinions", key, files)
     return json.loads(files["opinions.json"])
 
@@ -194,6 +192,21 @@ def train(ready: Plan, fleet: Fleet, statements: Mapping[str, Mapping[str, str]]
     return total
 
 
+def finish(ready: Plan, fleet: Fleet, found: Evaluation, statements: Mapping[str, Mapping[str, str]]) -> Mapping[str, Mapping[str, str]]:
+    """The statements with what is known only after the run: what was measured, what all models together spent, what was checked."""
+    spent = ledger.total(list(fleet.accounts.values()))
+    delta = ready.config.privacy.delta
+    together = accounting.epsilon(accounting.composition(spent), delta) if spent else None
+    record = f"configuration {fingerprint(ready.config.to_json())[:12]}, ledger {ledger.digest(fleet.ledger_folder)[:12]}"
+    finished: dict[str, Mapping[str, str]] = {}
+    for setting in ready.settings:
+        parts = statements[setting.name]
+        if setting.mechanism.private:
+            parts = {**parts, **checked(found.rows, setting, together, len(fleet.accounts), record)}
+        finished[setting.name] = parts
+    return finished
+
+
 def write_outputs(ready: Plan, fleet: Fleet, found: Evaluation, statements: Mapping[str, Mapping[str, str]]) -> None:
     """Chart files, page, TensorBoard, and last metrics.json, whose fingerprint says that all of them are there."""
     folder, config, rows, curves = ready.config.folder, ready.config, found.rows, found.curves
@@ -224,6 +237,7 @@ def write_outputs(ready: Plan, fleet: Fleet, found: Evaluation, statements: Mapp
         "statements": statements,
         "config": plain,
         "versions": versions(),
+        "ledger": ledger.digest(fleet.ledger_folder),
         "fingerprint": ready.fingerprint,
     }
     write_atomic(folder / "metrics.json", to_json(record))

@@ -23,14 +23,26 @@ def wide(values: Tensor) -> Tensor:
 BLOCK = 4096
 
 
+TINY = 1e-15
+"""Below it the squares in a float32 norm may have underflowed: a gradient of 1e-20 on inputs of 1e30 would pass unclipped."""
+
+
 def norm(values: Tensor) -> Tensor:
-    """L2 norm over the last dimension, in two levels: torch adds up float32 squares one after the other, and over millions the norm
-    comes out too small by parts in a thousand."""
+    """L2 norm over the last dimension: in two levels, because torch adds up float32 squares one after the other, and over millions the norm
+    comes out too small by parts in a thousand; the tiniest again in float64, which is too slow for all."""
+    found = _norm(values)
+    tiny = found < TINY
+    if bool(tiny.any()):
+        found[tiny] = torch.linalg.vector_norm(values[tiny].double(), dim=-1).to(found.dtype)
+    return found
+
+
+def _norm(values: Tensor) -> Tensor:
     whole = values.shape[-1] // BLOCK * BLOCK
     if whole == 0:
         return torch.linalg.vector_norm(values, dim=-1)
     parts = torch.linalg.vector_norm(values[..., :whole].unflatten(-1, (-1, BLOCK)), dim=-1)
-    return norm(parts).hypot(torch.linalg.vector_norm(values[..., whole:], dim=-1))
+    return _norm(parts).hypot(torch.linalg.vector_norm(values[..., whole:], dim=-1))
 
 
 class Term(Protocol):

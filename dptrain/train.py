@@ -19,7 +19,7 @@ from dptrain import sampling
 from dptrain.augment import augment, draw
 from dptrain.clipping import ENGINES, clipper, stack
 from dptrain.noise import GaussianNoise
-from dptrain.types import Mechanism, Recipe, Setting
+from dptrain.types import Mechanism, Recipe, Sampling, Setting
 
 OPTIMISERS: dict[str, Callable[[list[nn.Parameter], Recipe], torch.optim.Optimizer]] = {
     "sgd": lambda own, recipe: torch.optim.SGD(own, lr=1.0, momentum=recipe.momentum, weight_decay=recipe.weight_decay),
@@ -94,6 +94,8 @@ class _Gather:
 
 
 OnStep = Callable[[State, Tensor, Tensor], None]
+Charge = Callable[[int, Mechanism, float], None]
+"""(step, mechanism, standard deviation of the noise), called before the noise of a step is drawn; what it raises stops the draw"""
 
 
 def train(
@@ -107,6 +109,7 @@ def train(
     membership: np.ndarray,
     on_step: OnStep,
     physical_batch: int | None = None,
+    charge: Charge | None = None,
 ) -> Mechanism:
     """Take `state` from its step to the setting's last; return the mechanism that ran.
 
@@ -114,7 +117,10 @@ def train(
     `state`; membership: bool [K, N]. on_step(state, losses [K, B], weights [K, B]) is called after every whole step; what it raises
     ends training with `state` whole, so it may save and stop. Batches, views and noise are functions of (key, step) alone.
     physical_batch: examples of one model in memory at once, with all their views; a larger batch is summed in parts within its step.
+    Raises ValueError for a sampling other than Poisson, which this loop does not do.
     """
+    if setting.mechanism.sampling is not Sampling.POISSON:
+        raise ValueError(f"this loop draws Poisson batches, and the plan says {setting.mechanism.sampling}")
     ran, recipe = setting.mechanism, setting.recipe
     device = inputs.device
     clipped_sum = ENGINES[engine](model, recipe.precision)
@@ -123,10 +129,11 @@ def train(
     # Everything goes in the model's own order: noise is dealt out by position, and a file gives names back in any order.
     stacked = {name: state.parameters[name] for name, _ in model.named_parameters()}
     sizes = [value[0].numel() for value in stacked.values()]
-    noise = GaussianNoise(len(keys), sum(sizes)) if ran.private else None
+    noise = GaussianNoise(len(keys), sum(sizes), recipe.summed_gaussians) if ran.private else None
     gradients = {name: torch.zeros_like(value) for name, value in stacked.items()}
     parts = {name: torch.zeros_like(value) for name, value in stacked.items()} if physical_batch else {}
     optimiser = _optimiser(recipe, stacked, gradients, state)
+    noise_std = ran.noise_multiplier * ran.clip if ran.private else 0.0
     for step in range(state.step, ran.steps):
         batches = [sampling.poisson(key, step, own, ran.batch_size, ran.public_n) for key, own in zip(keys, membership, strict=True)]
         indices, weights = (torch.from_numpy(array).to(device) for array in sampling.pad(batches))
@@ -142,9 +149,11 @@ def train(
                 for name, gradient in gradients.items():
                     gradient.add_(parts[name])
         if noise is not None:
+            if charge:
+                charge(step, ran, noise_std)
             normals = noise.draw(keys, step).to(device).split(sizes, dim=1)
             for gradient, own in zip(gradients.values(), normals, strict=True):
-                gradient.add_(own.view_as(gradient), alpha=ran.noise_multiplier * ran.clip)
+                gradient.add_(own.view_as(gradient), alpha=noise_std)
         for gradient in gradients.values():
             gradient.div_(ran.divisor)
         for group in optimiser.param_groups:

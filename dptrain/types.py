@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from fractions import Fraction
+from typing import Any
 
 
 class ConfigError(ValueError):
@@ -23,12 +25,16 @@ class Sampling(StrEnum):
     """How the examples of a step are drawn."""
 
     POISSON = "poisson"
+    SHUFFLED = "shuffled"
+    """Every example once a pass, in batches of a fixed size. Its order hides nothing that is proved: no amplification."""
 
 
 class Neighbouring(StrEnum):
     """What may differ between two neighbouring data sets."""
 
     ADD_REMOVE = "add-or-remove-one"
+    ZERO_OUT = "zero-out-one"
+    """One example's gradients are replaced by zero, and the number of examples stays (Kairouz et al. 2021, section 3)."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,10 @@ class Mechanism:
     def private(self) -> bool:
         return self.noise_multiplier > 0
 
+    def to_json(self) -> dict[str, Any]:
+        """Strict JSON: an infinite clip is null."""
+        return {name: None if value == math.inf else value for name, value in asdict(self).items()}
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -67,7 +77,7 @@ class Recipe:
     clipping: flat, automatic or normalise, each to norm at most the mechanism's clip. multiplicity: views of an example whose gradients
     are averaged before clipping (De et al. 2022), drawn by `augmentations` in order. warmup: share of the steps in which the rate rises
     linearly. average: decay of the exponential moving average that is released instead of the last iterate, 0 for none. precision:
-    of the forward and backward pass; norms and sums are float32.
+    of the forward and backward pass; norms and sums are float32. summed_gaussians: in each number of noise.
     """
 
     learning_rate: float
@@ -81,6 +91,7 @@ class Recipe:
     multiplicity: int = 1
     average: float = 0.0
     precision: str = "float32"
+    summed_gaussians: int = 1
 
 
 @dataclass(frozen=True)
@@ -93,6 +104,10 @@ class Setting:
     delta: float
     mechanism: Mechanism
     recipe: Recipe
+
+    def shaping(self) -> list[object]:
+        """What of a setting shapes its models, as JSON."""
+        return [self.mechanism.to_json(), asdict(self.recipe)]
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,15 @@ def _seeded():
     torch.manual_seed(0)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--seeds", type=int, default=1, help="run each test that takes a seed so many times, with other random numbers")
+
+
+def pytest_generate_tests(metafunc):
+    if "seed" in metafunc.fixturenames:
+        metafunc.parametrize("seed", range(metafunc.config.getoption("--seeds")))
+
+
 @pytest.fixture
 def tiny():
     """Overrides of a sweep that takes a second."""

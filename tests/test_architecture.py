@@ -17,11 +17,11 @@ from dptrain.models import MODELS
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    ["types", "layers", "terms", "allocator", "canaries"],
+    ["types", "layers", "terms", "allocator", "canaries", "rdp"],
     ["schema", "store", "sampling", "guard", "rules", "executor", "scores", "audit"],
-    ["config", "data", "noise", "augment", "metrics", "models", "clipping", "accounting", "attacks", "one_run", "leaks"],
-    ["train", "score", "guesses", "exposure", "defences", "whitebox", "scorefile"],
-    ["judge", "probe", "checkpoint"],
+    ["config", "data", "noise", "augment", "metrics", "models", "clipping", "accounting", "attacks", "one_run", "leaks", "ledger"],
+    ["train", "score", "guesses", "exposure", "defences", "whitebox", "scorefile", "opinions"],
+    ["judge", "probe", "checkpoint", "calibrate"],
     ["plots", "placement", "assess", "statement"],
     ["fleet", "report"],
     ["measure", "tensorboard", "foreign"],
@@ -101,7 +101,20 @@ def test_registry_files_and_documents_agree(group, registry):
 
 def test_privacy_path_never_counts_private_data():
     """q, steps and divisor come from public constants (reliability: opacus issues 571 and 819)."""
-    for name in ("train", "sampling", "defences", "accounting", "noise", "clipping", "rules", "terms", "augment", "placement"):
+    for name in (
+        "train",
+        "sampling",
+        "defences",
+        "accounting",
+        "rdp",
+        "ledger",
+        "noise",
+        "clipping",
+        "rules",
+        "terms",
+        "augment",
+        "placement",
+    ):
         text = (ROOT / "dptrain" / f"{name}.py").read_text()
         assert not re.search(r"len\((dataset|pool|members|membership|inputs|labels)\)", text)
 

@@ -10,12 +10,13 @@ Z = 4.89
 KEY = seeded_key(0, "test")
 
 
-def test_poisson_inclusion_rate_of_every_example():
+def test_poisson_inclusion_rate_of_every_example(seed):
+    key = seeded_key(seed, "test")
     n, steps, batch, public = 200, 20_000, 30, 100
     member = np.arange(n) % 2 == 0
     counts = np.zeros(n)
     for step in range(steps):
-        counts[poisson(KEY, step, member, batch, public)] += 1
+        counts[poisson(key, step, member, batch, public)] += 1
     q = batch / public
     z = (counts[member].sum() - steps * member.sum() * q) / np.sqrt(steps * member.sum() * q * (1 - q))
     assert abs(z) < Z
@@ -24,12 +25,13 @@ def test_poisson_inclusion_rate_of_every_example():
     assert counts[~member].sum() == 0
 
 
-def test_poisson_pairs_are_independent():
+def test_poisson_pairs_are_independent(seed):
+    key = seeded_key(seed, "test")
     steps, q = 50_000, 0.25
     member = np.ones(12, dtype=bool)
     drawn = np.zeros((steps, 12))
     for step in range(steps):
-        drawn[step, poisson(KEY, step, member, 3, 12)] = 1
+        drawn[step, poisson(key, step, member, 3, 12)] = 1
     correlation = np.corrcoef(drawn.T)[np.triu_indices(12, 1)]
     assert np.abs(correlation).max() * np.sqrt(steps) < 5.8
     between = np.mean(drawn[1:] * drawn[:-1]) - q**2  # and steps from each other

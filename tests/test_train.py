@@ -127,7 +127,7 @@ def test_the_order_of_names_in_a_state_does_not_matter():
 
 
 @pytest.mark.parametrize("sigma", [0.5, 4.0])
-def test_zero_gradients_leave_noise_of_the_stated_size(sigma):
+def test_zero_gradients_leave_noise_of_the_stated_size(sigma, seed):
     """Constant inputs of zero and a loss that ignores the parameters: what is left is noise of std rate * sigma * C / B a step.
     Two-sided, false-alarm rate 1e-6: |std error| < 4.89 / sqrt(2 n)."""
     clip, batch, steps, rate = 0.3, 10, 20, 0.7
@@ -146,7 +146,8 @@ def test_zero_gradients_leave_noise_of_the_stated_size(sigma):
     state = State.start([model, model])
     before = {name: value.clone() for name, value in state.parameters.items()}
     inputs, labels = torch.randn(N, 1000), torch.zeros(N, dtype=torch.int64)
-    train(model, setting, "stacked", state, KEYS[:2], inputs, labels, MEMBERSHIP[:2], lambda *_: None)
+    keys = [sampling.seeded_key(k, "zero", str(seed)) for k in range(2)]
+    train(model, setting, "stacked", state, keys, inputs, labels, MEMBERSHIP[:2], lambda *_: None)
     moved = torch.cat([(state.parameters[name] - before[name]).flatten() for name in before]).double()
     expected = rate * sigma * clip / batch * math.sqrt(steps)
     n = moved.numel()

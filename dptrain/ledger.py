@@ -1,0 +1,157 @@
+"""What was spent: an append-only file of JSON lines for each stack of models, a line a noisy step, written before the noise is drawn.
+
+Epsilon is a function of these lines. A restart repeats steps with the very same key, so the very same noise, which releases nothing new: such
+a step stands once. A new key after a lost checkpoint is new noise: its steps stand beside the old ones, which nothing takes away. Each line
+holds a hash of itself and all before it, so that a lost or altered one shows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from dptrain.types import ConfigError, Mechanism, Neighbouring, Sampling
+
+
+@dataclass
+class Account:
+    """Of one secret key: the setting and model it trained, and what each of its steps used (steps = 1)."""
+
+    setting: str
+    model: int
+    steps: dict[int, Mechanism] = field(default_factory=dict)
+
+    def matches(self, plan: Mechanism) -> bool:
+        """Whether exactly the planned steps stand here, each under the plan; the noise to 12 digits, since the ledger holds its product with
+        the clip."""
+        return self.steps.keys() == set(range(plan.steps)) and all(_same(used, plan) for used in set(self.steps.values()))
+
+
+def _same(used: Mechanism, plan: Mechanism) -> bool:
+    close = math.isclose(used.noise_multiplier, plan.noise_multiplier, rel_tol=1e-12)
+    return close and replace(used, noise_multiplier=plan.noise_multiplier, steps=plan.steps) == plan
+
+
+def key_name(key: bytes) -> str:
+    """A name of a secret key from which it cannot be found."""
+    return hashlib.blake2b(key, digest_size=16, person=b"dptrain ledger").hexdigest()
+
+
+class Ledger:
+    """The file of one stack, to write to; made at the first charge, so a stack without noise leaves none.
+
+    Raises ConfigError if it was altered, OSError where it cannot be written: then no noise is drawn.
+    """
+
+    def __init__(self, path: Path, setting: str, models: Sequence[int], keys: Sequence[bytes]):
+        self._path, self._file, self._check = path, -1, ""
+        self._opening = {"setting": setting, "models": list(models), "keys": [key_name(key) for key in keys]}
+        self._charged: dict[int, dict[str, Any]] = {}
+
+    def _open(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        rows, self._check, whole = _rows(self._path)
+        self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        os.truncate(self._path, whole)  # half a line would be of a step whose noise was never drawn
+        last = next((number for number in reversed(range(len(rows))) if "keys" in rows[number]), None)
+        if last is not None and rows[last] == self._opening:
+            self._charged = {row["step"]: row for row in rows[last + 1 :]}
+        else:
+            self._append(self._opening)
+
+    def charge(self, step: int, used: Mechanism, noise_std: float) -> None:
+        """Write down a step of every model of the stack: `used` but for the noise, whose standard deviation is the one given to the sampler."""
+        if self._file < 0:
+            self._open()
+        row = {"step": step, **used.to_json(), "noise_std": noise_std}
+        del row["noise_multiplier"], row["steps"]
+        if step not in self._charged:
+            self._append(row)
+            self._charged[step] = row
+        elif self._charged[step] != row:
+            raise RuntimeError(f"step {step} would repeat its noise under another mechanism than {self._path.name} holds")
+
+    def sync(self) -> None:
+        """Make it last: call before anything that depends on the noise is written."""
+        if self._file >= 0:
+            os.fsync(self._file)
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _append(self, row: dict[str, Any]) -> None:
+        line, self._check = _sealed(row, self._check)
+        if os.write(self._file, line) != len(line):
+            raise OSError(f"{self._path} could not be written whole")
+
+
+def _sealed(row: dict[str, Any], before: str) -> tuple[bytes, str]:
+    check = hashlib.sha256((before + json.dumps(row, sort_keys=True)).encode()).hexdigest()[:16]
+    return (json.dumps({**row, "check": check}, sort_keys=True, allow_nan=False) + "\n").encode(), check
+
+
+def _rows(path: Path) -> tuple[list[dict[str, Any]], str, int]:
+    """Verified rows, the last check, and the bytes they take; half a line at the end is not among them. Raises ConfigError."""
+    content = path.read_bytes() if path.exists() else b""
+    whole = content.rfind(b"\n") + 1
+    rows, check = [], ""
+    for number, line in enumerate(content[:whole].splitlines(), 1):
+        try:
+            row = json.loads(line)
+            stated = row.pop("check")
+            check = _sealed(row, check)[1]
+        except (ValueError, KeyError, AttributeError, TypeError):
+            stated, check = None, ""
+        if stated != check:
+            raise ConfigError("output", f"line {number} of {path} was altered, so what was spent is not known; choose another folder")
+        rows.append(row)
+    return rows, check, whole
+
+
+def read(folder: Path) -> dict[str, Account]:
+    """Every key that was ever charged, name to account. Raises ConfigError for a file that was altered."""
+    accounts: dict[str, Account] = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        keys: list[str] = []
+        for row in _rows(path)[0]:
+            if "keys" in row:
+                keys = row["keys"]
+                for key, model in zip(keys, row["models"], strict=True):
+                    accounts.setdefault(key, Account(row["setting"], model))
+            else:
+                used = _used(row)
+                for key in keys:
+                    accounts[key].steps[row["step"]] = used
+    return accounts
+
+
+def _used(row: dict[str, Any]) -> Mechanism:
+    plain = {name: row[name] for name in ("batch_size", "public_n", "clip", "divisor")}
+    noise = row["noise_std"] / row["clip"]
+    return Mechanism(Sampling(row["sampling"]), steps=1, noise_multiplier=noise, neighbouring=Neighbouring(row["neighbouring"]), **plain)
+
+
+def total(accounts: Sequence[Account]) -> list[Mechanism]:
+    """What all models together spend on any one example, complete or not: of the models 2k and 2k + 1 it is in one, whichever spent more."""
+    spent: dict[int, Counter[Mechanism]] = {}
+    for account in accounts:
+        spent.setdefault(account.model, Counter()).update(account.steps.values())
+    both: Counter[Mechanism] = Counter()
+    for pair in sorted({model // 2 for model in spent}):
+        both.update(spent.get(2 * pair, Counter()) | spent.get(2 * pair + 1, Counter()))
+    return [replace(used, steps=steps) for used, steps in both.items()]
+
+
+def digest(folder: Path) -> str:
+    """Of the whole ledger, so that a report can name the one it was made from."""
+    checks: Iterator[str] = (f"{path.name} {_rows(path)[1]}" for path in sorted(folder.glob("*.jsonl")))
+    return hashlib.sha256("\n".join(checks).encode()).hexdigest()[:32]
