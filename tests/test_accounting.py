@@ -209,6 +209,12 @@ def test_divergences_are_those_of_opacus(q, sigma):
     np.testing.assert_allclose(rdp.divergences(q, sigma), theirs, rtol=2e-6, atol=1e-12)
 
 
+def test_orders_and_small_numbers():
+    """Next to order 1 the conversions lose every digit (TensorFlow Privacy issue 166), and small epsilons come out negative (Opacus issue 585)."""
+    assert rdp.ORDERS.min() >= 1.1
+    assert rdp.improved(0.01, 100.0, 1, 0.1) == 0.0
+
+
 @pytest.mark.parametrize("k", [1, 2, 8])
 def test_groups_at_sample_rate_one_are_k_times_as_sensitive(k):
     ran = mechanism(7, 7, 25, 20.0)

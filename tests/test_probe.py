@@ -185,6 +185,12 @@ def test_poisoned_models_are_refused(name):
     assert refused(POISONED[name]())
 
 
+@pytest.mark.parametrize("name", ["centring", "scaling by the batch", "attention over the batch", "the neighbour's features"])
+def test_mixing_is_found_by_moving_examples(name):
+    with pytest.raises(ConfigError, match="depends on the others"):
+        probe.refuse_mixing(POISONED[name](), SHAPE)
+
+
 @pytest.mark.parametrize("name", SOUND)
 def test_sound_models_pass(name):
     assert refused(SOUND[name]()) is None

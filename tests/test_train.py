@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dptrain import augment, models, sampling
+from dptrain.noise import GaussianNoise
 from dptrain.train import State, rate, train
 from dptrain.types import Mechanism, Recipe, Sampling, Setting
 from tests import reference
@@ -154,6 +155,42 @@ def test_zero_gradients_leave_noise_of_the_stated_size(sigma, seed):
     assert n == 2 * 100_100
     assert abs(float(moved.std()) / expected - 1) < 4.89 / math.sqrt(2 * n)
     assert abs(float(moved.mean())) < 4.89 * expected / math.sqrt(n)
+
+
+@pytest.mark.parametrize("physical", [None, 3])
+def test_every_step_is_the_clipped_sum_plus_its_own_noise_over_the_divisor(physical, seed):
+    """Abadi et al. 2016, algorithm 1, spelled out: micro-batches of one, the keystream's noise of that step, one division by a constant."""
+    clip, sigma, rate, steps, divisor = 0.3, 1.7, 0.2, 5, 7
+    mechanism = Mechanism(Sampling.POISSON, 10, N // 2, steps, sigma, clip, divisor)
+    setting = Setting("s", "dpsgd", 1.0, 1e-5, mechanism, Recipe(rate))
+    keys = [sampling.seeded_key(k, "spelled out", str(seed)) for k in range(2)]
+    inputs, labels = examples()
+    expected = [fleet(8)[k] for k in range(2)]
+    size = sum(parameter.numel() for parameter in expected[0].parameters())
+    seen = []
+
+    def note(state, losses, weights):
+        for k, model in enumerate(expected):
+            batch = sampling.poisson(keys[k], state.step - 1, MEMBERSHIP[k], 10, N // 2)
+            clipped = reference.clipped_sum(model, inputs[batch].unsqueeze(1), labels[batch], np.ones(len(batch)), clip)
+            normals = GaussianNoise(1, size).draw(keys[k : k + 1], state.step - 1)[0].split([p.numel() for p in model.parameters()])
+            with torch.no_grad():
+                for (name, parameter), own in zip(model.named_parameters(), normals, strict=True):
+                    parameter -= rate * (clipped[name] + sigma * clip * own.view_as(parameter)) / divisor
+            for name, parameter in model.named_parameters():
+                torch.testing.assert_close(state.parameters[name][k], parameter.detach(), rtol=1e-4, atol=1e-5)
+        seen.append(state.step)
+
+    state = State.start(fleet(8)[:2])
+    train(fleet(8)[0], setting, "stacked", state, keys, inputs, labels, MEMBERSHIP[:2], note, physical)
+    assert seen == [1, 2, 3, 4, 5]
+
+
+def test_other_samplings_are_not_trained():
+    shuffled = plan()
+    shuffled = replace(shuffled, mechanism=replace(shuffled.mechanism, sampling=Sampling.SHUFFLED))
+    with pytest.raises(ValueError, match="Poisson"):
+        run(shuffled, [0])
 
 
 def test_empty_batches_are_steps_of_noise_alone():
