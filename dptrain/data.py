@@ -154,7 +154,19 @@ def _npz_source(path: str | None) -> Source:
     return Source(how, inputs.shape[1:], int(labels.max()) + 1, len(labels), lambda: examples, _digest([Path(path)]))
 
 
-DATASETS: dict[str, Callable[[str | None], Source]] = {"mnist5k": _mnist5k_source, "mnist": _mnist_source, "npz": _npz_source}
+def _blank_source(path: str | None) -> Source:
+    def read() -> Examples:
+        return Examples(np.zeros((10_000, 1024), dtype=np.float32), np.arange(10_000, dtype=np.int64) % 2)
+
+    return Source("all inputs are zero, nothing fitted", (1024,), 2, 10_000, read)
+
+
+DATASETS: dict[str, Callable[[str | None], Source]] = {
+    "mnist5k": _mnist5k_source,
+    "mnist": _mnist_source,
+    "npz": _npz_source,
+    "blank": _blank_source,
+}
 """Each takes `dataset.path` and raises ConfigError where it is absent or wrong."""
 
 

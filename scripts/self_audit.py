@@ -1,0 +1,92 @@
+#!/usr/bin/env python
+"""experiment=self_audit on the true package, and on copies whose trainer is broken on purpose; the table goes to results/self_audit/table.md.
+
+A sound trainer must stay below its proof. A broken one must be measured above it, or refuse to run; if one is neither, this exits 1.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from dptrain.judge import Row  # noqa: E402
+from dptrain.report import cell, table  # noqa: E402
+from scripts.mutants import apply, copied  # noqa: E402
+from tests.mutants import COINS, FLAT, NOISY, Mutant  # noqa: E402
+
+OUT = ROOT / "results" / "self_audit"
+SHUFFLED = "np.roll(np.flatnonzero(membership), -step * batch_size)[:batch_size]"
+BROKEN = [
+    Mutant("half the noise", "train", NOISY, NOISY.replace("noise_std", "0.5 * noise_std"), ""),
+    Mutant("no clip", "clipping", FLAT, '"flat": lambda norms, clip: torch.ones_like(norms)', ""),
+    Mutant("clip at 2C", "clipping", FLAT, '"flat": lambda norms, clip: torch.clamp(2 * clip / (norms + 1e-12), max=1.0)', ""),
+    Mutant("noise divided by B twice", "train", NOISY, NOISY.replace("noise_std", "noise_std / ran.divisor"), ""),
+    Mutant("shuffled as Poisson", "sampling", COINS, SHUFFLED, ""),
+]
+HEAD = [
+    "trainer",
+    "setting",
+    "AUC on the canaries <= proof",
+    "TPR @ 1% FPR <= proof",
+    "epsilon, one run <= proof",
+    "epsilon, GDP <= proof",
+    "verdict",
+]
+METRICS = ("auc", "tpr_at_fpr_0.01", "epsilon_one_run", "epsilon_gdp")
+
+
+def audit(package: Path, out: Path, *overrides: str) -> tuple[int, str, list[dict[str, Any]]]:
+    """Exit code, last line of complaint, rows."""
+    command = [sys.executable, "-m", "dptrain", "sweep", "experiment=self_audit", f"output={out}", *overrides]
+    ran = subprocess.run(command, cwd=package, env={**os.environ, "PYTHONPATH": str(package)}, capture_output=True, text=True)
+    record = out / "metrics.json"
+    rows = json.loads(record.read_text())["rows"] if record.exists() else []
+    return ran.returncode, (ran.stderr.strip().splitlines() or [""])[-1].strip(), rows
+
+
+def lines(trainer: str, rows: list[dict[str, Any]]) -> list[list[str]]:
+    found = []
+    for setting in dict.fromkeys(row["setting"] for row in rows if row["defence"] == "dpsgd"):
+        own = [Row(**row) for row in rows if row["setting"] == setting]
+        canaries = {row.metric: row for row in own if row.examples == "canaries" and row.attack == "gradient_canary"}
+        above = [row for row in own if row.contradicted]
+        verdict = f"CAUGHT: {len(above)} measurements above the proof" if above else "below the proof"
+        found.append([trainer, setting, *(cell(canaries.get(metric)) for metric in METRICS), verdict])
+    return found
+
+
+def main() -> int:
+    OUT.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        code, complaint, rows = audit(ROOT, Path(temporary) / "true")
+        if not rows:
+            print(complaint, file=sys.stderr)
+            return 1
+        shutil.copy(Path(temporary) / "true" / "metrics.json", OUT)
+        body, failed = lines("sound", rows), ["sound"] if code else []
+        for number, broken in enumerate(BROKEN):
+            package = copied(Path(temporary) / f"copy{number}")
+            apply(broken, package)
+            code, complaint, rows = audit(package, Path(temporary) / f"out{number}", "epsilons=[4,1]")
+            found = lines(broken.name, rows) or [[broken.name, "all", "-", "-", "-", "-", f"REFUSED: {complaint}"]]
+            body += found
+            caught = code == 1 and all("below" not in line[-1] for line in found)
+            failed += [] if caught or (not rows and "Poisson" in complaint) else [broken.name]
+    text = table(HEAD, body)
+    (OUT / "table.md").write_text(text + "\n")
+    print(text)
+    print(f"not as it must be: {', '.join(failed)}" if failed else "sound trainers below the proof, broken ones caught or refused")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
