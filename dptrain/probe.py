@@ -87,7 +87,7 @@ def refuse_mixing(model: nn.Module, shape: Sequence[int]) -> None:
 
 
 def refuse_sampler(batch_size: int, public_n: int) -> None:
-    """Raise RuntimeError unless the batches of this installation are Poisson, which the accountant takes for granted: each example in a batch by a
+    """Raise ConfigError unless the batches of this installation are Poisson, which the accountant takes for granted: each example in a batch by a
     coin of its own, so that sizes vary as a binomial's, and none but members. Limits of six standard errors: false alarms below 1e-8."""
     q, steps, member = batch_size / public_n, SAMPLER_STEPS, np.arange(2 * SAMPLER_MEMBERS) % 2 == 0
     key = sampling.seeded_key(0, "probe")
@@ -97,9 +97,8 @@ def refuse_sampler(batch_size: int, public_n: int) -> None:
     off = abs(sizes.mean() - mean) / math.sqrt(variance / steps + 1e-30)
     spread = abs(sizes.var() / variance - 1) / math.sqrt((2 + 1 / variance) / steps) if variance else 0.0
     if off > 6 or spread > 6 or not all(member[batch].all() and len(np.unique(batch)) == len(batch) for batch in batches):
-        raise RuntimeError(
-            f"batches are not Poisson (mean size {sizes.mean():.2f} for {mean:.2f}, variance {sizes.var():.2f} for {variance:.2f}): no epsilon holds"
-        )
+        told = f"mean size {sizes.mean():.2f} for {mean:.2f}, variance {sizes.var():.2f} for {variance:.2f}"
+        raise ConfigError("training.batch_size", f"batches are not Poisson ({told}): no epsilon holds; reinstall dptrain")
 
 
 def _column(flags: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

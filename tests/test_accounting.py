@@ -143,6 +143,8 @@ def test_many_configurations(number):
     if ran.sample_rate == 1:
         truth = exact_epsilon(math.sqrt(ran.steps) / ran.noise_multiplier, delta)
         assert truth <= spent <= truth + 1e-6 * max(1.0, truth)
+    if number < IN_CI and number % 6:
+        return  # the rest takes four more bounds
     loose = 2e-3 * spent + 1e-3  # of the grids, which need not be the same
     assert epsilon(replace(ran, noise_multiplier=ran.noise_multiplier * 1.1), delta) <= spent + loose
     assert epsilon(ran, delta * 2) <= spent + loose
@@ -163,7 +165,7 @@ def test_prv_stands_within_two_hundredths_where_it_gives_a_number(number):
         assert abs(second - spent) <= 0.02 + 1e-3 * spent
 
 
-@pytest.mark.parametrize("number", MANY)
+@pytest.mark.parametrize("number", [pytest.param(n, marks=() if n % 25 == 0 else pytest.mark.slow) for n in range(CONFIGURATIONS)])
 def test_many_calibrations_never_overshoot(number):
     rng = np.random.default_rng([number, 1])
     ran, delta = drawn(number)

@@ -89,6 +89,7 @@ POISONED = {
     "batch norm": lambda: Then(nn.BatchNorm1d(12)),
     "batch norm without parameters": lambda: Then(nn.BatchNorm1d(12, affine=False)),
     "frozen batch norm": lambda: Then(frozen(nn.BatchNorm1d(12))),
+    "batch norm kept in evaluation mode, without parameters": lambda: Then(frozen(nn.BatchNorm1d(12, affine=False))),
     "batch norm of images": lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, CLASSES)),
     "synchronised batch norm": lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.SyncBatchNorm(4), nn.Flatten(), nn.Linear(144, CLASSES)),
     "instance norm with running statistics": lambda: nn.Sequential(
@@ -229,5 +230,5 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_other_samplers_are_refused(name, monkeypatch):
     monkeypatch.setattr(sampling, "poisson", WRONG[name])
-    with pytest.raises(RuntimeError, match="not Poisson"):
+    with pytest.raises(ConfigError, match="not Poisson"):
         probe.refuse_sampler(1, 200) if name == "never empty" else probe.refuse_sampler(50, 1000)
