@@ -1,7 +1,7 @@
 """Step times and memory of private and ordinary training, beside Opacus's modes, the time of attacks, and that of whole sweeps; tables and a
 JSON file.
 
-    python scripts/bench.py [--quick] [--only attacks] [--out results/bench/steps.json]
+    python scripts/bench.py [--quick] [--only attacks|noise] [--out results/bench/steps.json]
 
 Step times are interleaved over rounds, since machines are shared and noisy: only ratios within one run mean something. Plain torch and
 Opacus run as one gets them, and again ("kept") in a process with the allocator setting under which dptrain runs; "x plain" is the ratio to
@@ -34,6 +34,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from dptrain import allocator, guesses, judge, models, sampling
+from dptrain.noise import GaussianNoise
 from dptrain.scores import Scores
 from dptrain.train import State, train
 from dptrain.types import Mechanism, Recipe, Sampling, Setting
@@ -352,6 +353,26 @@ def attack_table() -> dict[str, object]:
     return found
 
 
+def noise_table() -> dict[str, float]:
+    """Milliseconds for the noise of one step of one model: our keystream, sums of such against attacks on floating point, torch's generator."""
+    size, rounds = 101_770, 40
+    keys = [sampling.seeded_key(0, "bench")]
+    sources = {f"{n} summed" if n > 1 else "AES-256-CTR": GaussianNoise(1, size, n) for n in (1, 2, 4)}
+    generator = torch.Generator().manual_seed(0)
+    seconds: dict[str, list[float]] = {name: [] for name in (*sources, "torch.randn")}
+    for step in range(rounds):
+        for name, times in seconds.items():
+            start = time.perf_counter()
+            if name in sources:
+                sources[name].draw(keys, step)
+            else:
+                torch.randn(size, generator=generator)
+            times.append(time.perf_counter() - start)
+    medians = {name: 1e3 * statistics.median(times) for name, times in seconds.items()}
+    print(f"noise of {size:,} parameters: " + ", ".join(f"{name} {value:.2f} ms" for name, value in medians.items()))
+    return medians
+
+
 def allocator_gain() -> dict[str, float]:
     """Private steps of the CNN without and with the allocator setting, each in processes of its own, interleaved."""
     code = (
@@ -374,16 +395,16 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="step times only, fewer of them")
     parser.add_argument("--rounds", type=int, help="default 5, with --quick 2")
     parser.add_argument("--out", type=Path, help="JSON file to write")
-    parser.add_argument("--only", choices=["attacks"], help="nothing but this table")
+    parser.add_argument("--only", choices=["attacks", "noise"], help="nothing but this table")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {torch.device('cpu')}")
     record: dict[str, object] = {"torch": torch.__version__, "threads": torch.get_num_threads()}
     if options.only:
-        record["attacks"] = attack_table()
+        record[options.only] = {"attacks": attack_table, "noise": noise_table}[options.only]()
     else:
         if not options.quick:
-            record["allocator_ms"] = allocator_gain()
+            record["allocator_ms"], record["noise_ms"] = allocator_gain(), noise_table()
         record["rows"] = step_table(options.rounds or (2 if options.quick else 5), options.quick)
         if not options.quick:
             record["attacks"], record["sweeps"] = attack_table(), sweeps()

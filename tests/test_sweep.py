@@ -21,7 +21,7 @@ from safetensors.torch import save
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from dptrain import cli, config, defences, judge, models, report
+from dptrain import cli, config, defences, judge, ledger, models, report
 from dptrain.noise import GaussianNoise
 from dptrain.store import Store, from_npy
 from dptrain.sweep import OUTPUTS, plan, sweep
@@ -232,7 +232,8 @@ def command(folder, *more):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    return parameters(go(folder, overrides=SLOW).folder), json.loads((folder / "metrics.json").read_text())["rows"], trajectories(folder)
+    whole = parameters(go(folder, overrides=SLOW).folder)
+    return whole, json.loads((folder / "metrics.json").read_text())["rows"], trajectories(folder), ledgers(folder)
 
 
 def test_resume_equals_uninterrupted_bit_for_bit(tmp_path, uninterrupted):
@@ -253,12 +254,67 @@ def test_resume_equals_uninterrupted_bit_for_bit(tmp_path, uninterrupted):
         assert process.returncode in (130, -number), err
         assert "Traceback" not in err, err
     assert {signal.SIGKILL, signal.SIGINT, signal.SIGTERM} <= {*interruptions, number}
-    whole, rows, losses = uninterrupted
+    whole, rows, losses, spent = uninterrupted
+    assert ledgers(tmp_path) == spent
     assert parameters(tmp_path) == whole
     assert trajectories(tmp_path) == losses
     assert len(losses) == len(whole)
     assert json.loads((tmp_path / "metrics.json").read_text())["rows"] == rows
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def ledgers(folder):
+    return {path.name: path.read_bytes() for path in (folder / "store" / "ledger").iterdir()}
+
+
+def test_noise_that_was_drawn_is_never_refunded(tmp_path, monkeypatch):
+    """A run is killed and its checkpoint lost: what its models cost stands in the ledger beside those that replace them."""
+    os_noise = ["privacy.noise=os", "epsilons=[8]"]
+    drawn = []
+    draw = GaussianNoise.draw
+
+    def dies(*given):
+        drawn.append(1)
+        if len(drawn) == 3:
+            raise SystemExit
+        return draw(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GaussianNoise, "draw", dies)
+        with pytest.raises(SystemExit):
+            go(tmp_path, *os_noise)
+    first = ledger.read(tmp_path / "store" / "ledger")
+    assert [len(account.steps) for account in first.values()] == [3, 3]  # the third is charged, though it was never drawn
+    shutil.rmtree(tmp_path / "store" / "checkpoint")
+    done = go(tmp_path, *os_noise)
+    found = ledger.read(tmp_path / "store" / "ledger")
+    assert len(found) == 8
+    assert {key: account for key, account in found.items() if key in first} == first
+    text = done.statements["dpsgd-8"]["composition"]
+    assert "all 8 private models" in text
+    untouched = go(tmp_path / "untouched", *os_noise).statements["dpsgd-8"]["composition"]
+    assert "all 6 private models" in untouched
+    assert composed(text) > composed(untouched) > 8
+
+
+def composed(text):
+    return float(re.search(r"\(([\d.]+), 1e-05\)", text)[1])
+
+
+@pytest.mark.parametrize("damage", ["gone", "altered", "short"])
+def test_without_its_ledger_a_model_has_no_epsilon(tmp_path, damage, capsys, quick):
+    go(tmp_path, "epsilons=[8]")
+    (tmp_path / "metrics.json").unlink()
+    for path in (tmp_path / "store" / "ledger").iterdir():
+        content = path.read_bytes()
+        if damage == "gone":
+            path.unlink()
+        elif damage == "altered":
+            path.write_bytes(content.replace(b'"clip": 1.0', b'"clip": 0.5', 1))
+        else:
+            path.write_bytes(content[: content.rindex(b"{")])
+    assert cli.main(["sweep", *TINY, "epsilons=[8]", f"output={tmp_path}"]) == 2
+    assert "dptrain: error: output: " in capsys.readouterr().err
 
 
 def trajectories(folder):
