@@ -164,7 +164,9 @@ class Fleet:
         )
         progress.state = progress.state.to(self.device)
         progress.write(self.store, checkpoint)  # before any noise is drawn, so that a restart draws the same
-        book = ledger.Ledger(self.ledger_folder / f"{setting.name}-{checkpoint}.jsonl", setting.name, progress.models, progress.keys)
+        split = fingerprint("split", self.data_digest, self.config.seed, len(self.dataset.pool.labels))
+        path = self.ledger_folder / f"{setting.name}-{checkpoint}.jsonl"
+        book = ledger.Ledger(path, setting.name, split, progress.models, progress.keys)
         emit(Steps(setting, len(progress.models), progress.state.step))
         model = self.build(0).to(self.device)
         pool, test = self.tensors["pool"], self.tensors["test"]

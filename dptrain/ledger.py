@@ -22,9 +22,10 @@ from dptrain.types import ConfigError, Mechanism, Neighbouring, Sampling
 
 @dataclass
 class Account:
-    """Of one secret key: the setting and model it trained, and what each of its steps used (steps = 1)."""
+    """Of one secret key: the setting and model it trained, in which split of which data, and what each of its steps used (steps = 1)."""
 
     setting: str
+    split: str
     model: int
     steps: dict[int, Mechanism] = field(default_factory=dict)
 
@@ -50,9 +51,9 @@ class Ledger:
     Raises ConfigError if it was altered, OSError where it cannot be written: then no noise is drawn.
     """
 
-    def __init__(self, path: Path, setting: str, models: Sequence[int], keys: Sequence[bytes]):
+    def __init__(self, path: Path, setting: str, split: str, models: Sequence[int], keys: Sequence[bytes]):
         self._path, self._file, self._check = path, -1, ""
-        self._opening = {"setting": setting, "models": list(models), "keys": [key_name(key) for key in keys]}
+        self._opening = {"setting": setting, "split": split, "models": list(models), "keys": [key_name(key) for key in keys]}
         self._charged: dict[int, dict[str, Any]] = {}
 
     def _open(self) -> None:
@@ -126,7 +127,7 @@ def read(folder: Path) -> dict[str, Account]:
             if "keys" in row:
                 keys = row["keys"]
                 for key, model in zip(keys, row["models"], strict=True):
-                    accounts.setdefault(key, Account(row["setting"], model))
+                    accounts.setdefault(key, Account(row["setting"], row["split"], model))
             else:
                 used = _used(row)
                 for key in keys:
@@ -141,13 +142,14 @@ def _used(row: dict[str, Any]) -> Mechanism:
 
 
 def total(accounts: Sequence[Account]) -> list[Mechanism]:
-    """What all models together spend on any one example, complete or not: of the models 2k and 2k + 1 it is in one, whichever spent more."""
-    spent: dict[int, Counter[Mechanism]] = {}
+    """What all models together spend on any one example, complete or not: in a split it is in one of the models 2k and 2k + 1, whichever spent
+    more; in another split of the same data it may be in the other."""
+    spent: dict[tuple[str, int], Counter[Mechanism]] = {}
     for account in accounts:
-        spent.setdefault(account.model, Counter()).update(account.steps.values())
+        spent.setdefault((account.split, account.model), Counter()).update(account.steps.values())
     both: Counter[Mechanism] = Counter()
-    for pair in sorted({model // 2 for model in spent}):
-        both.update(spent.get(2 * pair, Counter()) | spent.get(2 * pair + 1, Counter()))
+    for split, pair in sorted({(split, model // 2) for split, model in spent}):
+        both.update(spent.get((split, 2 * pair), Counter()) | spent.get((split, 2 * pair + 1), Counter()))
     return [replace(used, steps=steps) for used, steps in both.items()]
 
 

@@ -18,7 +18,7 @@ KEYS = [sampling.seeded_key(k, "ledger") for k in range(3)]
 
 
 def written(path, steps=6, keys=KEYS[:2], models=(0, 1), plan=PLAN):
-    book = Ledger(path, "s", models, keys)
+    book = Ledger(path, "s", "a", models, keys)
     for step in range(steps):
         book.charge(step, plan, plan.noise_multiplier * plan.clip)
     book.sync()
@@ -109,13 +109,14 @@ def test_the_total_counts_each_pair_once_and_settings_all():
     one = replace(PLAN, steps=1)
     other = replace(one, noise_multiplier=2.0)
 
-    def account(model, steps, used=one):
-        return Account("s", model, dict.fromkeys(range(steps), used))
+    def account(model, steps, used=one, split="a"):
+        return Account("s", split, model, dict.fromkeys(range(steps), used))
 
     assert total([account(0, 6), account(1, 4)]) == [replace(one, steps=6)]
     assert total([account(0, 6), account(2, 4)]) == [replace(one, steps=10)]
     assert total([account(0, 6), account(1, 3), account(1, 5)]) == [replace(one, steps=8)]
     assert set(total([account(0, 6), account(1, 4, other)])) == {replace(one, steps=6), replace(other, steps=4)}
+    assert total([account(0, 6), account(1, 4, split="b")]) == [replace(one, steps=10)]  # an example can be in both
     assert total([]) == []
 
 
@@ -130,7 +131,7 @@ def run(charge, steps=6, sigma=1.3):
 
 
 def test_training_charges_every_step_with_what_it_uses(tmp_path):
-    book = Ledger(tmp_path / "a.jsonl", "s", (0, 1), KEYS[:2])
+    book = Ledger(tmp_path / "a.jsonl", "s", "a", (0, 1), KEYS[:2])
     run(book.charge)
     book.close()
     assert all(account.matches(PLAN) for account in read(tmp_path).values())
@@ -152,7 +153,7 @@ def test_a_ledger_that_cannot_be_written_stops_the_noise(monkeypatch, tmp_path):
     drawn = []
     draw = GaussianNoise.draw
     monkeypatch.setattr(GaussianNoise, "draw", lambda *given: (drawn.append(1), draw(*given))[1])
-    book = Ledger(tmp_path / "a.jsonl", "s", (0, 1), KEYS[:2])
+    book = Ledger(tmp_path / "a.jsonl", "s", "a", (0, 1), KEYS[:2])
     write, lines = os.write, []
 
     def full(file, data):
@@ -168,7 +169,7 @@ def test_a_ledger_that_cannot_be_written_stops_the_noise(monkeypatch, tmp_path):
 
 
 def test_plain_sgd_leaves_no_ledger(tmp_path):
-    book = Ledger(tmp_path / "a.jsonl", "s", (0, 1), KEYS[:2])
+    book = Ledger(tmp_path / "a.jsonl", "s", "a", (0, 1), KEYS[:2])
     setting = Setting("s", "none", None, 1e-5, replace(PLAN, noise_multiplier=0.0, clip=math.inf), Recipe(0.1))
     model = models.mlp((3, 4), 3, (6,))
     data = torch.randn(40, 3, 4), torch.zeros(40, dtype=torch.int64)
