@@ -25,7 +25,7 @@ from tests.mutants import COINS, FLAT, NOISY, Mutant  # noqa: E402
 
 OUT = ROOT / "results" / "self_audit"
 CLIP = "clipper(recipe.clipping, ran.clip)"
-SHUFFLED = "np.roll(np.flatnonzero(membership), -step * batch_size)[:batch_size]"
+SHUFFLED = "np.roll(np.flatnonzero(membership), -step * batch_size)[: round(int(membership.sum()) * batch_size / public_n)]"
 BROKEN = [
     Mutant("half the noise", "train", NOISY, NOISY.replace("noise_std", "0.5 * noise_std"), ""),
     Mutant("no clip", "train", CLIP, CLIP.replace("ran.clip", "1e6"), ""),
