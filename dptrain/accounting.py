@@ -28,6 +28,8 @@ LEAST_NOISE, MOST_NOISE = 0.05, 1e6
 POINTS = 5e6
 STEP_POINTS = 1e5
 """Points of a privacy loss distribution at most, and of one step's: they bound memory and time where epsilon is absurd."""
+FINE, COARSE = 2.0**-20, 2.0**-10
+"""Limits of the spacing of privacy losses: below, rounding of floating point grows with the points."""
 LARGEST = 700.0
 """e to this is still a number."""
 
@@ -115,8 +117,8 @@ class _Losses:
             )  # of one step's loss, ten deviations out
         if self.group > 1:  # each point of a mixture is a search of its own
             return max(size / 1500, 1e-4)
-        wanted = min(10.0 ** math.floor(math.log10(max(size, 1e-9)) - 3), 1e-3, spread / 10)
-        return max(wanted, reach / STEP_POINTS, size / POINTS)
+        wanted = max(min(size / 2000, COARSE, spread / 10), FINE, reach / STEP_POINTS, size / POINTS)
+        return 2.0 ** math.floor(math.log2(wanted))  # a power of two, since epsilon is smooth in the noise only while the grid stays
 
 
 @lru_cache(maxsize=8)
@@ -171,7 +173,7 @@ def least_noise(mechanism: Mechanism, risk: Callable[[Mechanism], float], target
     """`mechanism` with the least noise for which risk(mechanism), which falls with the noise, lies in [target - SLACK, target].
 
     Regula falsi (Illinois) on logarithms, between ends that hold the target; the end that is returned was itself evaluated. SLACK is a
-    hundredth of the target where that is less. With LEAST_NOISE already below the target, that is returned. Raises ValueError.
+    hundredth of the target where that is less; where epsilon itself jumps by more, by parts in ten thousand, below the jump. With LEAST_NOISE already below the target, that is returned. Raises ValueError.
     """
     slack = min(SLACK, target / 100)
 

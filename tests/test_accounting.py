@@ -173,7 +173,8 @@ def test_many_calibrations_never_overshoot(number):
     found = calibrate(ran, target, delta)
     spent = epsilon(found, delta)
     assert spent <= target
-    assert spent >= target - SLACK or found.noise_multiplier <= 0.05
+    jump = 2e-4 * target  # of epsilon where a support of the PLD changes by one point
+    assert spent >= target - max(SLACK, jump) or found.noise_multiplier <= 0.05
 
 
 def exact_epsilon(mu, delta):
