@@ -112,11 +112,10 @@ class _Losses:
             q, sigma = float(ran.sample_rate), ran.noise_multiplier
             size += times * self.group * rdp.improved(q, sigma, ran.steps, delta)
             spread = min(spread, q * math.sqrt(math.expm1(min(sigma**-2, 50.0))))
-            reach = max(
-                reach, math.log1p(q * math.exp(min(10 / sigma + 0.5 / sigma**2, LARGEST)))
-            )  # of one step's loss, ten deviations out
-        if self.group > 1:  # each point of a mixture is a search of its own
-            return max(size / 1500, 1e-4)
+            top = self.group / sigma * (10 + 0.5 * self.group / sigma)  # the loss ten deviations out, were the example in every batch
+            reach = max(reach, math.log1p(q * math.exp(min(top, LARGEST))))
+        if self.group > 1:  # each point of a mixture is a search of its own, so there are to be fewer
+            return max(min(size / 1500, self.group * spread / 5), reach / 8000)
         wanted = max(min(size / 2000, COARSE, spread / 10), FINE, reach / STEP_POINTS, size / POINTS)
         return 2.0 ** math.floor(math.log2(wanted))  # a power of two, since epsilon is smooth in the noise only while the grid stays
 

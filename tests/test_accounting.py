@@ -235,6 +235,13 @@ def test_groups_lie_between_one_and_the_general_bound():
         assert found <= k * single
 
 
+def test_groups_of_many_small_steps():
+    """The central limit: k examples double and octuple mu. A grid wider than the spread of a step would add a multiple."""
+    ran = mechanism(264, 134615, 200_000, 2.1)
+    for k in (2, 8):
+        assert group_epsilon(ran, 1e-6, k) == pytest.approx(gaussian_epsilon(k * gaussian_mu(ran, 1e-6), 1e-6), rel=0.15)
+
+
 def delta_of(ran, e):
     curve = trade_off(ran)
     return float(np.interp(e, curve.epsilons, curve.deltas))

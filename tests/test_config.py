@@ -27,11 +27,12 @@ BAD = [
     (["epsilons=['8 ']"], "epsilons", "a number"),
     (["epsilons=[true]"], "epsilons", "a number"),
     (["epsilons=eight"], "epsilons", "a list"),
-    (["epsilons=[1e-9]"], "epsilons", "larger epsilon"),
+    (["epsilons=[1e-9]", "privacy.delta=1e-12"], "epsilons", "larger epsilon"),
     (["privacy.delta=0.0005"], "privacy.delta", "below 1/n"),
     (["privacy.delta=0"], "privacy.delta", "above 0"),
     (["privacy.delta=-1e-5"], "privacy.delta", "above 0"),
     (["privacy.delta=nan"], "privacy.delta", "above 0"),
+    (["privacy.summed_gaussians=0"], "privacy.summed_gaussians", "1..16"),
     (["privacy.noise=none"], "privacy.noise", "seeded"),
     (["models_per_setting=3"], "models_per_setting", "use 4"),
     (["models_per_setting=0"], "models_per_setting", "use 2"),
@@ -146,7 +147,7 @@ def test_stacked_engine_asked_for_what_it_cannot(capsys, fake_package):
 
 def test_unknown_command(capsys):
     assert cli.main(["swep"]) == 2
-    assert capsys.readouterr().err == "dptrain: error: unknown command 'swep'; choose from sweep, attack, list\n"
+    assert capsys.readouterr().err == "dptrain: error: unknown command 'swep'; choose from sweep, attack, calibrate, list\n"
 
 
 def test_no_privacy_is_spelt_inf():
