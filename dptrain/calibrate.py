@@ -38,7 +38,16 @@ def _shown(value: float | None) -> str:
 
 
 def answer(config: CalibrateConfig) -> Answer:
-    """Raises ConfigError for a target that no noise reaches."""
+    """Raises ConfigError for a target that no noise reaches, and for numbers so extreme that the accountant's arithmetic ends."""
+    try:
+        return _answer(config)
+    except (ArithmeticError, ValueError, MemoryError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError("", f"no bound can be computed for numbers so extreme ({str(error).splitlines()[0]}); use others") from None
+
+
+def _answer(config: CalibrateConfig) -> Answer:
     sampling = Sampling(config.sampling)
     neighbouring = Neighbouring.ADD_REMOVE if sampling is Sampling.POISSON else Neighbouring.ZERO_OUT
     q, delta = config.rate, config.delta

@@ -195,9 +195,9 @@ class CalibrateConfig:
         no_better = f"must lie above at_fpr = {self.at_fpr:g}, which guessing reaches, got {self.max_tpr}"
         _require(self.max_tpr is None or self.max_tpr > self.at_fpr, "max_tpr", no_better)
         noise = self.noise_multiplier
-        _require(noise is None or 0.05 <= noise <= 1e6, "noise_multiplier", f"must lie in [0.05, 1e6], got {noise}")
+        _require(noise is None or 0.1 <= noise <= 1e4, "noise_multiplier", f"must lie in [0.1, 1e4], got {noise}")
         _require((self.sample_rate is None) != (self.batch_size is None), "batch_size", "give batch_size and n, or sample_rate")
-        _require(self.sample_rate is None or 1e-9 <= self.sample_rate <= 1, "sample_rate", f"must lie in (0, 1], got {self.sample_rate}")
+        _require(self.sample_rate is None or 0 < self.sample_rate <= 1, "sample_rate", f"must lie in (0, 1], got {self.sample_rate}")
         _require(self.n is None or self.n >= 1, "n", f"must be at least 1, got {self.n}")
         if self.batch_size is not None:
             _require(self.n is not None, "n", "is needed with batch_size; or give sample_rate")
@@ -205,8 +205,9 @@ class CalibrateConfig:
         _require((self.epochs is None) != (self.steps is None), "epochs", "give epochs or steps, one of them")
         if self.epochs is not None:
             positive(self.epochs, "epochs")
-        _require(1 <= self.planned_steps <= 10**8, "steps", f"must lie in 1..10^8, got {self.planned_steps}")
-        _require(0 < self.delta < 1, "delta", f"must lie in (0, 1), got {self.delta:g}")
+        _require(self.rate >= Fraction(1, 10**8), "sample_rate", f"must be at least 1e-8, got {float(self.rate):g}")
+        _require(1 <= self.planned_steps <= 10**7, "steps", f"must lie in 1..10^7, got {self.planned_steps}")
+        _require(1e-30 <= self.delta <= 0.1, "delta", f"must lie in [1e-30, 0.1], got {self.delta:g}")
         known = self.n is not None and self.delta * self.n >= 1
         _require(not known, "delta", f"must lie below 1/n = {1 / (self.n or 1):.3g}, got {self.delta:g}")
         _require(0 <= self.prv_seconds <= 3600, "prv_seconds", f"must lie in [0, 3600], got {self.prv_seconds:g}")

@@ -29,7 +29,7 @@ from dptrain.judge import Row
 from dptrain.placement import Placement, choose, choose_device, choose_engine, cores, memory
 from dptrain.probe import architecture, build
 from dptrain.schema import Config
-from dptrain.statement import as_lines, checked, statement
+from dptrain.statement import as_lines, checked, measured, statement
 from dptrain.store import Store, code_fingerprint, fingerprint, to_json, versions, write_atomic
 from dptrain.types import ConfigError, Setting
 
@@ -200,10 +200,9 @@ def finish(ready: Plan, fleet: Fleet, found: Evaluation, statements: Mapping[str
     record = f"configuration {fingerprint(ready.config.to_json())[:12]}, ledger {ledger.digest(fleet.ledger_folder)[:12]}"
     finished: dict[str, Mapping[str, str]] = {}
     for setting in ready.settings:
-        parts = statements[setting.name]
-        if setting.mechanism.private:
-            parts = {**parts, **checked(found.rows, setting, together, len(fleet.accounts), record)}
-        finished[setting.name] = parts
+        private = setting.mechanism.private
+        told = checked(found.rows, setting, together, len(fleet.accounts), record) if private else measured(setting.name, found.rows)
+        finished[setting.name] = {**statements[setting.name], **told}
     return finished
 
 

@@ -113,7 +113,12 @@ BAD = [
     (["epsilon=1", "format=xml", *MNIST], "format"),
     (["epsilon=1", "prv_seconds=-1", "n=60000", "batch_size=256", "epochs=20"], "prv_seconds"),
     (["epsilon=1", "bach_size=3"], "bach_size"),
-    (["epsilon=1e-9", "sample_rate=1", "steps=100000000"], "epsilon"),
+    (["epsilon=1e-9", "sample_rate=1", "steps=10000000"], "epsilon"),
+    (["epsilon=1", "sample_rate=1e-9", "steps=5"], "sample_rate"),
+    (["epsilon=1", "sample_rate=0.1", "steps=100000000"], "steps"),
+    (["noise_multiplier=0.01", *MNIST], "noise_multiplier"),
+    (["noise_multiplier=1e6", *MNIST], "noise_multiplier"),
+    (["epsilon=1", "sample_rate=0.1", "steps=5", "delta=1e-300"], "delta"),
 ]
 
 
