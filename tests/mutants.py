@@ -301,5 +301,5 @@ MUTANTS = [
     ),
 ]
 
-FAST = ("no clip", "noise / B", "T off by one", "ledger refunds on crash", "target among its shadows")
+FAST = ("no clip", "noise / B", "ledger refunds on crash")
 """Tried on every run of the tests; all of them under -m slow."""
