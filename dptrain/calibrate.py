@@ -8,6 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
+
 from dptrain import accounting, rdp
 from dptrain.opinions import prv_epsilon
 from dptrain.schema import CalibrateConfig
@@ -40,7 +42,8 @@ def _shown(value: float | None) -> str:
 def answer(config: CalibrateConfig) -> Answer:
     """Raises ConfigError for a target that no noise reaches, and for numbers so extreme that the accountant's arithmetic ends."""
     try:
-        return _answer(config)
+        with np.errstate(all="ignore"):  # what overflows is infinite, which the arithmetic or the answer says
+            return _answer(config)
     except (ArithmeticError, ValueError, MemoryError) as error:
         if isinstance(error, ConfigError):
             raise
@@ -65,7 +68,7 @@ def _answer(config: CalibrateConfig) -> Answer:
             "sample_rate": (float(q), f"q = {q}, {config.sampling} sampling, neighbours {neighbouring}"),
             "steps": (ran.steps, "T"),
             "delta": (delta, f"delta x n = {delta * config.n:.3g}" if config.n else "should lie well below 1/n"),
-            "epsilon": (accounting.epsilon(ran, delta), f"upper bound at delta, by {'PLD' if q != 1 else 'the closed form'}{amplified}"),
+            "epsilon": (accounting.epsilon(ran, delta), f"upper bound at delta, by {accounting.method(ran)}{amplified}"),
             "epsilon_rdp": (rdp.improved(*own), "RDP, conversion of Canonne et al. 2020, as Opacus prints now"),
             "epsilon_rdp_classic": (rdp.classic(*own), "RDP, conversion of Mironov 2017, as papers up to 2020 print"),
             "epsilon_without_amplification": (accounting.unamplified_epsilon(ran, delta), "if the attacker knows every batch"),

@@ -148,10 +148,11 @@ class Fleet:
         return fingerprint("model", code, upstream, setting.shaping(), setting.name, delta, index)
 
     def _secret(self, setting: Setting, index: int) -> bytes:
-        """The key of a model's batches and noise. A seeded one depends on the setting too: settings must not share noise."""
+        """The key of a model's batches and noise. A seeded one depends on all that shapes the model: the same noise over other gradients, of
+        another setting, architecture or data, would be subtracted by whoever has both models."""
         if self.config.privacy.noise == "os":
             return sampling.os_key()
-        return sampling.seeded_key(self.config.seed, "noise", fingerprint(setting.shaping(), index))
+        return sampling.seeded_key(self.config.seed, "noise", self.key(setting, index))
 
     def _train_stack(self, setting: Setting, block: range, missing: list[int], header: str, emit: Emit, stop: Callable[[], bool]) -> None:
         checkpoint = fingerprint("checkpoint", [self.key(setting, index) for index in block])
@@ -240,7 +241,7 @@ class Fleet:
         plan, accounts = setting.mechanism, self.accounts if setting.mechanism.private else {}
         for index in range(self.config.models_per_setting):
             ran = json.loads(self._model(setting, index)["mechanism.json"])
-            key = ran.pop("key")
+            key = ran.pop("key", None)
             if ran != plan.to_json():
                 raise RuntimeError(f"model {index} of {setting.name} ran another mechanism than planned")
             if plan.private and not (key in accounts and accounts[key].matches(plan)):

@@ -2,7 +2,8 @@
 
 Epsilon is a function of these lines. A restart repeats steps with the very same key, so the very same noise, which releases nothing new: such
 a step stands once. A new key after a lost checkpoint is new noise: its steps stand beside the old ones, which nothing takes away. Each line
-holds a hash of itself and all before it, so that a lost or altered one shows.
+holds a hash of itself and all before it, so that one altered or lost in the middle shows. Lines cut off at the end, or a whole file gone, show
+only where a finished model needs them: a ledger is a record against accidents, not against who keeps it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ class Account:
     split: str
     model: int
     steps: dict[int, Mechanism] = field(default_factory=dict)
+
+    @property
+    def of(self) -> tuple[str, str, int]:
+        return self.setting, self.split, self.model
 
     def matches(self, plan: Mechanism) -> bool:
         """Whether exactly the planned steps stand here, each under the plan; the noise to 12 digits, since the ledger holds its product with
@@ -102,7 +107,10 @@ def _sealed(row: dict[str, Any], before: str) -> tuple[bytes, str]:
 
 def _rows(path: Path) -> tuple[list[dict[str, Any]], str, int]:
     """Verified rows, the last check, and the bytes they take; half a line at the end is not among them. Raises ConfigError."""
-    content = path.read_bytes() if path.exists() else b""
+    try:
+        content = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise ConfigError("output", f"{path} cannot be read ({error.strerror}), so what was spent is not known; mend it") from None
     whole = content.rfind(b"\n") + 1
     rows, check = [], ""
     for number, line in enumerate(content[:whole].splitlines(), 1):
@@ -110,7 +118,8 @@ def _rows(path: Path) -> tuple[list[dict[str, Any]], str, int]:
             row = json.loads(line)
             stated = row.pop("check")
             check = _sealed(row, check)[1]
-        except (ValueError, KeyError, AttributeError, TypeError):
+            _ = _opening(row) if "keys" in row else _used(row)
+        except (ValueError, KeyError, AttributeError, TypeError, ArithmeticError):
             stated, check = None, ""
         if stated != check:
             raise ConfigError("output", f"line {number} of {path} was altered, so what was spent is not known; choose another folder")
@@ -119,20 +128,29 @@ def _rows(path: Path) -> tuple[list[dict[str, Any]], str, int]:
 
 
 def read(folder: Path) -> dict[str, Account]:
-    """Every key that was ever charged, name to account. Raises ConfigError for a file that was altered."""
+    """Every key that was ever charged, name to account.
+
+    Raises ConfigError for a file that was altered, and where one key made the noise of two models, or of one step under two mechanisms:
+    noise that was used twice protects neither.
+    """
     accounts: dict[str, Account] = {}
     for path in sorted(folder.glob("*.jsonl")):
         keys: list[str] = []
         for row in _rows(path)[0]:
             if "keys" in row:
-                keys = row["keys"]
-                for key, model in zip(keys, row["models"], strict=True):
-                    accounts.setdefault(key, Account(row["setting"], row["split"], model))
+                opened = _opening(row)
+                keys = list(opened)
+                same = all(accounts.setdefault(key, account).of == account.of for key, account in opened.items())
             else:
                 used = _used(row)
-                for key in keys:
-                    accounts[key].steps[row["step"]] = used
+                same = all([accounts[key].steps.setdefault(row["step"], used) == used for key in keys])
+            if not same:
+                raise ConfigError("output", f"{path} uses the noise of another model again, so no epsilon holds; choose another folder")
     return accounts
+
+
+def _opening(row: dict[str, Any]) -> dict[str, Account]:
+    return {key: Account(row["setting"], row["split"], model) for key, model in zip(row["keys"], row["models"], strict=True)}
 
 
 def _used(row: dict[str, Any]) -> Mechanism:

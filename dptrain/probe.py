@@ -88,7 +88,8 @@ def refuse_mixing(model: nn.Module, shape: Sequence[int]) -> None:
 
 def refuse_sampler(batch_size: int, public_n: int) -> None:
     """Raise ConfigError unless the batches of this installation are Poisson, which the accountant takes for granted: each example in a batch by a
-    coin of its own, so that sizes vary as a binomial's, and none but members. Limits of six standard errors: false alarms below 1e-8."""
+    coin of its own, so that sizes vary as a binomial's, and none but members. Limits of six standard errors, and a fixed seed: it passes or
+    fails once for each pair of numbers."""
     q, steps, member = batch_size / public_n, SAMPLER_STEPS, np.arange(2 * SAMPLER_MEMBERS) % 2 == 0
     key = sampling.seeded_key(0, "probe")
     batches = [sampling.poisson(key, step, member, batch_size, public_n) for step in range(steps)]

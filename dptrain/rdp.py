@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable
 
 import numpy as np
 from scipy.special import gammaln, log_ndtr, logsumexp
@@ -64,5 +65,11 @@ def classic(q: float, sigma: float, steps: int, delta: float) -> float:
 
 def improved(q: float, sigma: float, steps: int, delta: float) -> float:
     """Epsilon by Canonne, Kamath and Steinke 2020, proposition 12: what Opacus and dp-accounting print since."""
-    found = steps * divergences(q, sigma) + np.log1p(-1 / ORDERS) - (math.log(delta) + np.log(ORDERS)) / (ORDERS - 1)
+    return composed([(q, sigma, steps)], delta)
+
+
+def composed(runs: Iterable[tuple[float, float, int]], delta: float) -> float:
+    """The same of several runs (q, sigma, steps) on the same data: their divergences add up (Mironov 2017, proposition 1)."""
+    spent = sum((steps * divergences(q, sigma) for q, sigma, steps in runs), np.zeros(len(ORDERS)))
+    found = spent + np.log1p(-1 / ORDERS) - (math.log(delta) + np.log(ORDERS)) / (ORDERS - 1)
     return max(0.0, float(np.min(found)))

@@ -188,10 +188,14 @@ class CalibrateConfig:
         given = [key for key in targets if getattr(self, key) is not None]
         some = f"give exactly one of {', '.join(targets)}, such as epsilon=2; got {' and '.join(given) or 'none'}"
         _require(len(given) == 1, (given or ["epsilon"])[-1], some)
-        _require(self.epsilon is None or 0 < self.epsilon <= MAX_EPSILON, "epsilon", f"must lie above 0 and at most {MAX_EPSILON}")
+        _require(
+            self.epsilon is None or 0 < self.epsilon <= MAX_EPSILON,
+            "epsilon",
+            f"must lie above 0 and at most {MAX_EPSILON}, got {self.epsilon}",
+        )
         for key in ("max_advantage", "max_tpr", "at_fpr"):
             value = getattr(self, key)
-            _require(value is None or 0 < value < 1, key, f"must lie in (0, 1), got {value}")
+            _require(value is None or 0 < value <= 0.99, key, f"must lie above 0 and at most 0.99, got {value}")
         no_better = f"must lie above at_fpr = {self.at_fpr:g}, which guessing reaches, got {self.max_tpr}"
         _require(self.max_tpr is None or self.max_tpr > self.at_fpr, "max_tpr", no_better)
         noise = self.noise_multiplier
@@ -205,8 +209,8 @@ class CalibrateConfig:
         _require((self.epochs is None) != (self.steps is None), "epochs", "give epochs or steps, one of them")
         if self.epochs is not None:
             positive(self.epochs, "epochs")
-        _require(self.rate >= Fraction(1, 10**8), "sample_rate", f"must be at least 1e-8, got {float(self.rate):g}")
-        _require(1 <= self.planned_steps <= 10**7, "steps", f"must lie in 1..10^7, got {self.planned_steps}")
+        _require(self.rate >= Fraction(1, 10**8), "sample_rate", f"must be at least 1e-8, got {float(self.rate):.3g}")
+        _require(1 <= self.planned_steps <= 10**6, "steps", f"must lie in 1..10^6, got {self.planned_steps}")
         _require(1e-30 <= self.delta <= 0.1, "delta", f"must lie in [1e-30, 0.1], got {self.delta:g}")
         known = self.n is not None and self.delta * self.n >= 1
         _require(not known, "delta", f"must lie below 1/n = {1 / (self.n or 1):.3g}, got {self.delta:g}")

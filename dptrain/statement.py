@@ -37,7 +37,7 @@ def statement(setting: Setting, privacy: PrivacyConfig, preprocessing: str, prv:
     }[privacy.noise]
     summed = privacy.summed_gaussians
     float_attack = (
-        f"each number the sum of {summed} Gaussians, which makes finding the noise from its last digits infeasible (Holohan and Braghin 2021)"
+        f"each number the sum of {summed} Gaussians in 32-bit floating point, which makes finding the noise from its last digits harder (Holohan and Braghin 2021, who study 64-bit numbers)"
         if summed > 1
         else "floating-point Gaussians, whose last digits can tell which values were possible (Mironov 2012)"
     )
@@ -46,7 +46,7 @@ def statement(setting: Setting, privacy: PrivacyConfig, preprocessing: str, prv:
         "neighbours": f"{ran.neighbouring}; n = {ran.public_n} is public (half the pool) and never counted from the data",
         "unit": f"{UNIT}; a person with more is not protected at this epsilon: with {groups}, at the same delta",
         "mechanism": f"DP-SGD: noise multiplier {ran.noise_multiplier:.4f}, clip {ran.clip:g} ({recipe.clipping}){views}, q = {ran.sample_rate}, T = {ran.steps}, divisor {ran.divisor}, {ran.sampling} sampling as run",
-        "accountant": f"{'the closed form' if ran.sample_rate == 1 else 'PLD'}, dp-accounting {importlib.metadata.version('dp-accounting')}, rounded upwards; second opinions: {second}, RDP {rdp.improved(*own):.3f} (as papers up to 2020 print it: {rdp.classic(*own):.3f}); without amplification by sampling: {_up(accounting.unamplified_epsilon(ran, delta), 3)}",
+        "accountant": f"{accounting.method(ran)}, dp-accounting {importlib.metadata.version('dp-accounting')}, rounded upwards; second opinions: {second}, RDP {rdp.improved(*own):.3f} (as papers up to 2020 print it: {rdp.classic(*own):.3f}); without amplification by sampling: {_up(accounting.unamplified_epsilon(ran, delta), 3)}",
         "ceiling": f"any attack on one example: TPR at most {_up(curve.max_tpr(0.001), 4)} at FPR .1 %, {_up(curve.max_tpr(0.01), 4)} at 1 %; advantage at most {_up(curve.max_advantage, 3)}; AUC at most {_up(curve.max_auc, 3)}; {_up(mu, 3)}-GDP at every delta from {delta:g} up",
         "released": f"{released}, any checkpoint of it included. The other models of the fleet, losses, curves, scores and metrics are the evaluator's and are not covered",
         "composition": "this model alone; publishing k models, or a sweep, together composes",
@@ -69,7 +69,7 @@ def checked(rows: Sequence[Row], setting: Setting, together: float | None, model
     composed = "no epsilon" if together is None else f"({_up(together, 3)}, {setting.delta:g})"
     return {
         **parts,
-        "composition": f"this model alone; all {models} private models that were ever begun in this folder together, finished or not: {composed}, models without privacy left out",
+        "composition": f"this model alone; all {models} private models that the ledger of this folder holds together, finished or not: {composed}, models without privacy left out",
         "checks": f"every step of every model stands in the ledger, before its noise, under the plan; layers, engine and batches tested before the run; {failed} measurements above the proof; {refused} metrics refused for want of examples or models",
         "record": f"{_versions()}; {record}",
         "evidence": f"checked against the ledger{' and audited' if audited else ', not audited'}: the proof is the claim, an audit can only refute it",
@@ -100,7 +100,7 @@ def _versions() -> str:
 
 def _up(value: float, digits: int) -> str:
     """An upper bound, rounded upwards: rounded to the nearest it would not be one."""
-    return f"{math.ceil(value * 10**digits) / 10**digits:.{digits}f}"
+    return f"{math.ceil(value * 10**digits) / 10**digits:.{digits}f}" if math.isfinite(value) else "infinity"
 
 
 def as_lines(parts: Mapping[str, str]) -> list[str]:

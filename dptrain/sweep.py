@@ -254,4 +254,6 @@ def read_result(folder: Path, ready: Plan) -> Result | None:
         return None
     if record.get("fingerprint") != ready.fingerprint or not all((folder / name).exists() for name in OUTPUTS):
         return None
+    if record.get("ledger") != ledger.digest(folder / "store" / "ledger"):  # what was spent since, or what was lost, must be told anew
+        return None
     return Result(folder, tuple(Row(**row) for row in record["rows"]), record["statements"], 0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,8 @@ sys.path.insert(0, str(ROOT))
 
 from tests.mutants import MUTANTS, Mutant  # noqa: E402
 
+CAUGHT = re.compile(r"^\S+:\d+: (AssertionError|Failed|\w*ConfigError)$", re.MULTILINE)
+"""How pytest ends the account of a test that failed by an assertion, or by dptrain's own refusal to go on. Any other error is a crash."""
 HEAD = "| bug | where | caught by |\n|---|---|---|\n"
 
 
@@ -61,6 +64,8 @@ def killer(mutant: Mutant) -> str | None:
     failed = [line.split(" ", 1)[1].split(" - ")[0] for line in ran.stdout.splitlines() if line.startswith("FAILED ")]
     if ran.returncode != 1 or not failed:
         raise RuntimeError(f"{mutant.name}: pytest ended with {ran.returncode}\n{ran.stdout[-2000:]}{ran.stderr[-2000:]}")
+    if not CAUGHT.search(ran.stdout):  # a mutant that only crashes shows nothing of the test
+        raise RuntimeError(f"{mutant.name}: {failed[0]} did not catch it but broke\n{ran.stdout[-2000:]}")
     return failed[0]
 
 

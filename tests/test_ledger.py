@@ -43,7 +43,7 @@ def test_a_repeated_step_stands_once_and_a_new_key_stands_beside(tmp_path):
     assert path.read_bytes().startswith(before)
     assert all(account.matches(PLAN) for account in read(tmp_path).values())
     once = total(list(read(tmp_path).values()))
-    written(path, steps=3, keys=KEYS[1:])  # a lost checkpoint: other keys, so other noise
+    written(path, steps=3, keys=[KEYS[2], sampling.seeded_key(3, "ledger")])  # a lost checkpoint: other keys, so other noise
     twice = total(list(read(tmp_path).values()))
     assert path.read_bytes().startswith(before)
     assert accounting.epsilon(accounting.composition(twice), 1e-5) > accounting.epsilon(accounting.composition(once), 1e-5)
@@ -61,6 +61,34 @@ def test_noise_is_not_repeated_under_another_mechanism(tmp_path):
     written(tmp_path / "a.jsonl")
     with pytest.raises(RuntimeError, match="another mechanism"):
         written(tmp_path / "a.jsonl", plan=replace(PLAN, noise_multiplier=1.0))
+
+
+def test_one_noise_under_two_mechanisms_or_for_two_models_gives_no_epsilon(tmp_path):
+    """Whichever file is read last: neither may stand for both."""
+    written(tmp_path / "b.jsonl")
+    written(tmp_path / "a.jsonl")  # the same stack in another file is the same noise
+    assert len(read(tmp_path)) == 2
+    for name in ("a", "z"):
+        folder = tmp_path / name
+        written(folder / "m.jsonl")
+        written(folder / f"{name}.jsonl", plan=replace(PLAN, noise_multiplier=9.0))
+        with pytest.raises(ConfigError, match="noise of another model"):
+            read(folder)
+    written(tmp_path / "c.jsonl", models=(2, 3))
+    with pytest.raises(ConfigError, match="noise of another model"):
+        read(tmp_path)
+
+
+def test_what_is_no_ledger_is_one_line(tmp_path):
+    (tmp_path / "x.jsonl").mkdir()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read(tmp_path)
+    for number, row in enumerate(({"step": 1}, {"keys": ["a"]}, {"keys": ["a", "b"], "models": [1], "setting": "s", "split": "a"})):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "x.jsonl").write_bytes(ledger._sealed(row, "")[0])
+        with pytest.raises(ConfigError, match="was altered"):
+            read(folder)
 
 
 @pytest.mark.parametrize("cut", [1, 30, 150])

@@ -36,7 +36,7 @@ def test_everything_that_must_stand_beside_an_epsilon():
     text = "\n".join(as_lines(statement(setting(2.0), OS, "nothing fitted", None)))
     for part in (
         "upper bound", "1e-05", "delta x n", "add-or-remove-one", "public", "unit", "noise multiplier", "clip 1", "q = 1/10", "T = 40", "poisson",
-        "PLD, dp-accounting", "Opacus PRV gave no number", "RDP ", "papers up to 2020", "with 2 examples", "8 examples", "GDP", "composes", "evidence: claimed",
+        "PLD, or RDP where that is less, dp-accounting", "Opacus PRV gave no number", "RDP ", "papers up to 2020", "with 2 examples", "8 examples", "GDP", "composes", "evidence: claimed",
         "record: dptrain", "ledger", "last digits", "without amplification", "TPR at most", "AUC at most",
         "one model", "tuning", "nothing fitted", "operating system", "not hardened", "lower bound",
     ):  # fmt: skip

@@ -21,11 +21,12 @@ from safetensors.torch import save
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from dptrain import cli, config, defences, judge, ledger, models, report
+from dptrain import cli, config, defences, judge, ledger, models, report, sampling
 from dptrain.noise import GaussianNoise
 from dptrain.store import Store, from_npy
 from dptrain.sweep import OUTPUTS, plan, sweep
 from dptrain.sweep import load as load_fleet
+from dptrain.types import ConfigError
 from tests.conftest import TINY, strict_json
 
 ROOT = Path(__file__).parent.parent
@@ -176,6 +177,27 @@ def test_no_two_models_of_a_sweep_share_a_key(tmp_path, noise):
     assert len(set(secrets)) == 18
     again = [fleet._secret(setting, index) for setting in ready.settings for index in range(6)]
     assert (again == secrets) == (noise == "seeded")
+
+
+def test_sweeps_in_one_folder_share_no_noise_and_are_all_charged(tmp_path, quick):
+    """Another architecture, another pool: the same seed, but other keys, and the ledger holds every one."""
+    folder, seen = tmp_path / "one", 0
+    for change in ((), ("dataset.pool=44", "dataset.population=10"), ("model.hidden=[9]",)):
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+        result = go(folder, "epsilons=[8]", "models_per_setting=2", *change)
+        accounts = ledger.read(folder / "store" / "ledger")
+        seen += 2
+        assert len(accounts) == seen
+        assert f"all {seen} private models" in result.statements["dpsgd-8"]["composition"]
+
+
+def test_a_finished_sweep_whose_ledger_changed_is_told_anew(tmp_path, quick):
+    first = go(tmp_path, "epsilons=[8]", "models_per_setting=2")
+    assert go(tmp_path, "epsilons=[8]", "models_per_setting=2").statements == first.statements
+    for path in (tmp_path / "store" / "ledger").iterdir():
+        path.unlink()
+    with pytest.raises(ConfigError, match="its epsilon is not known"):
+        go(tmp_path, "epsilons=[8]", "models_per_setting=2")
 
 
 def test_all_models_differ(done):
@@ -449,8 +471,9 @@ def test_two_at_once_are_refused(tmp_path, capsys):
     assert "output: another dptrain is at work" in capsys.readouterr().err
 
 
-def test_opacus_engine_gives_the_same_sweep(tmp_path, done, quick):
-    other = go(tmp_path, "training.engine=opacus")
+def test_opacus_engine_gives_the_same_sweep(tmp_path, monkeypatch, quick):
+    monkeypatch.setattr("dptrain.fleet.Fleet._secret", lambda _, *of: sampling.seeded_key(0, "noise", of[0].name, str(of[1])))
+    done, other = go(tmp_path / "stacked"), go(tmp_path / "opacus", "training.engine=opacus")
     ours = {(row.setting, row.metric): row.estimate for row in done.rows if row.attack == "loss"}
     for row in other.rows:
         if row.attack == "loss" and row.metric == "auc":
