@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dptrain import accounting, rdp
+from dptrain.commands import CalibrateConfig
 from dptrain.opinions import prv_epsilon
-from dptrain.schema import CalibrateConfig
 from dptrain.types import ConfigError, Mechanism, Neighbouring, Sampling
 
 

@@ -19,7 +19,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dptrain.schema import AttackConfig, CalibrateConfig, Config
+from dptrain.commands import AttackConfig, CalibrateConfig
+from dptrain.schema import Config
 from dptrain.types import ConfigError
 
 
@@ -74,7 +75,7 @@ def _foreign_model(override: str) -> list[str]:
 def groups() -> dict[str, list[str]]:
     """Config groups and the names in each."""
     root = conf_folder()
-    return {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in sorted(root.iterdir()) if folder.is_dir()}
+    return {folder.name: sorted(file.stem for file in folder.glob("[!_]*.yaml")) for folder in sorted(root.iterdir()) if folder.is_dir()}
 
 
 def summary(group: str, name: str) -> str:
@@ -167,6 +168,6 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:
-        names = {int: "a whole number", float: "a number", str: "text"}
+        names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
         raise ConfigError(path, f"expected {names[hint]}, got {value!r}")
     return value

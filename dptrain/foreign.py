@@ -14,8 +14,8 @@ import numpy as np
 from dptrain import accounting, attacks, judge, plots, report, scorefile
 from dptrain.assess import assess
 from dptrain.attacks.blind import blind
+from dptrain.commands import AttackConfig
 from dptrain.judge import Row, Subject
-from dptrain.schema import AttackConfig
 from dptrain.store import to_json, versions, write_atomic
 from dptrain.types import ConfigError
 

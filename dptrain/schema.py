@@ -38,7 +38,11 @@ def option(text: str) -> Any:
 @dataclass(frozen=True)
 class DatasetConfig:
     name: str = option("data set")
-    path: str | None = option("file or folder of a data set that is not bundled")
+    path: str | None = option("file or folder of a data set; null: where it is published")
+    target: str | None = option("of a table: the column to predict")
+    group: str | None = option("of a table: the column that names the unit of privacy; one row of each is used")
+    header: bool = option("of a CSV: whether its first line names the columns; else they are c0, c1, ...")
+    id: int | None = option("of openml: the number of the data set")
     pool: int = option("candidates; each model trains on its own random half")
     population: int = option("examples no model trains on, set aside for an attacker")
     test: int = option("examples for accuracy only")
@@ -120,7 +124,7 @@ class Config:
         return plain
 
 
-def _require(condition: bool, key: str, message: str) -> None:
+def require(condition: bool, key: str, message: str) -> None:
     if not condition:
         raise ConfigError(key, message)
 
@@ -132,153 +136,67 @@ def positive(value: Any, key: str) -> float:
     return float(value)
 
 
-def _choose(key: str, value: str, choices: tuple[str, ...]) -> None:
-    _require(value in choices, key, f"unknown value {value!r}; choose from {', '.join(choices)}")
+def choose(key: str, value: str, choices: tuple[str, ...]) -> None:
+    require(value in choices, key, f"unknown value {value!r}; choose from {', '.join(choices)}")
 
 
 def check_audits(audits: tuple[str, ...]) -> None:
     for name in audits:
-        _choose("audits", name, AUDITS)
-    _require(len(set(audits)) == len(audits), "audits", "each may stand there once; remove the repeats")
-
-
-@dataclass(frozen=True)
-class AttackConfig:
-    """Of `dptrain attack`: anyone's scores, judged."""
-
-    scores: str | None = option("file of scores, .npz or .csv")
-    name: str = option("what the models are called in the result")
-    attacks: Mapping[str, Mapping[str, Any]] = option("attacks to run, and their options")
-    audits: tuple[str, ...] = option("lower bounds of epsilon: one_run, one_run_fdp, clopper_pearson, gdp, joint_beta")
-    delta: float = option("delta of the lower bounds, and of the claim")
-    claim: float | None = option("epsilon that is claimed of the models; a measurement above it fails loudly")
-    format: str = option("table or json, on standard output")
-    output: str | None = option("folder for metrics.json, report.html and roc.png; null for none")
-
-    def __post_init__(self) -> None:
-        _require(self.scores is not None, "scores", "give the file, scores=FILE.npz or scores=FILE.csv; see dptrain attack --help")
-        _require(len(self.attacks) > 0, "attacks", "give at least one, such as [loss,lira]")
-        check_audits(self.audits)
-        _require(0 < self.delta < 1, "delta", f"must lie in (0, 1), got {self.delta:g}")
-        _require(self.claim is None or 0 < self.claim <= MAX_EPSILON, "claim", f"must lie above 0 and at most {MAX_EPSILON}, or be null")
-        _choose("format", self.format, ("table", "json"))
-
-
-@dataclass(frozen=True)
-class CalibrateConfig:
-    """Of `dptrain calibrate`: a mechanism but for its noise, and one target; or the noise, and what it buys is the answer."""
-
-    epsilon: float | None = option("target: at most this epsilon at delta")
-    max_advantage: float | None = option("target: no attack's TPR - FPR above this")
-    max_tpr: float | None = option("target: no attack's TPR above this at a FPR of at_fpr")
-    at_fpr: float = option("the FPR of max_tpr")
-    noise_multiplier: float | None = option("the noise itself, instead of a target")
-    n: int | None = option("size of the training set, public")
-    batch_size: int | None = option("expected batch size")
-    sample_rate: float | None = option("of an example in a step, instead of batch_size and n")
-    epochs: float | None = option("expected passes over the training set")
-    steps: int | None = option("of the optimiser, instead of epochs")
-    delta: float = option("delta of (epsilon, delta); below 1/n")
-    sampling: str = option("poisson, or shuffled: a pass in fixed batches, which is accounted without amplification")
-    prv_seconds: float = option("seconds to wait for Opacus's PRV accountant, the second opinion; 0 for none")
-    format: str = option("table or json, on standard output")
-
-    def __post_init__(self) -> None:
-        targets = ("epsilon", "max_advantage", "max_tpr", "noise_multiplier")
-        given = [key for key in targets if getattr(self, key) is not None]
-        some = f"give exactly one of {', '.join(targets)}, such as epsilon=2; got {' and '.join(given) or 'none'}"
-        _require(len(given) == 1, (given or ["epsilon"])[-1], some)
-        _require(
-            self.epsilon is None or 0 < self.epsilon <= MAX_EPSILON,
-            "epsilon",
-            f"must lie above 0 and at most {MAX_EPSILON}, got {self.epsilon}",
-        )
-        for key in ("max_advantage", "max_tpr", "at_fpr"):
-            value = getattr(self, key)
-            _require(value is None or 0 < value <= 0.99, key, f"must lie above 0 and at most 0.99, got {value}")
-        no_better = f"must lie above at_fpr = {self.at_fpr:g}, which guessing reaches, got {self.max_tpr}"
-        _require(self.max_tpr is None or self.max_tpr > self.at_fpr, "max_tpr", no_better)
-        noise = self.noise_multiplier
-        _require(noise is None or 0.1 <= noise <= 1e4, "noise_multiplier", f"must lie in [0.1, 1e4], got {noise}")
-        _require((self.sample_rate is None) != (self.batch_size is None), "batch_size", "give batch_size and n, or sample_rate")
-        _require(self.sample_rate is None or 0 < self.sample_rate <= 1, "sample_rate", f"must lie in (0, 1], got {self.sample_rate}")
-        _require(self.n is None or self.n >= 1, "n", f"must be at least 1, got {self.n}")
-        if self.batch_size is not None:
-            _require(self.n is not None, "n", "is needed with batch_size; or give sample_rate")
-            _require(1 <= self.batch_size <= (self.n or 0), "batch_size", f"must lie in 1..n = {self.n}, got {self.batch_size}")
-        _require((self.epochs is None) != (self.steps is None), "epochs", "give epochs or steps, one of them")
-        if self.epochs is not None:
-            positive(self.epochs, "epochs")
-        _require(self.rate >= Fraction(1, 10**8), "sample_rate", f"must be at least 1e-8, got {float(self.rate):.3g}")
-        _require(1 <= self.planned_steps <= 10**6, "steps", f"must lie in 1..10^6, got {self.planned_steps}")
-        _require(1e-30 <= self.delta <= 0.1, "delta", f"must lie in [1e-30, 0.1], got {self.delta:g}")
-        known = self.n is not None and self.delta * self.n >= 1
-        _require(not known, "delta", f"must lie below 1/n = {1 / (self.n or 1):.3g}, got {self.delta:g}")
-        _require(0 <= self.prv_seconds <= 3600, "prv_seconds", f"must lie in [0, 3600], got {self.prv_seconds:g}")
-        _choose("sampling", self.sampling, ("poisson", "shuffled"))
-        _choose("format", self.format, ("table", "json"))
-
-    @property
-    def rate(self) -> Fraction:
-        """q, exactly: a decimal is taken at its word."""
-        return Fraction(str(self.sample_rate)) if self.batch_size is None else Fraction(self.batch_size, self.n)
-
-    @property
-    def planned_steps(self) -> int:
-        return self.steps if self.steps is not None else math.ceil(Fraction(str(self.epochs)) / self.rate)
+        choose("audits", name, AUDITS)
+    require(len(set(audits)) == len(audits), "audits", "each may stand there once; remove the repeats")
 
 
 def _check(config: Config) -> None:
-    _require(
+    require(
         re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", config.name) is not None,
         "name",
         f"use letters, digits, '.', '_' and '-', got {config.name!r}",
     )
     for part in ("pool", "population", "test"):
-        _require(getattr(config.dataset, part) >= 1, f"dataset.{part}", "must be at least 1")
+        require(getattr(config.dataset, part) >= 1, f"dataset.{part}", "must be at least 1")
     pool = config.dataset.pool
-    _require(pool >= MIN_POOL, "dataset.pool", f"must be at least {MIN_POOL}, got {pool}")
-    _require(pool % 2 == 0, "dataset.pool", f"must be even, since each model trains on half of it; use {pool - 1}")
-    _require(len(config.attacks) > 0, "attacks", "give at least one, such as [loss,lira]")
+    require(pool >= MIN_POOL, "dataset.pool", f"must be at least {MIN_POOL}, got {pool}")
+    require(pool % 2 == 0, "dataset.pool", f"must be even, since each model trains on half of it; use {pool - 1}")
+    require(len(config.attacks) > 0, "attacks", "give at least one, such as [loss,lira]")
     half = pool // 2
     enough = config.dataset.canaries == 0 or MIN_CANARIES <= config.dataset.canaries <= half
-    _require(enough, "dataset.canaries", f"must be 0, or lie in {MIN_CANARIES}..{half} (half the pool), got {config.dataset.canaries}")
-    _choose("dataset.canary", config.dataset.canary, CANARIES)
+    require(enough, "dataset.canaries", f"must be 0, or lie in {MIN_CANARIES}..{half} (half the pool), got {config.dataset.canaries}")
+    choose("dataset.canary", config.dataset.canary, CANARIES)
     check_audits(config.audits)
-    _require(1 <= config.queries.copies <= 10_000, "queries.copies", f"must lie in 1..10000, got {config.queries.copies}")
+    require(1 <= config.queries.copies <= 10_000, "queries.copies", f"must lie in 1..10000, got {config.queries.copies}")
     positive(config.queries.jitter, "queries.jitter")
     positive(config.queries.noise, "queries.noise")
-    _require(len(config.epsilons) > 0, "epsilons", "give at least one, such as [inf,8,2]")
+    require(len(config.epsilons) > 0, "epsilons", "give at least one, such as [inf,8,2]")
     for epsilon in config.epsilons:
-        _require(epsilon > 0, "epsilons", f"must be above 0, got {epsilon:g}; use inf for no privacy")
+        require(epsilon > 0, "epsilons", f"must be above 0, got {epsilon:g}; use inf for no privacy")
         vain = f"{epsilon:g} promises next to nothing; use at most {MAX_EPSILON}, or inf for no privacy"
-        _require(epsilon <= MAX_EPSILON or math.isinf(epsilon), "epsilons", vain)
-    _require(len(set(config.epsilons)) == len(config.epsilons), "epsilons", "each may stand there once; remove the repeats")
+        require(epsilon <= MAX_EPSILON or math.isinf(epsilon), "epsilons", vain)
+    require(len(set(config.epsilons)) == len(config.epsilons), "epsilons", "each may stand there once; remove the repeats")
     models = config.models_per_setting
-    _require(
+    require(
         models >= 2 and models % 2 == 0,
         "models_per_setting",
         f"must be even and at least 2, got {models}; use {max(2, models + models % 2)}",
     )
-    _require(config.seed >= 0, "seed", "must be 0 or more")
+    require(config.seed >= 0, "seed", "must be 0 or more")
     n, training = config.public_n, config.training
-    _require(1 <= training.batch_size <= n, "training.batch_size", f"must lie in 1..{n} (half the pool), got {training.batch_size}")
+    require(1 <= training.batch_size <= n, "training.batch_size", f"must lie in 1..{n} (half the pool), got {training.batch_size}")
     positive(training.epochs, "training.epochs")
-    _require(config.steps < 2**31, "training.epochs", "gives more than 2^31 steps; lower it")
+    require(config.steps < 2**31, "training.epochs", "gives more than 2^31 steps; lower it")
     positive(training.checkpoint_seconds, "training.checkpoint_seconds")
     for key in ("width", "workers", "physical_batch"):
         value = getattr(training, key)
-        _require(value is None or value >= 1, f"training.{key}", "must be at least 1, or null to let it be chosen")
-    _require(0 <= training.weight_decay < 1e30, "training.weight_decay", f"must be 0 or more, got {training.weight_decay:g}")
-    _require(0 <= training.warmup <= 1, "training.warmup", f"is a share of the steps in [0, 1], got {training.warmup:g}")
-    _require(0 <= training.trajectory <= 100, "training.trajectory", f"must lie in 0..100, got {training.trajectory}")
-    _require(0 <= training.average < 1, "training.average", f"must lie in [0, 1), such as 0.999, got {training.average:g}")
-    _require(1 <= training.multiplicity <= 256, "training.multiplicity", f"must lie in 1..256, got {training.multiplicity}")
+        require(value is None or value >= 1, f"training.{key}", "must be at least 1, or null to let it be chosen")
+    require(0 <= training.weight_decay < 1e30, "training.weight_decay", f"must be 0 or more, got {training.weight_decay:g}")
+    require(0 <= training.warmup <= 1, "training.warmup", f"is a share of the steps in [0, 1], got {training.warmup:g}")
+    require(0 <= training.trajectory <= 100, "training.trajectory", f"must lie in 0..100, got {training.trajectory}")
+    require(0 <= training.average < 1, "training.average", f"must lie in [0, 1), such as 0.999, got {training.average:g}")
+    require(1 <= training.multiplicity <= 256, "training.multiplicity", f"must lie in 1..256, got {training.multiplicity}")
     for name in training.augmentations:
-        _require(name in AUGMENTATIONS, "training.augmentations", f"unknown value {name!r}; choose from {', '.join(AUGMENTATIONS)}")
+        require(name in AUGMENTATIONS, "training.augmentations", f"unknown value {name!r}; choose from {', '.join(AUGMENTATIONS)}")
     alike = "views without augmentations are all the same; use 1, or give training.augmentations=[flip,crop]"
-    _require(training.multiplicity == 1 or len(training.augmentations) > 0, "training.multiplicity", alike)
-    _require(len(set(training.augmentations)) == len(training.augmentations), "training.augmentations", "each may stand there once")
+    require(training.multiplicity == 1 or len(training.augmentations) > 0, "training.multiplicity", alike)
+    require(len(set(training.augmentations)) == len(training.augmentations), "training.augmentations", "each may stand there once")
     for key, value, choices in (
         ("training.optimiser", training.optimiser, OPTIMISERS),
         ("training.schedule", training.schedule, SCHEDULES),
@@ -287,11 +205,11 @@ def _check(config: Config) -> None:
         ("training.device", training.device, ("auto", "cpu", "cuda", "mps")),
         ("privacy.noise", config.privacy.noise, ("os", "seeded")),
     ):
-        _choose(key, value, choices)
+        choose(key, value, choices)
     summed = config.privacy.summed_gaussians
-    _require(1 <= summed <= 16, "privacy.summed_gaussians", f"must lie in 1..16, such as 4, got {summed}")
+    require(1 <= summed <= 16, "privacy.summed_gaussians", f"must lie in 1..16, such as 4, got {summed}")
     delta = config.privacy.delta
-    _require(
+    require(
         0 < delta < 1 / n,
         "privacy.delta",
         f"must lie above 0 and below 1/n = {1 / n:.3g}, got {delta:g}; a delta of 1/n allows publishing one record",

@@ -15,7 +15,7 @@ from dptrain.types import Setting
 UNIT = "one example of the pool"
 
 
-def statement(setting: Setting, privacy: PrivacyConfig, preprocessing: str, prv: float | None) -> dict[str, str]:
+def statement(setting: Setting, privacy: PrivacyConfig, preprocessing: str, prv: float | None, unit: str = UNIT) -> dict[str, str]:
     """The privacy statement of one released model, heading to text, in reading order, as far as it is known before the run: the 15 items
     that Ponomareva et al. 2023, section 5.3, NIST SP 800-226 and TensorFlow Privacy ask for. prv: Opacus's epsilon, None where it gave none."""
     ran = setting.mechanism
@@ -44,7 +44,7 @@ def statement(setting: Setting, privacy: PrivacyConfig, preprocessing: str, prv:
     return {
         "guarantee": f"({_up(spent, 3)}, {delta:g})-differential privacy, an upper bound, for each model by itself (target epsilon {setting.epsilon:g}; delta x n = {delta * ran.public_n:.3g})",
         "neighbours": f"{ran.neighbouring}; n = {ran.public_n} is public (half the pool) and never counted from the data",
-        "unit": f"{UNIT}; a person with more is not protected at this epsilon: with {groups}, at the same delta",
+        "unit": f"{unit}; a person with more is not protected at this epsilon: with {groups}, at the same delta",
         "mechanism": f"DP-SGD: noise multiplier {ran.noise_multiplier:.4f}, clip {ran.clip:g} ({recipe.clipping}){views}, q = {ran.sample_rate}, T = {ran.steps}, divisor {ran.divisor}, {ran.sampling} sampling as run",
         "accountant": f"{accounting.method(ran)}, dp-accounting {importlib.metadata.version('dp-accounting')}, rounded upwards; second opinions: {second}, RDP {rdp.improved(*own):.3f} (as papers up to 2020 print it: {rdp.classic(*own):.3f}); without amplification by sampling: {_up(accounting.unamplified_epsilon(ran, delta), 3)}",
         "ceiling": f"any attack on one example: TPR at most {_up(curve.max_tpr(0.001), 4)} at FPR .1 %, {_up(curve.max_tpr(0.01), 4)} at 1 %; advantage at most {_up(curve.max_advantage, 3)}; AUC at most {_up(curve.max_auc, 3)}; {_up(mu, 3)}-GDP at every delta from {delta:g} up",

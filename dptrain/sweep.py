@@ -17,7 +17,7 @@ import torch
 from matplotlib.image import imread
 from tqdm import tqdm
 
-from dptrain import accounting, attacks, data, defences, ledger, models, opinions, plots, probe, report, sampling, tensorboard
+from dptrain import accounting, attacks, data, datasets, defences, ledger, models, opinions, plots, probe, report, sampling, tensorboard
 from dptrain.augment import require_images
 from dptrain.checkpoint import OnCurve, Steps
 from dptrain.evaluate import Evaluation, evaluate
@@ -29,7 +29,7 @@ from dptrain.judge import Row
 from dptrain.placement import Placement, choose, choose_device, choose_engine, cores, memory
 from dptrain.probe import architecture, build
 from dptrain.schema import Config
-from dptrain.statement import as_lines, checked, measured, statement
+from dptrain.statement import UNIT, as_lines, checked, measured, statement
 from dptrain.store import Store, code_fingerprint, fingerprint, to_json, versions, write_atomic
 from dptrain.types import ConfigError, Setting
 
@@ -72,13 +72,8 @@ class Result:
 
 def plan(config: Config) -> Plan:
     """Check everything that needs no data, calibrate the noise, choose engine and device. Raises ConfigError."""
-    source = data.source(config.dataset)
-    wanted = config.dataset.pool + config.dataset.population + config.dataset.test
-    if wanted > source.size:
-        raise ConfigError(
-            "dataset.pool",
-            f"pool + population + test is {wanted:,}, but {config.dataset.name} has {source.size:,} examples; lower one of them",
-        )
+    source = datasets.source(config.dataset, config.seed)
+    data.parts(config.dataset, config.seed, source.size)  # whether there are enough
     attacks.check(config.attacks)
     if "trajectory" in config.attacks and not config.training.trajectory:
         raise ConfigError("training.trajectory", "must be at least 1 for the attack trajectory; use 10, or leave that attack out")
@@ -90,7 +85,7 @@ def plan(config: Config) -> Plan:
     if config.training.augmentations:
         require_images(models.trained_shape(model, source.shape))
     engine, reason = choose_engine(config.training.engine, models.trained(model), models.trained_shape(model, source.shape))
-    notes = (f"engine opacus, one model at a time: {reason}",) if reason else ()
+    notes = (*source.notes, *((f"engine opacus, one model at a time: {reason}",) if reason else ()))
     return Plan(
         config,
         source,
@@ -118,8 +113,11 @@ def sweep(config: Config, show_progress: bool = True) -> Result:
             print(note)
         fleet = load(ready, store)
         prv = {setting.name: second_opinion(store, setting) for setting in ready.settings if setting.mechanism.private}
-        fitted = ready.source.preprocessing
-        statements = {setting.name: statement(setting, config.privacy, fitted, prv.get(setting.name)) for setting in ready.settings}
+        if copies := fleet.dataset.copies:
+            print(f"{copies:,} pool examples have an exact copy in pool, population or test: attacks on them say little")
+        about = preprocessing(ready.source, fleet.dataset)
+        unit = ready.source.unit or UNIT
+        statements = {setting.name: statement(setting, config.privacy, about, prv.get(setting.name), unit) for setting in ready.settings}
         trained = train(ready, fleet, statements, folder, show_progress)
         fleet.forget_keys()
         found = evaluate(fleet, ready.settings, show_progress)
@@ -135,6 +133,11 @@ def load(ready: Plan, store: Store) -> Fleet:
     members = sampling.memberships(config.models_per_setting, config.dataset.pool, key)
     placement = _placement(ready, store)
     return Fleet(config, store, ready.engine, placement, ready.device, ready.architecture, dataset, members)
+
+
+def preprocessing(source: data.Source, dataset: data.Dataset) -> str:
+    """The entry of the statement."""
+    return source.preprocessing + (f"; {dataset.copies:,} pool examples have an exact copy elsewhere in the data" if dataset.copies else "")
 
 
 def _placement(ready: Plan, store: Store) -> Placement:

@@ -97,8 +97,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if truth.returncode:
         print(truth.stdout[-3000:] + "\nthe tests fail on the true code", file=sys.stderr)
         return 1
+
+    def tried(mutant: Mutant) -> str | None:
+        try:
+            return killer(mutant)
+        except RuntimeError as error:
+            print(error, file=sys.stderr)
+            return None
+
     with ThreadPoolExecutor(options.workers) as pool:
-        found = list(pool.map(killer, chosen))
+        found = list(pool.map(tried, chosen))
     for mutant, by in zip(chosen, found, strict=True):
         print(f"{'killed' if by else 'ALIVE '}  {mutant.name:<44} {by or mutant.tests}")
     print(f"{sum(by is not None for by in found)} of {len(chosen)} killed")

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dptrain import config, data, sampling, score
+from dptrain import config, datasets, images, sampling, score
+from dptrain.data import Examples
 from dptrain.fleet import build
 from dptrain.sweep import plan
 from dptrain.train import State, train
@@ -24,10 +25,10 @@ from dptrain.train import State, train
 POOL, HELD_OUT, MODELS = 4000, 8000, 4
 
 
-def other_images(folder: Path) -> data.Examples:
+def other_images(folder: Path) -> Examples:
     """MNIST's training images that are not in mnist5k, shuffled, scaled as there."""
-    training, _ = data.mnist_parts(folder)
-    known = {image.tobytes() for image in data.source(config.load("sweep", []).dataset).read().inputs}
+    training, _ = images.mnist_parts(folder)
+    known = {image.tobytes() for image in datasets.source(config.load("sweep", []).dataset, 0).read().inputs}
     new = np.array([image.tobytes() not in known for image in training.inputs])
     print(f"{new.sum():,} of {len(new):,} images are not in mnist5k")
     return training.take(np.random.default_rng(0).permutation(np.flatnonzero(new))[: POOL + HELD_OUT])

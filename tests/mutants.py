@@ -161,9 +161,9 @@ MUTANTS = [
     Mutant("max_grad_norm ignored", "train", "clipper(recipe.clipping, ran.clip)", "clipper(recipe.clipping, 1.0)", STEP),
     Mutant(
         "bfloat16 norm",
-        "terms",
-        "return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values",
-        "return values",
+        "clipping",
+        "norms = norms.hypot(term.norm())",
+        "norms = norms.hypot(term.norm().bfloat16().float())",
         "tests/test_clipping.py::test_sensitivity_with_views_at_every_precision",
     ),
     Mutant(

@@ -11,17 +11,17 @@ import pytest
 from dptrain import audit, augment, clipping, config, one_run, schema, train
 from dptrain.attacks import ATTACKS
 from dptrain.canaries import CANARIES
-from dptrain.data import DATASETS
+from dptrain.datasets import DATASETS
 from dptrain.defences import DEFENCES
 from dptrain.models import MODELS
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     ["types", "layers", "terms", "allocator", "canaries", "rdp"],
-    ["schema", "store", "sampling", "guard", "rules", "executor", "scores", "audit"],
-    ["config", "data", "noise", "augment", "metrics", "models", "clipping", "accounting", "attacks", "one_run", "leaks", "ledger"],
-    ["train", "score", "guesses", "exposure", "defences", "whitebox", "scorefile", "opinions"],
-    ["judge", "probe", "checkpoint", "calibrate"],
+    ["schema", "fetch", "store", "sampling", "guard", "rules", "executor", "scores", "audit"],
+    ["commands", "data", "noise", "augment", "metrics", "models", "clipping", "accounting", "attacks", "one_run", "leaks", "ledger"],
+    ["config", "images", "tables", "train", "score", "guesses", "exposure", "defences", "whitebox", "scorefile", "opinions"],
+    ["datasets", "judge", "probe", "checkpoint", "calibrate"],
     ["plots", "placement", "assess", "statement"],
     ["fleet", "report"],
     ["measure", "tensorboard", "foreign"],

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from dptrain import cli, data
+from dptrain import cli, data, datasets
 from dptrain.canaries import CANARIES
 from dptrain.config import load
 from tests.conftest import TINY
@@ -13,7 +13,7 @@ from tests.conftest import TINY
 
 def dataset(*overrides):
     config = load("sweep", [*TINY, *overrides])
-    return data.load(data.source(config.dataset), config.dataset, config.seed)
+    return data.load(datasets.source(config.dataset, config.seed), config.dataset, config.seed)
 
 
 @pytest.mark.parametrize("kind", CANARIES)

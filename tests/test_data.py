@@ -5,7 +5,7 @@ import gzip
 import numpy as np
 import pytest
 
-from dptrain import config, data
+from dptrain import config, data, datasets, images
 from dptrain.types import ConfigError
 
 
@@ -38,15 +38,15 @@ def parts(name, path, **sizes):
 def test_mnist_from_idx_files(tmp_path):
     write_mnist(tmp_path, zipped=False)
     chosen = parts("mnist", tmp_path)
-    source = data.source(chosen)
+    source = datasets.source(chosen, 0)
     loaded = data.load(source, chosen, 0)
     assert (source.size, source.shape, source.classes) == (70_000, (1, 28, 28), 10)
     assert [len(part.labels) for part in (loaded.pool, loaded.population, loaded.test)] == [60_000, 2000, 8000]
-    training, test = data.mnist_parts(tmp_path)
+    training, test = images.mnist_parts(tmp_path)
     assert (len(training.labels), len(test.labels)) == (60_000, 10_000)
     assert training.inputs.min() == pytest.approx(-0.1307 / 0.3081)
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx(np.zeros(10_000, np.uint8)))
-    assert data.source(chosen).digest != source.digest
+    assert datasets.source(chosen, 0).digest != source.digest
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00\x00\x08", b"\x1f\x8b nonsense", idx(np.zeros(3, np.uint8))[:-1]])
@@ -54,7 +54,7 @@ def test_damaged_idx_files(tmp_path, content):
     write_mnist(tmp_path, zipped=False)
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(content)
     with pytest.raises(ConfigError, match=r"dataset\.path: .*(fetch it again|does not hold MNIST)"):
-        data.mnist_parts(tmp_path)
+        images.mnist_parts(tmp_path)
 
 
 def test_npz(tmp_path):
@@ -62,7 +62,7 @@ def test_npz(tmp_path):
     labels = np.arange(300) % 7
     np.savez(tmp_path / "a.npz", inputs=images, labels=labels)
     chosen = parts("npz", tmp_path / "a.npz", pool=200, population=50, test=50)
-    source = data.source(chosen)
+    source = datasets.source(chosen, 0)
     loaded = data.load(source, chosen, 0)
     assert (source.size, source.shape, source.classes, loaded.classes) == (300, (3, 8, 8), 7, 7)
     assert -1 <= loaded.pool.inputs.min() < -0.9
@@ -87,14 +87,14 @@ def test_npz(tmp_path):
 def test_npz_that_cannot_be_used(tmp_path, arrays, reason):
     np.savez(tmp_path / "b.npz", **arrays)
     with pytest.raises(ConfigError, match=rf"^dataset\.path: .*{reason}"):
-        data.source(parts("npz", tmp_path / "b.npz"))
+        datasets.source(parts("npz", tmp_path / "b.npz"), 0)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"\x93NUMPY\x01\x00 torn", b"a,b\n1,2\n"])
 def test_files_that_are_no_archives(tmp_path, content):
     (tmp_path / "c.npz").write_bytes(content)
     with pytest.raises(ConfigError, match=r"^dataset\.path: .*cannot be read"):
-        data.source(parts("npz", tmp_path / "c.npz"))
+        datasets.source(parts("npz", tmp_path / "c.npz"), 0)
     np.save(tmp_path / "d.npy", np.zeros(3))
     with pytest.raises(ConfigError, match=r"^dataset\.path: .*cannot be read"):
-        data.source(parts("npz", tmp_path / "d.npy"))
+        datasets.source(parts("npz", tmp_path / "d.npy"), 0)

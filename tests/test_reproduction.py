@@ -10,7 +10,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from dptrain import cli, data, models, sampling, score
+from dptrain import cli, images, models, sampling, score
 from dptrain.train import State, train
 from dptrain.types import Mechanism, Recipe, Sampling, Setting
 
@@ -29,7 +29,7 @@ def test_cnn_on_mnist_matches_opacus(capsys):
 
     Its units are ReLU. With tanh the same network comes to 98.0 %, as Papernot et al. 2021 report of tanh.
     """
-    training, test = data.mnist_parts(folder("mnist"))
+    training, test = images.mnist_parts(folder("mnist"))
     n, batch = 60_000, 240
     mechanism = Mechanism(Sampling.POISSON, batch, n, 60 * n // batch, 1.1, 1.0, batch)
     model = models.build("cnn", {"activation": "relu"}, (1, 28, 28), 10, seed=0)
