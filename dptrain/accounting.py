@@ -103,7 +103,8 @@ class _Losses:
     def epsilon(self, delta: float) -> float:
         if (mu := self.mu) is not None:
             return gaussian_epsilon(mu, delta)
-        found = max(0.0, float(_pld(self.parts, self.group, self._grid(delta)).get_epsilon_for_delta(delta)))
+        with np.errstate(over="ignore"):  # of a mass next to zero, where epsilon comes out infinite
+            found = max(0.0, float(_pld(self.parts, self.group, self._grid(delta)).get_epsilon_for_delta(delta)))
         return found if self.group > 1 else min(found, self._renyi(delta))
 
     def _renyi(self, delta: float) -> float:
@@ -176,7 +177,7 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
 def calibrate(mechanism: Mechanism, target: float, delta: float) -> Mechanism:
     """`mechanism` with the least noise multiplier (within SLACK) whose epsilon(...) at `delta` is at most `target`.
 
-    The returned end is on the safe side. Raises ValueError for a target that no noise multiplier up to MOST_NOISE reaches.
+    The returned end is on the safe side. Raises ValueError where none up to MOST_NOISE reaches the target.
     """
     return least_noise(mechanism, lambda candidate: epsilon(candidate, delta), target, f"epsilon {target:g} at delta {delta:g}")
 
@@ -279,8 +280,7 @@ def group_epsilon(mechanism: Mechanism, delta: float, group: int) -> float:
 def gaussian_mu(mechanism: Mechanism, delta: float) -> float:
     """The least mu such that the mechanism gives away no more than the Gaussian mechanism of that mu at every delta' in [delta, 1].
 
-    Conservative, unlike the central limit of Dong et al. 2022 (Gomez et al. 2025, arXiv 2503.10945, section 3). Exact at sample rate 1; inf
-    where epsilon is too large for its exponential to be a number.
+    Conservative, unlike a central limit (Gomez et al. 2025, arXiv 2503.10945, section 3). Exact at sample rate 1; inf where e^epsilon is.
     """
     losses = _Losses.of(mechanism)
     if losses.mu is not None:

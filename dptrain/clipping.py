@@ -16,17 +16,19 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from dptrain.regularise import Regulariser
 from dptrain.rules import RULES, Call
 from dptrain.terms import norm, wide
 
 Stack = Mapping[str, Tensor]
 Factor = Callable[[Tensor], Tensor]
 """Norms of per-example gradients -> what each is multiplied by."""
-Engine = Callable[[Stack, Tensor, Tensor, Tensor, Factor | None, Stack], Tensor]
-"""(parameters, inputs [K, B, V, *shape], labels [K, B], weights bool [K, B], factor, out) -> losses [K, B]
+Engine = Callable[..., Tensor]
+"""(parameters, inputs [K, B, V, *shape], labels [K, B], weights bool [K, B], factor, out, regulariser) -> losses [K, B]
 
 Fills `out` with the clipped sums; losses are from before the step. V views of an example count as one example (augmentation
-multiplicity). weights are False for padding. factor None sums without clipping, the plain SGD of any trainer.
+multiplicity). weights are False for padding. factor None sums without clipping, the plain SGD of any trainer; only then may there be a
+regulariser, which changes what is minimised.
 """
 
 CLIPPINGS: dict[str, Callable[[Tensor, float], Tensor]] = {
@@ -67,6 +69,8 @@ class StackedEngine:
         self.model = copy.deepcopy(model)
         self.half = precision == "bfloat16"
         self.layers = {path: module for path, module in self.model.named_modules() if list(module.parameters(recurse=False))}
+        self._numbers = {path: number for number, path in enumerate(self.layers)}
+        self._regulariser: Regulariser | None = None
         self._own: Mapping[str, Stack] = {}
         self._taps: dict[str, list[Call]] = {}
         for module in self.model.modules():
@@ -77,6 +81,8 @@ class StackedEngine:
 
     def _layer(self, path: str, inputs: Tensor) -> Tensor:
         layer = self.layers[path]
+        if self._regulariser is not None:
+            inputs = self._regulariser.dropped(self._numbers[path], inputs)
         z, saved = RULES[type(layer)].forward(layer, self._own[path], inputs)
         if not z.requires_grad:
             z.requires_grad_()
@@ -90,8 +96,20 @@ class StackedEngine:
             for path, layer in self.layers.items()
         }
 
-    def __call__(self, parameters: Stack, inputs: Tensor, labels: Tensor, weights: Tensor, factor: Factor | None, out: Stack) -> Tensor:
-        """See Engine."""
+    def __call__(
+        self,
+        parameters: Stack,
+        inputs: Tensor,
+        labels: Tensor,
+        weights: Tensor,
+        factor: Factor | None,
+        out: Stack,
+        regulariser: Regulariser | None = None,
+    ) -> Tensor:
+        """See Engine. Raises ValueError for a regulariser where gradients are clipped: it may mix examples."""
+        if factor is not None and regulariser is not None:
+            raise ValueError("a regulariser is for plain training only")
+        self._regulariser = regulariser
         if factor is None:
             parameters = {name: value.detach().requires_grad_() for name, value in parameters.items()}
         self._own, self._taps = self._by_layer(parameters), {}
@@ -100,8 +118,11 @@ class StackedEngine:
             logits = self.model(flat)
         losses = _losses(logits, labels, inputs.shape[2])
         if factor is None:
+            aims = losses
+            if regulariser is not None:
+                aims = regulariser.objective(wide(logits).view(*inputs.shape[:3], -1), labels, weights)
             found = torch.autograd.grad(
-                torch.where(weights, losses, 0.0).sum(), list(parameters.values()), allow_unused=True, materialize_grads=True
+                torch.where(weights, aims, 0.0).sum(), list(parameters.values()), allow_unused=True, materialize_grads=True
             )
             for name, gradient in zip(parameters, found, strict=True):
                 out[name].copy_(gradient)
@@ -153,8 +174,19 @@ class OpacusEngine:
             warnings.simplefilter("ignore")
             self.model = GradSampleModule(copy.deepcopy(model), loss_reduction="sum")
 
-    def __call__(self, parameters: Stack, inputs: Tensor, labels: Tensor, weights: Tensor, factor: Factor | None, out: Stack) -> Tensor:
-        """See Engine."""
+    def __call__(
+        self,
+        parameters: Stack,
+        inputs: Tensor,
+        labels: Tensor,
+        weights: Tensor,
+        factor: Factor | None,
+        out: Stack,
+        regulariser: Regulariser | None = None,
+    ) -> Tensor:
+        """See Engine. Raises ValueError for a regulariser."""
+        if regulariser is not None:
+            raise ValueError("regularisers are for the stacked engine")
         losses = inputs.new_zeros(labels.shape)
         own = dict(self.model._module.named_parameters())
         for row, used in enumerate(weights):

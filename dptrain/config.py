@@ -53,7 +53,7 @@ def _compose(command: str, overrides: list[str]) -> dict[str, Any]:
     for override in overrides:
         if override.lstrip("+~").startswith("hydra"):
             raise ConfigError(override.split("=")[0], "Hydra's own settings are not for users; remove it")
-    overrides = [part for override in overrides for part in _foreign_model(override)]
+    overrides = [re.sub(r"^defences=", "defence=", part) for override in overrides for part in _foreign_model(override)]
     try:
         with initialize_config_dir(str(conf_folder().resolve()), version_base="1.3"):
             composed = compose(command, overrides)

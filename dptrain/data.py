@@ -10,6 +10,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -41,6 +42,19 @@ class Dataset:
     classes: int
     canaries: int = 0
     copies: int = 0
+
+    @property
+    def parts(self) -> dict[str, Examples]:
+        return {"pool": self.pool, "population": self.population, "test": self.test}
+
+    @cached_property
+    def digest(self) -> str:
+        hashed = hashlib.sha256()
+        for part in self.parts.values():
+            for array in (part.inputs, part.labels):
+                hashed.update(repr((array.shape, array.dtype)).encode())
+                hashed.update(np.ascontiguousarray(array).tobytes())
+        return hashed.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -26,18 +26,19 @@ from torch import Tensor, nn
 
 from dptrain import ledger, models, sampling, score
 from dptrain.checkpoint import OnCurve, Point, Progress, Steps
-from dptrain.data import Dataset, Examples
+from dptrain.data import Dataset
 from dptrain.executor import Emit, Interrupted, Place, Work
 from dptrain.ledger import Account
 from dptrain.placement import Placement
 from dptrain.probe import build
+from dptrain.regularise import masked
 from dptrain.schema import Config
 from dptrain.store import Store, code_fingerprint, fingerprint, from_npy, to_json, to_npy, versions
-from dptrain.train import State, train
+from dptrain.train import State, keep_best, train
 from dptrain.types import ConfigError, Setting
 
 TRAINED_BY = (
-    *("types", "sampling", "noise", "data", "layers", "models", "terms", "rules", "clipping", "augment", "train", "score"),
+    *("types", "sampling", "noise", "data", "layers", "models", "terms", "rules", "clipping", "augment", "regularise", "train", "score"),
     *("checkpoint", "fleet", "probe", "accounting", "rdp", "statement", "ledger"),
 )
 CURVE_POINTS = 50
@@ -61,23 +62,15 @@ class Fleet:
     data_digest: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        hashed = hashlib.sha256()
-        for part in self._parts().values():
-            for array in (part.inputs, part.labels):
-                hashed.update(repr((array.shape, array.dtype)).encode())
-                hashed.update(np.ascontiguousarray(array).tobytes())
-        self.data_digest = hashed.hexdigest()
+        self.data_digest = self.dataset.digest
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "tensors"}
 
-    def _parts(self) -> dict[str, Examples]:
-        return {"pool": self.dataset.pool, "population": self.dataset.population, "test": self.dataset.test}
-
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
         """Inputs of pool, population and test, as the trained part of the model sees them."""
-        whole = {name: torch.from_numpy(part.inputs) for name, part in self._parts().items()}
+        whole = {name: torch.from_numpy(part.inputs) for name, part in self.dataset.parts.items()}
         if models.features(self._whole()) is not None:
             key = fingerprint("features", code_fingerprint("layers", "models"), versions(), self.data_digest, self.architecture)
             files = self.store.read("features", key)
@@ -92,13 +85,13 @@ class Fleet:
         frozen = models.features(self._whole())
         return inputs if frozen is None else models.apply(frozen, inputs)
 
-    def build(self, index: int) -> nn.Module:
-        """The trained part of model `index` with its initial weights, the same for every setting."""
+    def build(self, index: int, setting: Setting) -> nn.Module:
+        """The trained part of model `index` with its initial weights, the same for every setting of one architecture."""
         seed = int.from_bytes(sampling.seeded_key(self.config.seed, "initialisation", str(index))[:4], "big")
-        return models.trained(self._whole(seed))
+        return models.trained(self._whole(seed, setting))
 
-    def _whole(self, seed: int = 0) -> nn.Module:
-        return build(self.config, self.dataset.pool.inputs.shape[1:], self.dataset.classes, seed)
+    def _whole(self, seed: int = 0, setting: Setting | None = None) -> nn.Module:
+        return build(self.config, self.dataset.pool.inputs.shape[1:], self.dataset.classes, seed, dict(setting.model) if setting else {})
 
     def at(self, headers: Mapping[str, str], place: Place) -> Work:
         """The work of one place on jobs (setting, block), with `headers` by setting for the files of parameters."""
@@ -159,7 +152,7 @@ class Fleet:
         progress = Progress.read(self.store, checkpoint) or Progress(
             missing,
             [self.key(setting, index) for index in missing],
-            State.start([self.build(index) for index in missing]),
+            State.start([self.build(index, setting) for index in missing]),
             [self._secret(setting, index) for index in missing],
             [],
         )
@@ -169,9 +162,10 @@ class Fleet:
         path = self.ledger_folder / f"{setting.name}-{checkpoint}.jsonl"
         book = ledger.Ledger(path, setting.name, split, progress.models, progress.keys)
         emit(Steps(setting, len(progress.models), progress.state.step))
-        model = self.build(0).to(self.device)
+        model = self.build(0, setting).to(self.device)
         pool, test = self.tensors["pool"], self.tensors["test"]
         labels = torch.from_numpy(self.dataset.pool.labels).to(self.device)
+        outside = torch.from_numpy(self.dataset.population.labels)
         steps, kept = setting.mechanism.steps, self.config.training.trajectory
         every, marks = math.ceil(steps / CURVE_POINTS), {max(1, steps * (number + 1) // kept) for number in range(kept)}
         saved = time.monotonic()
@@ -182,6 +176,9 @@ class Fleet:
             if state.step in marks:
                 progress.trajectory.append(score.losses(model, state.released, pool, labels))
             if state.step % every == 0 or state.step == steps:
+                if setting.recipe.early_stopping:
+                    others = score.losses(model, state.parameters, self.tensors["population"], outside).mean(1)
+                    keep_best(state, torch.from_numpy(others).to(self.device))
                 right = score.logits(model, state.released, test).argmax(-1) == self.dataset.test.labels
                 mean = float(torch.where(weights, losses, 0).sum() / weights.sum().clamp(min=1))
                 point: Point = {"step": state.step, "loss": mean if math.isfinite(mean) else None, "test_accuracy": float(right.mean())}
@@ -250,20 +247,26 @@ class Fleet:
 
     def logits(self, setting: Setting) -> dict[str, np.ndarray]:
         """Logits of every model on pool, population and test, [M, N, 1, C] each, computed where not yet stored."""
-        model = self.build(0).to(self.device)
-        found: dict[str, list[np.ndarray]] = {name: [] for name in self._parts()}
+        model = self.build(0, setting).to(self.device)
+        found: dict[str, list[np.ndarray]] = {name: [] for name in self.dataset.parts}
         for index in range(self.config.models_per_setting):
-            key = fingerprint("scores", code_fingerprint("score"), self.key(setting, index), self.digest(setting, index))
+            key = fingerprint("scores", code_fingerprint("score", "regularise"), self.key(setting, index), self.digest(setting, index))
             files = self.store.read("scores", key)
             if files is None:
                 own = self.parameters(setting, index)
-                files = {f"{name}.npy": to_npy(score.logits(model, own, part)[0, :, None]) for name, part in self.tensors.items()}
+                files = {f"{name}.npy": to_npy(self.told(model, own, part, setting)[0, :, None]) for name, part in self.tensors.items()}
                 self.store.write("scores", key, files)
             for name, arrays in found.items():
                 arrays.append(from_npy(files[f"{name}.npy"]))
                 if not np.isfinite(arrays[-1]).all():
                     raise _diverged(setting)
         return {name: np.stack(arrays) for name, arrays in found.items()}
+
+    @staticmethod
+    def told(model: nn.Module, parameters: Mapping[str, Tensor], inputs: Tensor, setting: Setting) -> np.ndarray:
+        """Logits [K, N, C] as the setting's service gives them away."""
+        found, recipe = score.logits(model, parameters, inputs), setting.recipe
+        return masked(found, recipe.top, recipe.digits) if recipe.top else found
 
     def parameters(self, setting: Setting, index: int) -> dict[str, Tensor]:
         """Of one trained model, each [1, ...]."""

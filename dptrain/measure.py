@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dptrain import score, whitebox
+from dptrain import whitebox
 from dptrain.augment import augment, require_images
 from dptrain.fleet import Fleet
 from dptrain.sampling import Purpose, generator, seeded_key
@@ -35,7 +35,7 @@ def extras(fleet: Fleet, setting: Setting, wanted: Sequence[str]) -> dict[str, n
 def _stored(fleet: Fleet, setting: Setting, index: int, name: str) -> np.ndarray:
     config = fleet.config
     asked = (config.queries.copies, config.queries.jitter, config.queries.noise, config.seed, list(config.training.augmentations))
-    code = code_fingerprint("measure", "whitebox", "score", "augment", "sampling")
+    code = code_fingerprint("measure", "whitebox", "score", "regularise", "augment", "sampling")
     key = fingerprint("extra", name, code, versions(), fleet.key(setting, index), fleet.digest(setting, index), asked)
     files = fleet.store.read("scores", key)
     if files is None:
@@ -45,11 +45,11 @@ def _stored(fleet: Fleet, setting: Setting, index: int, name: str) -> np.ndarray
 
 
 def _measure(fleet: Fleet, setting: Setting, index: int, name: str) -> np.ndarray:
-    model, parameters, queries = fleet.build(index).to(fleet.device), fleet.parameters(setting, index), fleet.config.queries
+    model, parameters, queries = fleet.build(index, setting).to(fleet.device), fleet.parameters(setting, index), fleet.config.queries
     if name.endswith("_logits"):
         sigma = {"jittered_logits": queries.jitter, "noisy_logits": queries.noise}.get(name)
         copies = (copy(fleet, number, sigma) for number in range(queries.copies))
-        return np.stack([score.logits(model, parameters, each)[0] for each in copies], axis=1)
+        return np.stack([fleet.told(model, parameters, each, setting)[0] for each in copies], axis=1)
     pool, labels = fleet.tensors["pool"], torch.from_numpy(fleet.dataset.pool.labels).to(fleet.device)
     trained = {key: value[0] for key, value in parameters.items()}
     model.eval()

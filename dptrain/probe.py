@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -202,9 +203,9 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def build(config: Config, shape: Sequence[int], classes: int, seed: int = 0) -> nn.Module:
-    """A freshly initialised model of the configuration for inputs of a shape."""
-    options = {key: value for key, value in config.model.items() if key != "name"}
+def build(config: Config, shape: Sequence[int], classes: int, seed: int = 0, instead: Mapping[str, Any] | None = None) -> nn.Module:
+    """A freshly initialised model of the configuration for inputs of a shape, some of its options replaced."""
+    options = {key: value for key, value in {**config.model, **(instead or {})}.items() if key != "name"}
     return models.build(str(config.model.get("name")), options, shape, classes, seed)
 
 

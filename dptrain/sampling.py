@@ -27,6 +27,7 @@ class Purpose(IntEnum):
     AUGMENTATION = 6
     CANARY = 7
     QUERY = 8
+    REGULARISER = 9
 
 
 def os_key() -> bytes:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from dptrain import accounting, rdp
+from dptrain.defences import described
 from dptrain.judge import Row
 from dptrain.schema import PrivacyConfig
 from dptrain.store import versions
@@ -20,9 +21,13 @@ def statement(setting: Setting, privacy: PrivacyConfig, preprocessing: str, prv:
     that Ponomareva et al. 2023, section 5.3, NIST SP 800-226 and TensorFlow Privacy ask for. prv: Opacus's epsilon, None where it gave none."""
     ran = setting.mechanism
     if not ran.private:
+        smaller = [f"model with {', '.join(f'{key} {value}' for key, value in setting.model)}"] if setting.model else []
+        added = ", ".join(part for part in (described(setting.recipe), *smaller) if part)
         return {
             "guarantee": "none: this model was trained without differential privacy",
             "training": f"{setting.recipe.optimiser.upper()}, Poisson batches, q = {ran.sample_rate}, T = {ran.steps} steps, no clipping, no noise",
+            **({"defence": f"{added}: measured against these attacks only, and nothing is proved"} if added else {}),
+            "preprocessing": preprocessing,
         }
     delta, recipe = setting.delta, setting.recipe
     views = f", the mean over {recipe.multiplicity} views of an example clipped as one" if recipe.multiplicity > 1 else ""

@@ -82,14 +82,20 @@ def plan(config: Config) -> Plan:
     model = build(config, source.shape, source.classes)
     probe.refuse_mixing(model, source.shape)
     probe.refuse_sampler(config.training.batch_size, config.public_n)
-    if config.training.augmentations:
-        require_images(models.trained_shape(model, source.shape))
+    settings = tuple(defences.settings(config))
+    for setting in settings:
+        if setting.recipe.augmentations:
+            require_images(models.trained_shape(model, source.shape))
+        if setting.model:
+            probe.refuse_mixing(build(config, source.shape, source.classes, 0, dict(setting.model)), source.shape)
     engine, reason = choose_engine(config.training.engine, models.trained(model), models.trained_shape(model, source.shape))
     notes = (*source.notes, *((f"engine opacus, one model at a time: {reason}",) if reason else ()))
+    if engine != "stacked" and (other := next((setting for setting in settings if setting.recipe.regularised), None)):
+        raise ConfigError("defence", f"{other.name} needs the stacked engine, and this model runs with opacus; leave it out")
     return Plan(
         config,
         source,
-        tuple(defences.settings(config)),
+        settings,
         engine,
         choose_device(config.training.device),
         architecture(model, source.shape),

@@ -19,6 +19,7 @@ from dptrain import sampling
 from dptrain.augment import augment, draw
 from dptrain.clipping import ENGINES, clipper, stack
 from dptrain.noise import GaussianNoise
+from dptrain.regularise import Regulariser
 from dptrain.types import Mechanism, Recipe, Sampling, Setting
 
 OPTIMISERS: dict[str, Callable[[list[nn.Parameter], Recipe], torch.optim.Optimizer]] = {
@@ -37,11 +38,13 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 @dataclass
 class State:
-    """All that a later step depends on: parameters, their moving average (empty without one), what the optimiser keeps for each parameter
+    """All that a later step depends on: parameters, their moving average (empty without one; with early stopping, the best so far, and `best`
+    holds its "loss" [K]), what the optimiser keeps for each parameter
     by name and by its own key, and the number of steps done. Tensors are [K, *shape] but for an optimiser's count."""
 
     parameters: dict[str, Tensor]
     average: dict[str, Tensor] = field(default_factory=dict)
+    best: dict[str, Tensor] = field(default_factory=dict)
     moments: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     step: int = 0
 
@@ -51,12 +54,12 @@ class State:
 
     @property
     def released(self) -> dict[str, Tensor]:
-        """What training is for: the average where there is one. It is post-processing of private iterates, so it costs no privacy."""
+        """What training is for: the average where there is one. Of private models it is post-processing of private iterates, so it costs no privacy."""
         return self.average or self.parameters
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor under one name, for a file."""
-        flat = {f"{part}/{name}": value for part in ("parameters", "average") for name, value in getattr(self, part).items()}
+        flat = {f"{part}/{name}": value for part in ("parameters", "average", "best") for name, value in getattr(self, part).items()}
         moments = {f"moments/{key}/{name}": value for name, kept in self.moments.items() for key, value in kept.items()}
         return flat | {label: value for label, value in moments.items() if value is not None}  # SGD keeps None without momentum
 
@@ -134,17 +137,28 @@ def train(
     parts = {name: torch.zeros_like(value) for name, value in stacked.items()} if physical_batch else {}
     optimiser = _optimiser(recipe, stacked, gradients, state)
     noise_std = ran.noise_multiplier * ran.clip if ran.private else 0.0
+    regulariser = Regulariser.of(recipe, keys, ran.public_n // ran.batch_size, device)
     for step in range(state.step, ran.steps):
         batches = [sampling.poisson(key, step, own, ran.batch_size, ran.public_n) for key, own in zip(keys, membership, strict=True)]
         indices, weights = (torch.from_numpy(array).to(device) for array in sampling.pad(batches))
         drawn = draw(keys, step, [len(own) for own in batches], recipe.multiplicity).to(device) if recipe.augmentations else None
         losses = torch.zeros(indices.shape, device=device)
         width = indices.shape[1]
+        if regulariser is not None:
+            regulariser.start(step, [len(own) for own in batches], width)
         for start in range(0, width, physical_batch or width):
             at = slice(start, start + (physical_batch or width))
             target = parts if start else gradients
             seen = _views(recipe, gather(indices[:, at]), drawn[:, at] if drawn is not None else None)
-            losses[:, at] = clipped_sum(stacked, seen, labels[indices[:, at]], weights[:, at], factor, target)
+            if regulariser is not None:
+
+                def partners(rows: Tensor, drawn: Tensor | None = drawn, indices: Tensor = indices) -> tuple[Tensor, Tensor]:
+                    others = indices.gather(1, rows)
+                    views = drawn.gather(1, rows[..., None, None].expand(-1, -1, *drawn.shape[2:])) if drawn is not None else None
+                    return _views(recipe, gather(others), views), labels[others]
+
+                seen = regulariser.mixed(seen, partners, at)
+            losses[:, at] = clipped_sum(stacked, seen, labels[indices[:, at]], weights[:, at], factor, target, regulariser)
             if start:
                 for name, gradient in gradients.items():
                     gradient.add_(parts[name])
@@ -188,6 +202,17 @@ def _optimiser(recipe: Recipe, stacked: Mapping[str, Tensor], gradients: Mapping
         kept[parameter].update(state.moments.get(name, {}))
         state.moments[name] = kept[parameter]  # one and the same dict: torch fills it in its first step
     return optimiser
+
+
+def keep_best(state: State, losses: Tensor) -> None:
+    """Early stopping: of each model keep the parameters as they are now if its loss, of losses [K] on data that no model trains on, is the least so far."""
+    if not state.best:
+        state.best = {"loss": torch.full_like(losses, math.inf)}
+        state.average = {name: value.clone() for name, value in state.parameters.items()}
+    better = losses < state.best["loss"]
+    state.best["loss"] = torch.where(better, losses, state.best["loss"])
+    for name, value in state.parameters.items():
+        state.average[name] = torch.where(better.view(-1, *[1] * (value.dim() - 1)), value, state.average[name])
 
 
 def _average(recipe: Recipe, state: State) -> None:

@@ -78,6 +78,10 @@ class Recipe:
     are averaged before clipping (De et al. 2022), drawn by `augmentations` in order. warmup: share of the steps in which the rate rises
     linearly. average: decay of the exponential moving average that is released instead of the last iterate, 0 for none. precision:
     of the forward and backward pass; norms and sums are float32. summed_gaussians: in each number of noise.
+
+    The rest is for plain training only, and nothing is proved of it. dropout: share of a layer's inputs; mixup: alpha of its Beta; relax: target
+    of RelaxLoss; early_stopping: the parameters with the least population loss are released. top, digits: how many confidences are told,
+    with how many decimals; 0 for all as they are.
     """
 
     learning_rate: float
@@ -92,11 +96,23 @@ class Recipe:
     average: float = 0.0
     precision: str = "float32"
     summed_gaussians: int = 1
+    dropout: float = 0.0
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    relax: float = 0.0
+    early_stopping: bool = False
+    top: int = 0
+    digits: int = 0
+
+    @property
+    def regularised(self) -> bool:
+        """Whether a plain step differs from that of SGD on the cross-entropy."""
+        return bool(self.dropout or self.label_smoothing or self.mixup or self.relax)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to train. `epsilon` is the target at `delta`, None without privacy."""
+    """One way to train. `epsilon` is the target at `delta`, None without privacy. model: options of the model that differ from the sweep's."""
 
     name: str
     defence: str
@@ -104,10 +120,11 @@ class Setting:
     delta: float
     mechanism: Mechanism
     recipe: Recipe
+    model: tuple[tuple[str, Any], ...] = ()
 
     def shaping(self) -> list[object]:
         """What of a setting shapes its models, as JSON."""
-        return [self.mechanism.to_json(), asdict(self.recipe)]
+        return [self.mechanism.to_json(), asdict(self.recipe), *([list(map(list, self.model))] if self.model else [])]
 
 
 @dataclass(frozen=True)

@@ -255,7 +255,7 @@ MUTANTS = [
         "evaluate",
         "versions(), scores.digest, name, dict(options))",
         "versions(), len(scores.labels), name, dict(options))",
-        "tests/test_sweep.py::test_scores_follow_the_data_they_are_of",
+        "tests/test_sweep.py::test_attacks_follow_the_models_they_are_of",
     ),
     Mutant(
         "population reference keeps its larger half",

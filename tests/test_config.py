@@ -56,7 +56,7 @@ BAD = [
     (["defence.none.momentum=1"], "defence.none.momentum", "[0, 1)"),
     (["~defence.dpsgd.clip"], "defence.dpsgd.clip", "missing"),
     (["defence=[none]"], "epsilons", "add it to defence"),
-    (["defence=[dropout]"], "defence", "choose from dpsgd, none"),
+    (["defence=[dropouts]"], "defence", "did you mean 'dropout'"),
     (["dataset=mnist6k"], "dataset", "mnist5k"),
     (["dataset.name=mnist6k"], "dataset.name", "mnist5k"),
     (["dataset=mnist"], "dataset.path", "dataset.path=FOLDER"),

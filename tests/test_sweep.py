@@ -449,6 +449,13 @@ def test_scores_follow_the_data_they_are_of(tmp_path, quick):
     assert list(mixed.rows) == list(fresh.rows)
 
 
+def test_attacks_follow_the_models_they_are_of(tmp_path, quick):
+    """Other models on the same examples: scores of the same shape, and nothing of the first run may be found again."""
+    go(tmp_path / "shared", "training.epochs=1")
+    mixed, fresh = (go(tmp_path / name) for name in ("shared", "fresh"))
+    assert list(mixed.rows) == list(fresh.rows)
+
+
 def test_a_model_that_diverges_names_the_key(tmp_path, capsys, quick):
     assert cli.main(["sweep", *TINY, "model.activation=relu", "defence.none.learning_rate=1e20", f"output={tmp_path}"]) == 2
     assert "defence.none.learning_rate: the models of none diverged; lower it" in capsys.readouterr().err
