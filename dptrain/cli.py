@@ -17,6 +17,7 @@ commands:
   sweep      train at each epsilon, attack every model, chart privacy against utility
   attack     every membership attack on anyone's scores
   calibrate  the noise for a target epsilon or attack risk, or what a noise multiplier buys
+  advise     which setting of a finished sweep meets a demand, and how sure that is
   list       data sets, models, defences, attacks and experiments
 """
 
@@ -77,6 +78,20 @@ keys (default):
 """
 
 
+ADVISE = """usage: dptrain advise run=FOLDER [key=value ...]
+
+Which setting of a finished sweep meets a demand at the safe end of its intervals, the runner-up, the frontiers against measured and
+proven risk, and what these data cannot tell. Exit code 1 where no setting meets the demand for certain.
+
+examples:
+  dptrain advise run=results/quickstart max_tpr_at_1pct_fpr=0.05
+  dptrain advise run=results/quickstart min_accuracy=0.85
+  dptrain advise run=results/quickstart max_epsilon=4 format=json
+
+keys (default):
+"""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 a contradiction or failure, 2 a wrong configuration, 130 interrupted."""
     parser = argparse.ArgumentParser(
@@ -101,7 +116,7 @@ def _run(command: str | None, rest: Sequence[str], help_wanted: bool) -> int:
     # Every import waits until here: help answers at once, and Ctrl-C while torch loads is no traceback.
     from dptrain.types import ConfigError
 
-    commands = {"sweep": _sweep, "attack": _attack, "calibrate": _calibrate, "list": _list}
+    commands = {"sweep": _sweep, "attack": _attack, "calibrate": _calibrate, "advise": _advise, "list": _list}
     if help_wanted or command is None:
         print("usage: dptrain <command> [key=value ...]\n\n" + DESCRIPTION + "\ndptrain <command> --help tells more.")
         return 0
@@ -172,6 +187,20 @@ def _attack(rest: Sequence[str]) -> int:
     for line in alarms:
         print(f"dptrain: {line}", file=sys.stderr)
     return 1 if alarms else 0
+
+
+def _advise(rest: Sequence[str]) -> int:
+    from dptrain import config
+
+    if "--help" in rest or "-h" in rest:
+        print(ADVISE + "\n".join(_keys(config.load_advise(["run=FOLDER"]))))
+        return 0
+    chosen = config.load_advise(list(rest))
+    from dptrain.advise import advise
+
+    found = advise(chosen)
+    print(found.json() if chosen.format == "json" else found.text())
+    return 0 if found.meeting or not found.demands else 1
 
 
 def _calibrate(rest: Sequence[str]) -> int:

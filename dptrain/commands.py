@@ -95,3 +95,24 @@ class CalibrateConfig:
     @property
     def planned_steps(self) -> int:
         return self.steps if self.steps is not None else math.ceil(Fraction(str(self.epochs)) / self.rate)
+
+
+@dataclass(frozen=True)
+class AdviseConfig:
+    """Of `dptrain advise`: a finished sweep, and what is asked of a setting."""
+
+    run: str | None = option("folder of a finished sweep")
+    max_tpr_at_1pct_fpr: float | None = option("the strongest attack finds at most this share of members at 1 % false alarms")
+    max_auc: float | None = option("the strongest attack's AUC is at most this")
+    max_advantage: float | None = option("the strongest attack's TPR - FPR is at most this")
+    min_accuracy: float | None = option("test accuracy is at least this")
+    max_epsilon: float | None = option("epsilon is proved to be at most this")
+    format: str = option("table or json, on standard output")
+
+    def __post_init__(self) -> None:
+        require(self.run is not None, "run", "give the folder of a finished sweep, such as run=results/quickstart")
+        for key in ("max_tpr_at_1pct_fpr", "max_auc", "max_advantage", "min_accuracy"):
+            value = getattr(self, key)
+            require(value is None or 0 < value < 1, key, f"must lie in (0, 1), got {value}")
+        require(self.max_epsilon is None or self.max_epsilon > 0, "max_epsilon", f"must be above 0, got {self.max_epsilon}")
+        choose("format", self.format, ("table", "json"))

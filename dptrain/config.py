@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dptrain.commands import AttackConfig, CalibrateConfig
+from dptrain.commands import AdviseConfig, AttackConfig, CalibrateConfig
 from dptrain.schema import Config
 from dptrain.types import ConfigError
 
@@ -47,6 +47,11 @@ def load_attack(overrides: list[str]) -> AttackConfig:
 def load_calibrate(overrides: list[str]) -> CalibrateConfig:
     """The same for `dptrain calibrate`."""
     return _build(CalibrateConfig, _compose("calibrate", overrides), "")
+
+
+def load_advise(overrides: list[str]) -> AdviseConfig:
+    """The same for `dptrain advise`."""
+    return _build(AdviseConfig, _compose("advise", overrides), "")
 
 
 def _compose(command: str, overrides: list[str]) -> dict[str, Any]:

@@ -40,8 +40,20 @@ def _colour(attack: str, attacks: Sequence[str]) -> str:
     return COLOURS[attack] if attack in COLOURS else to_hex(colormaps["tab20b"](others.index(attack) % 20))
 
 
-def _label(row: Row) -> str:
-    return "no DP" if row.epsilon is None else f"{row.epsilon:g}"
+def _label(row: Row, compared: bool) -> str:
+    """compared: several settings have no epsilon, so each needs its name."""
+    if compared and (row.epsilon is None or row.defence != "dpsgd"):
+        return row.setting.replace("_", " ")
+    return "no DP" if row.epsilon is None else f"{'DP ' if compared else ''}{row.epsilon:g}"
+
+
+def _best(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those (risk, utility) for which no other has less risk and as much utility, by rising risk."""
+    kept: list[tuple[float, float]] = []
+    for risk, utility in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not kept or utility > kept[-1][1]:
+            kept.append((risk, utility))
+    return kept
 
 
 def frontier(rows: Sequence[Row]) -> Figure:
@@ -51,11 +63,15 @@ def frontier(rows: Sequence[Row]) -> Figure:
     accuracy = {row.setting: row for row in rows if row.metric == "test_accuracy"}
     order = sorted(accuracy.values(), key=lambda row: np.inf if row.epsilon is None else row.epsilon)
     place = {row.setting: float(index) for index, row in enumerate(order)}
+    compared = sum(row.epsilon is None for row in order) > 1
     for axes in (left, middle):
-        axes.set_xticks(list(place.values()), [_label(row) for row in order])
-        axes.set_xlabel("epsilon")
+        axes.set_xticks(list(place.values()), [_label(row, compared) for row in order])
+        if compared:
+            for text in axes.get_xticklabels():
+                text.set(rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
+        axes.set_xlabel("" if compared else "epsilon")
         axes.grid(alpha=0.3)
-    _points(left, [place[row.setting] for row in order], order, "#333333", "test accuracy")
+    _points(left, [place[row.setting] for row in order], order, "#333333", "test accuracy", not compared)
     left.set_title("utility", loc="left")
     left.set_ylabel("test accuracy")
 
@@ -63,7 +79,7 @@ def frontier(rows: Sequence[Row]) -> Figure:
     for number, attack in enumerate(attacks):
         own = [row for row in rows if row.attack == attack and row.metric == "auc" and row.estimate is not None]
         shift = 0.08 * (number - (len(attacks) - 1) / 2)
-        _points(middle, [place[row.setting] + shift for row in own], own, _colour(attack, attacks), attack)
+        _points(middle, [place[row.setting] + shift for row in own], own, _colour(attack, attacks), attack, not compared)
     ceilings = {row.setting: row.ceiling for row in rows if row.metric == "auc" and row.ceiling is not None}
     for number, (setting, value) in enumerate(ceilings.items()):
         middle.hlines(
@@ -81,16 +97,32 @@ def frontier(rows: Sequence[Row]) -> Figure:
     middle_auc = np.mean([row.estimate for row in strongest.values()]) if strongest else 0.5
     for setting, row in strongest.items():
         utility = accuracy[setting]
-        right.errorbar(row.estimate, utility.estimate, xerr=_error([row]), yerr=_error([utility]), fmt="o", color="#333333", capsize=3)
+        bars = right.errorbar(
+            row.estimate,
+            utility.estimate,
+            xerr=_error([row]),
+            yerr=_error([utility]),
+            fmt="o",
+            color="#333333",
+            capsize=0 if compared else 3,
+        )
+        if compared:  # many whiskers hide the points
+            for line in bars.lines[2]:
+                line.set(color="#bbbbbb", linewidth=0.7)
         offset, side = ((-8, -12), "right") if (row.estimate or 0.0) > middle_auc else ((8, -12), "left")
+        if compared:
+            offset, side = (4, 3), "left"
         right.annotate(
-            f"{_label(row)} ({row.attack})",
+            _label(row, compared) if compared else f"{_label(row, compared)} ({row.attack})",
             (row.estimate, utility.estimate),
             xytext=offset,
             ha=side,
             textcoords="offset points",
             fontsize=8,
         )
+    if compared:
+        ends = _best([(row.estimate or 0.0, accuracy[setting].estimate or 0.0) for setting, row in strongest.items()])
+        right.plot(*zip(*ends, strict=True), color="#0072b2", lw=1, drawstyle="steps-post", zorder=0)
     right.axvline(0.5, color="#999999", lw=1, ls=":")
     right.margins(x=0.25, y=0.15)
     right.grid(alpha=0.3)
@@ -104,8 +136,9 @@ def _error(rows: Sequence[Row]) -> np.ndarray:
     return np.array([[row.estimate - row.low for row in rows], [row.high - row.estimate for row in rows]])  # type: ignore[operator]
 
 
-def _points(axes: Axes, x: Sequence[float], rows: Sequence[Row], colour: str, label: str) -> None:
-    axes.errorbar(x, [row.estimate for row in rows], yerr=_error(rows), fmt="o-", ms=4, lw=1, capsize=3, color=colour, label=label)  # type: ignore[arg-type]
+def _points(axes: Axes, x: Sequence[float], rows: Sequence[Row], colour: str, label: str, joined: bool) -> None:
+    estimates = np.array([row.estimate for row in rows], dtype=np.float64)
+    axes.errorbar(x, estimates, yerr=_error(rows), fmt="o-" if joined else "o", ms=4, lw=1, capsize=3, color=colour, label=label)
 
 
 def roc(curves: Sequence[Roc]) -> Figure:

@@ -22,7 +22,7 @@ LAYERS = [
     ["commands", "data", "noise", "augment", "regularise", "metrics", "models", "accounting", "attacks", "one_run", "leaks", "ledger"],
     ["clipping", "config", "images", "tables", "guesses", "exposure", "defences", "whitebox", "scorefile", "opinions"],
     ["train", "score", "datasets", "judge", "probe", "calibrate"],
-    ["plots", "checkpoint", "placement", "assess", "statement"],
+    ["plots", "advise", "checkpoint", "placement", "assess", "statement"],
     ["fleet", "report"],
     ["measure", "tensorboard", "foreign"],
     ["evaluate"],
@@ -33,7 +33,7 @@ LAYERS = [
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 JUDGES = [
     *("types", "sampling", "store", "metrics", "accounting", "attacks", "guard", "judge", "statement", "defences", "config", "executor"),
-    *("scores", "audit", "one_run", "guesses", "exposure", "assess", "scorefile", "plots", "report", "foreign", "canaries"),
+    *("scores", "audit", "one_run", "guesses", "exposure", "assess", "scorefile", "plots", "report", "foreign", "canaries", "advise"),
 ]
 
 

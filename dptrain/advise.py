@@ -1,0 +1,214 @@
+"""`dptrain advise`: which setting of a finished sweep meets a demand, how sure that is, and what cannot be concluded. Loads no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dptrain.commands import AdviseConfig
+from dptrain.judge import Row
+from dptrain.types import ConfigError
+
+DEMANDS = {
+    "max_tpr_at_1pct_fpr": ("tpr_at_fpr_0.01", "TPR at 1 % FPR"),
+    "max_auc": ("auc", "AUC"),
+    "max_advantage": ("advantage", "advantage"),
+}
+"""Of the strongest attack: key -> metric, and what it is called."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A setting: its accuracy, of each risk the strongest attack's row, and the least proved ceiling of each (None without DP)."""
+
+    name: str
+    epsilon: float | None
+    accuracy: Row
+    risks: dict[str, Row]
+    ceilings: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Advice:
+    """best and others: settings that meet the demands, the best first; undecided: whose estimates meet them and whose intervals do not."""
+
+    demands: dict[str, float]
+    meeting: list[Candidate]
+    undecided: list[Candidate]
+    failing: list[Candidate]
+    measured: list[str]
+    proven: list[str]
+    notes: list[str]
+
+    def record(self) -> dict[str, Any]:
+        def plain(one: Candidate) -> dict[str, Any]:
+            return {
+                "setting": one.name,
+                "epsilon": one.epsilon,
+                "accuracy": _numbers(one.accuracy),
+                "risks": {metric: {"attack": row.attack, **_numbers(row)} for metric, row in one.risks.items()},
+                "proven": one.ceilings,
+            }
+
+        return {
+            "demands": self.demands,
+            "meeting": [plain(one) for one in self.meeting],
+            "undecided": [plain(one) for one in self.undecided],
+            "failing": [plain(one) for one in self.failing],
+            "pareto_measured": self.measured,
+            "pareto_proven": self.proven,
+            "notes": self.notes,
+        }
+
+    def json(self) -> str:
+        return json.dumps(self.record(), indent=1, allow_nan=False)
+
+    def text(self) -> str:
+        asked = ", ".join(f"{key}={value:g}" for key, value in self.demands.items())
+        lines = [f"Asked: {asked}." if asked else "Nothing asked: the frontiers alone."]
+        if asked and self.meeting:
+            lines.append(f"Take {_line(self.meeting[0])}.")
+            lines.append(f"Runner-up: {_line(self.meeting[1])}." if len(self.meeting) > 1 else "Runner-up: none meets the demand.")
+        elif asked:
+            lines.append("No setting of this sweep meets it for certain.")
+        lines += [f"Undecided (the estimate meets it, the interval does not): {_line(one)}." for one in self.undecided]
+        if asked and self.failing:
+            lines.append(f"Does not meet it: {', '.join(one.name for one in self.failing)}.")
+        lines.append(f"Best against measured risk: {', '.join(self.measured)}.")
+        lines.append(f"Best against proven risk: {', '.join(self.proven) or 'none, since no setting is private'}.")
+        return "\n".join([*lines, *self.notes])
+
+
+def advise(config: AdviseConfig) -> Advice:
+    """Raises ConfigError for a folder without a finished sweep, and for a demand that nothing in it speaks of."""
+    rows, statements = _read(Path(config.run or ""))
+    found = candidates(rows)
+    demands = {key: value for key in (*DEMANDS, "min_accuracy", "max_epsilon") if (value := getattr(config, key)) is not None}
+    for key, (metric, title) in DEMANDS.items():
+        if key in demands and not any(metric in one.risks for one in found):
+            raise ConfigError(
+                key, f"this sweep has no {title}: too few non-members to measure it; use max_auc, or a larger pool and more models"
+            )
+    meeting: list[Candidate] = []
+    undecided: list[Candidate] = []
+    failing: list[Candidate] = []
+    for one in found:
+        sure, likely = _meets(one, demands)
+        (meeting if sure else undecided if likely else failing).append(one)
+    # Asked for utility, the safest is best; asked for safety, the most useful.
+    by_risk = set(demands) == {"min_accuracy"}
+    order = (lambda one: _risk(one)) if by_risk else (lambda one: -(one.accuracy.estimate or 0.0))
+    for some in (meeting, undecided):
+        some.sort(key=order)
+    return Advice(demands, meeting, undecided, failing, *frontiers(found), _notes(meeting, undecided, by_risk, rows, statements))
+
+
+def candidates(rows: Sequence[Row]) -> list[Candidate]:
+    found = []
+    for accuracy in (row for row in rows if row.metric == "test_accuracy" and row.estimate is not None):
+        own = [row for row in rows if row.setting == accuracy.setting and row.attack and row.attack != "blind" and row.estimate is not None]
+        risks, ceilings = {}, {}
+        for metric, _ in DEMANDS.values():
+            of = [row for row in own if row.metric == metric]  # canaries too: the worst case that was measured
+            if of:
+                risks[metric] = max(of, key=lambda row: row.estimate or 0.0)
+                known = [row.ceiling for row in of if row.ceiling is not None]
+                ceilings[metric] = min(known) if known else None
+        found.append(Candidate(accuracy.setting, accuracy.epsilon, accuracy, risks, ceilings))
+    return found
+
+
+def frontiers(found: Sequence[Candidate]) -> tuple[list[str], list[str]]:
+    """Names of the settings that no other beats in both accuracy and AUC: as measured, and as proved."""
+    measured = [(_risk(one), one.accuracy.estimate or 0.0, one.name) for one in found if "auc" in one.risks]
+    proven = [
+        (float(one.ceilings["auc"] or 0), one.accuracy.estimate or 0.0, one.name) for one in found if one.ceilings.get("auc") is not None
+    ]
+    return _undominated(measured), _undominated(proven)
+
+
+def _undominated(points: Sequence[tuple[float, float, str]]) -> list[str]:
+    kept: list[tuple[float, float, str]] = []
+    for point in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not kept or point[1] > kept[-1][1]:
+            kept.append(point)
+    return [name for _, _, name in kept]
+
+
+def _risk(one: Candidate) -> float:
+    return (one.risks["auc"].estimate or 0.0) if "auc" in one.risks else 1.0
+
+
+def _meets(one: Candidate, demands: dict[str, float]) -> tuple[bool, bool]:
+    """Whether a setting meets the demands at the safe end of every interval, and whether its estimates do. A proof is as good."""
+    sure = likely = True
+    for key, (metric, _) in DEMANDS.items():
+        if key in demands:
+            row, ceiling = one.risks.get(metric), one.ceilings.get(metric)
+            proved = ceiling is not None and ceiling <= demands[key]
+            sure &= proved or (row is not None and row.high is not None and row.high <= demands[key])
+            likely &= proved or (row is not None and (row.estimate or 0.0) <= demands[key])
+    if "min_accuracy" in demands:
+        sure &= (one.accuracy.low or 0.0) >= demands["min_accuracy"]
+        likely &= (one.accuracy.estimate or 0.0) >= demands["min_accuracy"]
+    if "max_epsilon" in demands:
+        sure &= one.epsilon is not None and one.epsilon <= demands["max_epsilon"]
+        likely &= one.epsilon is not None and one.epsilon <= demands["max_epsilon"]
+    return sure, likely
+
+
+def _notes(
+    meeting: list[Candidate], undecided: list[Candidate], by_risk: bool, rows: Sequence[Row], statements: dict[str, Any]
+) -> list[str]:
+    notes = []
+    if len(meeting) > 1:
+        one, two = (item.risks.get("auc", item.accuracy) if by_risk else item.accuracy for item in meeting[:2])
+        if min(one.high or 1, two.high or 1) >= max(one.low or 0, two.low or 0):
+            what = "risk" if by_risk else "accuracy"
+            notes.append(f"The {what} of {meeting[0].name} and {meeting[1].name} cannot be told apart: their intervals overlap.")
+    named = [one for one in (*meeting, *undecided) if one.epsilon is None]
+    if named:
+        notes.append(
+            f"{', '.join(one.name for one in named)}: measured against these attacks only. Nothing is proved, and a stronger attack may succeed."
+        )
+    private = [one for one in meeting if one.epsilon is not None]
+    if private:
+        notes.append(f"{private[0].name}: {statements.get(private[0].name, {}).get('guarantee', '')}.")
+    targets = max((row.targets for row in rows), default=0)
+    notes.append(
+        f"Numbers are means over {targets} models with 95 % intervals; the risk of a single example can be far above its mean. The strongest attack is chosen on the same numbers, which errs upwards."
+    )
+    notes.append("Choosing among settings by their accuracy or attacks on private data costs privacy that no epsilon here counts.")
+    refused = sorted({row.metric for row in rows if row.estimate is None and row.examples == "all"})
+    if refused:
+        notes.append(f"Not measured, for want of examples or models: {', '.join(refused)}.")
+    return notes
+
+
+def _line(one: Candidate) -> str:
+    parts = [f"accuracy {_shown(one.accuracy)}"]
+    for metric, title in DEMANDS.values():
+        if row := one.risks.get(metric):
+            ceiling = one.ceilings.get(metric)
+            proof = f", proved at most {ceiling:.3f}" if ceiling is not None else ""
+            parts.append(f"{title} {_shown(row)} by {row.attack}{proof}")
+    return f"{one.name}: {'; '.join(parts)}"
+
+
+def _shown(row: Row) -> str:
+    return f"{row.estimate:.3f} [{row.low:.3f}, {row.high:.3f}]" if row.low is not None and row.high is not None else f"{row.estimate:.3f}"
+
+
+def _numbers(row: Row) -> dict[str, float | None]:
+    return {"estimate": row.estimate, "low": row.low, "high": row.high}
+
+
+def _read(folder: Path) -> tuple[list[Row], dict[str, Any]]:
+    try:
+        record = json.loads((folder / "metrics.json").read_text())
+        return [Row(**row) for row in record["rows"]], record.get("statements", {})
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigError("run", f"there is no finished sweep in {folder}; give the folder that holds its metrics.json") from None
