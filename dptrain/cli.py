@@ -141,8 +141,8 @@ def _sweep(rest: Sequence[str]) -> int:
     allocator.keep_memory()
     from dptrain import report  # these load torch: a wrong key has been answered by now
     from dptrain.executor import Interrupted
+    from dptrain.pipeline import sweep
     from dptrain.statement import as_lines
-    from dptrain.sweep import sweep
 
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
@@ -196,7 +196,7 @@ def _advise(rest: Sequence[str]) -> int:
         print(ADVISE + "\n".join(_keys(config.load_advise(["run=FOLDER"]))))
         return 0
     chosen = config.load_advise(list(rest))
-    from dptrain.advise import advise
+    from dptrain.advice import advise
 
     found = advise(chosen)
     print(found.json() if chosen.format == "json" else found.text())
@@ -209,10 +209,10 @@ def _calibrate(rest: Sequence[str]) -> int:
     if "--help" in rest or "-h" in rest:
         print(CALIBRATE + "\n".join(_keys(config.load_calibrate(["epsilon=1", "n=60000", "batch_size=256", "epochs=20"]))))
         return 0
-    from dptrain import calibrate
+    from dptrain import calibration
 
     chosen = config.load_calibrate(list(rest))
-    answer = calibrate.answer(chosen)
+    answer = calibration.answer(chosen)
     print(answer.json() if chosen.format == "json" else answer.table())
     return 0
 

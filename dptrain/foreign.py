@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from dptrain import accounting, attacks, judge, plots, report, scorefile
 from dptrain.assess import assess
@@ -32,6 +33,10 @@ class Result:
     config: Mapping[str, Any]
     folder: Path | None
 
+    def to_frame(self) -> pd.DataFrame:
+        """A line for each number; the columns are those of judge.Row."""
+        return pd.DataFrame([row.to_json() for row in self.rows])
+
     def json(self) -> str:
         return to_json(self.record()).decode()
 
@@ -40,8 +45,8 @@ class Result:
         return {"rows": rows, "exposed": self.exposed, "config": self.config, "versions": versions()}
 
 
-def judge_file(config: AttackConfig) -> Result:
-    """Run the attacks of a configuration on its file. Raises ConfigError."""
+def judge_file(config: AttackConfig, arrays: Mapping[str, np.ndarray] | None = None) -> Result:
+    """Run the attacks of a configuration on its file, or on the arrays that such a file would hold. Raises ConfigError."""
     attacks.check(config.attacks)
     assert config.scores is not None
     folder = Path(config.output) if config.output else None
@@ -50,7 +55,7 @@ def judge_file(config: AttackConfig) -> Result:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError("output", f"cannot make the folder {folder} ({error.strerror}); choose another") from None
-    scores, ids = scorefile.read(config.scores)
+    scores, ids = scorefile.read(config.scores) if arrays is None else scorefile.from_arrays(dict(arrays))
     curve = None if config.claim is None else accounting.claimed_trade_off(config.claim, config.delta)
     subject = Subject(config.name, "", config.claim, config.delta, config.claim, curve)
     found = assess(subject, scores, config.attacks, config.audits, ids=ids)

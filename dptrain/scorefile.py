@@ -39,6 +39,16 @@ def read(path: str) -> tuple[Scores, np.ndarray]:
         raise _wrong(f"{path} is neither .npz nor .csv")
     try:
         arrays = _npz(file) if file.suffix == ".npz" else _csv(file)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise _wrong(f"cannot use {path}: {' '.join(str(error).split())}") from None
+    return from_arrays(arrays, path)
+
+
+def from_arrays(arrays: Arrays, path: str = "the arrays") -> tuple[Scores, np.ndarray]:
+    """The same of what a file would hold. Raises ConfigError."""
+    try:
         _check_plain(arrays)
         scores = _separate(arrays) if any(name.startswith("target_") for name in arrays) else _fleet(arrays)
     except ConfigError:

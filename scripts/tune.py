@@ -19,7 +19,7 @@ import torch
 from dptrain import config, datasets, images, sampling, score
 from dptrain.data import Examples
 from dptrain.fleet import build
-from dptrain.sweep import plan
+from dptrain.pipeline import plan
 from dptrain.train import State, train
 
 POOL, HELD_OUT, MODELS = 4000, 8000, 4

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 
 from dptrain import cli
-from dptrain.advise import advise, candidates, frontiers
+from dptrain.advice import advise, candidates, frontiers
 from dptrain.commands import AdviseConfig
 from dptrain.judge import Row
 from dptrain.types import ConfigError

@@ -21,19 +21,20 @@ LAYERS = [
     ["schema", "fetch", "store", "sampling", "guard", "rules", "executor", "scores", "audit"],
     ["commands", "data", "noise", "augment", "regularise", "metrics", "models", "accounting", "attacks", "one_run", "leaks", "ledger"],
     ["clipping", "config", "images", "tables", "guesses", "exposure", "defences", "whitebox", "scorefile", "opinions"],
-    ["train", "score", "datasets", "judge", "probe", "calibrate"],
-    ["plots", "advise", "checkpoint", "placement", "assess", "statement"],
+    ["train", "score", "datasets", "judge", "probe", "calibration"],
+    ["plots", "advice", "checkpoint", "placement", "assess", "statement"],
     ["fleet", "report"],
     ["measure", "tensorboard", "foreign"],
     ["evaluate"],
-    ["sweep"],
+    ["pipeline"],
+    ["api", "estimator"],
     ["cli"],
     ["__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 JUDGES = [
     *("types", "sampling", "store", "metrics", "accounting", "attacks", "guard", "judge", "statement", "defences", "config", "executor"),
-    *("scores", "audit", "one_run", "guesses", "exposure", "assess", "scorefile", "plots", "report", "foreign", "canaries", "advise"),
+    *("scores", "audit", "one_run", "guesses", "exposure", "assess", "scorefile", "plots", "report", "foreign", "canaries", "advice"),
 ]
 
 

@@ -23,9 +23,9 @@ from torch import nn
 
 from dptrain import cli, config, defences, judge, ledger, models, report, sampling
 from dptrain.noise import GaussianNoise
+from dptrain.pipeline import OUTPUTS, plan, sweep
+from dptrain.pipeline import load as load_fleet
 from dptrain.store import Store, from_npy
-from dptrain.sweep import OUTPUTS, plan, sweep
-from dptrain.sweep import load as load_fleet
 from dptrain.types import ConfigError
 from tests.conftest import TINY, strict_json
 
@@ -104,7 +104,7 @@ def test_tensorboard(done):
 
 
 def test_second_run_only_prints(done, monkeypatch):
-    monkeypatch.setattr("dptrain.sweep.load", None)
+    monkeypatch.setattr("dptrain.pipeline.load", None)
     again = go(done.folder)
     assert again.trained == 0
     assert [row.to_json() for row in again.rows] == [row.to_json() for row in done.rows]
@@ -432,7 +432,7 @@ def test_checkpoints_are_for_their_owner_alone_and_reveal_damage(tmp_path):
 def test_a_finished_result_does_not_vouch_for_anothers_files(tmp_path, monkeypatch, quick):
     first = go(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("dptrain.sweep.tensorboard.rebuild", lambda *_: (_ for _ in ()).throw(SystemExit))
+        patch.setattr("dptrain.pipeline.tensorboard.rebuild", lambda *_: (_ for _ in ()).throw(SystemExit))
         with pytest.raises(SystemExit):
             go(tmp_path, "epsilons=[inf,3]")
     again = go(tmp_path)
@@ -572,7 +572,7 @@ def test_a_contradiction_is_loud(done, monkeypatch, capsys):
     rows = [
         row if row.metric != "auc" or row.ceiling is None else judge.Row(**{**row.to_json(), "contradicted": True}) for row in done.rows
     ]
-    monkeypatch.setattr("dptrain.sweep.sweep", lambda _config: type(done)(done.folder, tuple(rows), done.statements, 0))
+    monkeypatch.setattr("dptrain.pipeline.sweep", lambda _config: type(done)(done.folder, tuple(rows), done.statements, 0))
     assert cli.main(["sweep", *TINY]) == 1
     assert "CONTRADICTION: dpsgd-8, loss auc" in capsys.readouterr().err
 

@@ -90,13 +90,13 @@ def test_a_trajectory_must_be_asked_for(tmp_path, capsys):
 
 def test_losses_on_the_way_are_those_of_the_model_on_the_way(tmp_path):
     """The last checkpoint is the released model."""
-    from dptrain import config, sweep
+    from dptrain import config, pipeline
 
     overrides = [*TINY, "training.trajectory=4", "training.epochs=20", "epsilons=[inf]", "attacks=[loss]", f"output={tmp_path / 'out'}"]
     chosen = config.load("sweep", overrides)
-    sweep.sweep(chosen, show_progress=False)
-    ready = sweep.plan(chosen)
-    fleet = sweep.load(ready, sweep.Store(tmp_path / "out" / "store"))
+    pipeline.sweep(chosen, show_progress=False)
+    ready = pipeline.plan(chosen)
+    fleet = pipeline.load(ready, pipeline.Store(tmp_path / "out" / "store"))
     setting = ready.settings[0]
     kept, logits = fleet.trajectories(setting), fleet.logits(setting)["pool"][:, :, 0]
     assert kept.shape == (6, 60, 4)

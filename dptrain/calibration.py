@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from dptrain import accounting, rdp
 from dptrain.commands import CalibrateConfig
@@ -22,6 +23,10 @@ class Answer:
 
     values: dict[str, float | None]
     meanings: dict[str, str]
+
+    def to_frame(self) -> pd.DataFrame:
+        """A line for each value, with its meaning."""
+        return pd.DataFrame({"value": self.values, "meaning": self.meanings}).rename_axis("name")
 
     def json(self) -> str:
         return json.dumps(self.values, indent=1, allow_nan=False)

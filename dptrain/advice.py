@@ -103,7 +103,19 @@ def advise(config: AdviseConfig) -> Advice:
     order = (lambda one: _risk(one)) if by_risk else (lambda one: -(one.accuracy.estimate or 0.0))
     for some in (meeting, undecided):
         some.sort(key=order)
+    proved = None if by_risk else _proved_as_good(meeting)
+    if proved:
+        meeting.remove(proved)
+        meeting.insert(0, proved)
     return Advice(demands, meeting, undecided, failing, *frontiers(found), _notes(meeting, undecided, by_risk, rows, statements))
+
+
+def _proved_as_good(meeting: Sequence[Candidate]) -> Candidate | None:
+    """Behind a best setting without a proof, the first with one whose accuracy lies within the interval of the best."""
+    if not meeting or meeting[0].epsilon is not None:
+        return None
+    least = meeting[0].accuracy.low or 0.0
+    return next((one for one in meeting if one.epsilon is not None and (one.accuracy.estimate or 0.0) >= least), None)
 
 
 def candidates(rows: Sequence[Row]) -> list[Candidate]:
@@ -169,6 +181,10 @@ def _notes(
         if min(one.high or 1, two.high or 1) >= max(one.low or 0, two.low or 0):
             what = "risk" if by_risk else "accuracy"
             notes.append(f"The {what} of {meeting[0].name} and {meeting[1].name} cannot be told apart: their intervals overlap.")
+    if not by_risk and len(meeting) > 1 and meeting[0].epsilon is not None and meeting[1].epsilon is None:
+        notes.append(
+            f"{meeting[0].name} comes before {meeting[1].name}: its risk is proved, and its accuracy is as good within the interval."
+        )
     named = [one for one in (*meeting, *undecided) if one.epsilon is None]
     if named:
         notes.append(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from matplotlib.image import imread
 from tqdm import tqdm
@@ -68,6 +69,10 @@ class Result:
     rows: tuple[Row, ...]
     statements: Mapping[str, Mapping[str, str]]
     trained: int
+
+    def to_frame(self) -> pd.DataFrame:
+        """A line for each number; the columns are those of judge.Row."""
+        return pd.DataFrame([row.to_json() for row in self.rows])
 
 
 def plan(config: Config) -> Plan:
