@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib.metadata
 import re
 import types
 import typing
@@ -58,7 +59,7 @@ def _compose(command: str, overrides: list[str]) -> dict[str, Any]:
     for override in overrides:
         if override.lstrip("+~").startswith("hydra"):
             raise ConfigError(override.split("=")[0], "Hydra's own settings are not for users; remove it")
-    overrides = [re.sub(r"^defences=", "defence=", part) for override in overrides for part in _foreign_model(override)]
+    overrides = [re.sub(r"^defences=", "defence=", part) for override in overrides for part in _foreign(override)]
     try:
         with initialize_config_dir(str(conf_folder().resolve()), version_base="1.3"):
             composed = compose(command, overrides)
@@ -69,12 +70,25 @@ def _compose(command: str, overrides: list[str]) -> dict[str, Any]:
     return plain
 
 
-def _foreign_model(override: str) -> list[str]:
-    """model=NAME of a model without a YAML file, from another package or program: the name, and no options but those given with +model."""
-    match = re.fullmatch(r"model=([A-Za-z_][\w.-]*)", override)
-    if match is None or match[1] in (*groups()["model"], "null"):
-        return [override]
-    return ["model=logistic", f"model.name={match[1]}"]
+def _foreign(override: str) -> list[str]:
+    """What has no YAML file: the same with its name. model=NAME may be of a package or of this program; options come with +model. Data sets and
+    attacks are those of installed packages."""
+    match = re.fullmatch(r"(model|dataset)=([A-Za-z_][\w.-]*)", override)
+    if match is not None and match[2] not in (*groups()[match[1]], "null"):
+        group, name = match.groups()
+        if group == "model":
+            return ["model=logistic", f"model.name={name}"]
+        return ["dataset=npz", f"dataset.name={name}"] if name in _elsewhere("datasets") else [override]
+    if match := re.fullmatch(r"attacks=\[(.*)\]", override):
+        names = [name.strip() for name in match[1].split(",")]
+        foreign = [name for name in names if name in _elsewhere("attacks") and name not in groups()["attacks"]]
+        ours = [name for name in names if name not in foreign]
+        return [f"attacks=[{','.join(ours)}]", *(f"+attacks.{name}={{}}" for name in foreign)]
+    return [override]
+
+
+def _elsewhere(kind: str) -> set[str]:
+    return {point.name for point in importlib.metadata.entry_points(group=f"dptrain.{kind}")}
 
 
 def groups() -> dict[str, list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
+import inspect
 import io
 import tarfile
 from collections.abc import Callable
@@ -126,6 +127,11 @@ packages add theirs by the entry point group `dptrain.datasets`."""
 
 def registry() -> dict[str, Callable[[DatasetConfig, int], Source]]:
     return {**{point.name: point.load() for point in entry_points(group="dptrain.datasets")}, **DATASETS}
+
+
+def code_of(name: str) -> str:
+    """The source of another package's data set; nothing for one of ours."""
+    return "" if name in DATASETS else inspect.getsource(inspect.getmodule(registry()[name]) or registry()[name])
 
 
 def source(config: DatasetConfig, seed: int) -> Source:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from dptrain import accounting, guesses, judge, plots
 from dptrain.assess import assess
-from dptrain.attacks import needs
+from dptrain.attacks import code_of, needs
 from dptrain.attacks.blind import blind
 from dptrain.fleet import Fleet
 from dptrain.guesses import Judged
@@ -92,7 +92,9 @@ def _right(fleet: Fleet, scores: Scores, test: np.ndarray) -> tuple[np.ndarray, 
 
 
 def _judged(fleet: Fleet, scores: Scores, name: str, options: Mapping[str, Any]) -> Judged:
-    key = fingerprint("attack", code_fingerprint("scores", "guesses", "attacks/*"), versions(), scores.digest, name, dict(options))
+    key = fingerprint(
+        "attack", code_fingerprint("scores", "guesses", "attacks/*"), versions(), scores.digest, name, code_of(name), dict(options)
+    )
     files = fleet.store.read("attack", key)
     if files is None:
         found = guesses.run(scores, name, options)

@@ -56,8 +56,9 @@ class Plan:
         del shaping["output"]
         for name in ("width", "workers", "physical_batch", "device", "checkpoint_seconds"):
             del shaping["training"][name]
+        foreign = [datasets.code_of(self.config.dataset.name), *(attacks.code_of(name) for name in self.config.attacks)]
         return fingerprint(
-            "run", shaping, self.source.digest, self.engine, self.architecture, code_fingerprint("*", "attacks/*"), versions()
+            "run", foreign, shaping, self.source.digest, self.engine, self.architecture, code_fingerprint("*", "attacks/*"), versions()
         )
 
 

@@ -39,8 +39,8 @@ MUTANTS = [
     Mutant(
         "clip after sum",
         "train",
-        "weights[:, at], factor, target)",
-        "weights[:, at], lambda norms: torch.ones_like(norms) * factor(norms.sum(1, keepdim=True)), target)",
+        "weights[:, at], factor, target, regulariser)",
+        "weights[:, at], lambda norms: torch.ones_like(norms) * factor(norms.sum(1, keepdim=True)), target, regulariser)",
         STEP,
     ),
     Mutant("mean before noise", "train", NOISY, "gradient.div_(ran.divisor).add_(own.view_as(gradient), alpha=noise_std)", STEP),
@@ -253,8 +253,8 @@ MUTANTS = [
     Mutant(
         "stale cache",
         "evaluate",
-        "versions(), scores.digest, name, dict(options))",
-        "versions(), len(scores.labels), name, dict(options))",
+        "scores.digest, name, code_of(name), dict(options)",
+        "len(scores.labels), name, code_of(name), dict(options)",
         "tests/test_sweep.py::test_attacks_follow_the_models_they_are_of",
     ),
     Mutant(

@@ -147,7 +147,7 @@ def test_stacked_engine_asked_for_what_it_cannot(capsys, fake_package):
 
 def test_unknown_command(capsys):
     assert cli.main(["swep"]) == 2
-    assert capsys.readouterr().err == "dptrain: error: unknown command 'swep'; choose from sweep, attack, calibrate, list\n"
+    assert capsys.readouterr().err == "dptrain: error: unknown command 'swep'; choose from sweep, attack, calibrate, advise, list\n"
 
 
 def test_no_privacy_is_spelt_inf():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib.metadata import entry_points
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,17 @@ ATTACKS: dict[str, Callable[..., np.ndarray]] = {
     "trajectory": trajectory,
 }
 
+
+def registry() -> dict[str, Callable[..., np.ndarray]]:
+    """ATTACKS and those that installed packages add through the entry point group `dptrain.attacks`."""
+    return {**{point.name: point.load() for point in entry_points(group="dptrain.attacks")}, **ATTACKS}
+
+
+def code_of(name: str) -> str:
+    """The source of another package's attack, so that its cached scores go when it changes; nothing for one of ours."""
+    return "" if name in ATTACKS else inspect.getsource(inspect.getmodule(registry()[name]) or registry()[name])
+
+
 CHOICES = {"variance": VARIANCES, "copies": ("noisy", "augmented"), "reference": ("out", "both")}
 LIMITS = {"gamma": (0.0, 1e6), "a": (0.0, 1.0), "alpha": (0.0, 1.0)}
 """Options that are one of some words, and those that are a number above the one and at most the other limit (`a` may be 0)."""
@@ -54,8 +66,9 @@ LIMITS = {"gamma": (0.0, 1e6), "a": (0.0, 1.0), "alpha": (0.0, 1.0)}
 
 def options_of(name: str) -> tuple[str, ...]:
     """The options that a user may give to an attack."""
-    known = inspect.signature(ATTACKS[name]).parameters.values()
-    fixed = getattr(ATTACKS[name], "keywords", {})
+    attack = registry()[name]
+    known = inspect.signature(attack).parameters.values()
+    fixed = getattr(attack, "keywords", {})
     return tuple(item.name for item in known if item.kind is item.KEYWORD_ONLY and item.name not in fixed)
 
 
@@ -71,8 +84,8 @@ def needs(name: str, options: Mapping[str, Any]) -> tuple[str, ...]:
 def check(attacks: Mapping[str, Mapping[str, Any]]) -> None:
     """Raise ConfigError for an unknown attack, option or value."""
     for name, options in attacks.items():
-        if name not in ATTACKS:
-            raise ConfigError(f"attacks.{name}", f"unknown attack; choose from {', '.join(ATTACKS)}")
+        if name not in registry():
+            raise ConfigError(f"attacks.{name}", f"unknown attack; choose from {', '.join(registry())}")
         for key, value in options.items():
             path = f"attacks.{name}.{key}"
             if key not in options_of(name):
