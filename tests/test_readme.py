@@ -85,8 +85,8 @@ CODES = {"claim=0.5": 1}
 def score_files(quickstart):
     """What the README's programs write, where its commands look for it."""
     where = quickstart[0].parent.parent
-    written = [program for program in PROGRAMS if "np.savez" in program]
-    assert len(written) == 2
+    written = [program for program in PROGRAMS if "np.savez" in program or "to_csv" in program]
+    assert len(written) == 3
     for program in written:
         subprocess.run([sys.executable, "-c", program], cwd=where, env=environment(), check=True)
 
@@ -105,11 +105,20 @@ def test_other_commands(command, quickstart, score_files):
 
 
 def test_the_program_in_the_readme(tmp_path):
-    (program,) = [program for program in PROGRAMS if "sweep" in program]
+    (program,) = [program for program in PROGRAMS if "dptrain.sweep" in program]
     ran = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment(), capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert "results/mine (" in ran.stdout
     assert "differential privacy, an upper bound" in ran.stdout
+
+
+def test_the_classifier_in_the_readme(tmp_path):
+    (program,) = [program for program in PROGRAMS if "DPClassifier" in program]
+    ran = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    accuracy, epsilon = map(float, ran.stdout.split()[:2])
+    assert accuracy > 0.7
+    assert 7.99 <= epsilon <= 8
 
 
 def test_table_is_the_committed_one():
