@@ -69,7 +69,7 @@ def test_a_download_is_verified_and_then_named(server, tmp_path):
     assert not list(path.parent.iterdir())  # nothing half done stays
 
 
-def test_offline_and_absent_says_what_to_put_where(server, tmp_path):
+def test_offline_and_absent_says_what_to_put_where(server, tmp_path, monkeypatch):
     _, base = server
     remote = Remote("a.bin", f"{base}none.bin", "md5:0")
     with pytest.raises(ConfigError, match=r"a\.bin for some is not here .* put the file into a folder and give dataset\.path=FOLDER"):
@@ -81,7 +81,8 @@ def test_offline_and_absent_says_what_to_put_where(server, tmp_path):
     (tmp_path / "a.bin").write_bytes(b"other")
     with pytest.raises(ConfigError, match="is not the published file"):
         obtain("some", [remote], str(tmp_path))
-    (tmp_path / "cache").write_text("a file")
+    (tmp_path / "file").write_text("a file")
+    monkeypatch.setenv("DPTRAIN_DATA", str(tmp_path / "file"))
     with pytest.raises(ConfigError, match="cannot write to"):
         obtain("some", [remote], None)
 
@@ -124,7 +125,7 @@ def test_cifar_in_its_binary_version(tmp_path, classes):
 
 
 def test_location30(tmp_path, monkeypatch):
-    rows = ['"%d",%s' % (n % 30 + 1, ",".join(map(str, RNG.integers(0, 2, 446)))) for n in range(300)]
+    rows = [f'"{n % 30 + 1}",' + ",".join(map(str, RNG.integers(0, 2, 446))) for n in range(300)]
     checksum = archive(tmp_path / "dataset_location.tgz", {"bangkok": "\n".join(rows).encode()})
     monkeypatch.setattr(datasets, "LOCATION", Remote("dataset_location.tgz", "http://none", checksum))
     config_ = chosen("location30", f"dataset.path={tmp_path}", "dataset.pool=200", "dataset.population=40", "dataset.test=40")
