@@ -131,6 +131,14 @@ class StackedEngine:
         self._own, self._taps = {}, {}
         return losses.detach()
 
+    def logits(self, parameters: Stack, inputs: Tensor) -> Tensor:
+        """Of inputs [K, B, *shape]: [K, B, C], without gradients."""
+        self._own, self._taps, self._regulariser = self._by_layer(parameters), {}, None
+        with torch.no_grad():
+            found = wide(self.model(layout(self.model, inputs.flatten(0, 1))))
+        self._own, self._taps = {}, {}
+        return found.view(*inputs.shape[:2], -1)
+
     def _clipped(self, losses: Tensor, weights: Tensor, factor: Factor, out: Stack) -> None:
         outputs = [z for calls in self._taps.values() for _, z in calls]
         slopes = iter(torch.autograd.grad(losses.sum(), outputs, allow_unused=True, materialize_grads=True))

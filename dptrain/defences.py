@@ -115,6 +115,11 @@ def relaxloss(config: Config, *, learning_rate: float, momentum: float, target: 
     return _plain(config, "relaxloss", learning_rate, momentum, relax=_number("relaxloss", "target", target, 0, 100))
 
 
+def adversarial(config: Config, *, learning_rate: float, momentum: float, weight: float) -> list[Setting]:
+    """Nasr et al. 2018: the model learns against an attacker who learns from its predictions on members and on the population."""
+    return _plain(config, "adversarial", learning_rate, momentum, adversary=_number("adversarial", "weight", weight, 0, 1000))
+
+
 def confidence_masking(config: Config, *, learning_rate: float, momentum: float, top: int, digits: int) -> list[Setting]:
     """Plain SGD whose service tells a few rounded confidences: hides nothing from attacks that need only the label (Choquette-Choo et al. 2021)."""
     for key, value, most in (("top", top, 1000), ("digits", digits, 12)):
@@ -155,6 +160,7 @@ DEFENCES: dict[str, Callable[..., list[Setting]]] = {
     "augmentation": augmentation,
     "smaller_model": smaller_model,
     "relaxloss": relaxloss,
+    "adversarial": adversarial,
     "confidence_masking": confidence_masking,
     "dpsgd": dpsgd,
 }
@@ -189,6 +195,7 @@ def described(recipe: Recipe) -> str:
         (recipe.label_smoothing, f"label smoothing {recipe.label_smoothing:g}"),
         (recipe.mixup, f"mixup {recipe.mixup:g}"),
         (recipe.relax, f"RelaxLoss {recipe.relax:g}"),
+        (recipe.adversary, f"adversarial regularisation {recipe.adversary:g}"),
         (recipe.early_stopping, "early stopping on the population split"),
         (recipe.top, f"of its confidences the top {recipe.top} told with {recipe.digits} decimals"),
         (recipe.augmentations, f"augmentations {', '.join(recipe.augmentations)}"),

@@ -38,8 +38,8 @@ from dptrain.train import State, keep_best, train
 from dptrain.types import ConfigError, Setting
 
 TRAINED_BY = (
-    *("types", "sampling", "noise", "data", "layers", "models", "terms", "rules", "clipping", "augment", "regularise", "train", "score"),
-    *("checkpoint", "fleet", "probe", "accounting", "rdp", "statement", "ledger"),
+    *("types", "sampling", "noise", "data", "layers", "models", "terms", "rules", "clipping", "augment", "regularise", "adversary"),
+    *("train", "score", "checkpoint", "fleet", "probe", "accounting", "rdp", "statement", "ledger"),
 )
 CURVE_POINTS = 50
 
@@ -165,7 +165,7 @@ class Fleet:
         model = self.build(0, setting).to(self.device)
         pool, test = self.tensors["pool"], self.tensors["test"]
         labels = torch.from_numpy(self.dataset.pool.labels).to(self.device)
-        outside = torch.from_numpy(self.dataset.population.labels)
+        others = (self.tensors["population"], torch.from_numpy(self.dataset.population.labels).to(self.device))
         steps, kept = setting.mechanism.steps, self.config.training.trajectory
         every, marks = math.ceil(steps / CURVE_POINTS), {max(1, steps * (number + 1) // kept) for number in range(kept)}
         saved = time.monotonic()
@@ -177,8 +177,7 @@ class Fleet:
                 progress.trajectory.append(score.losses(model, state.released, pool, labels))
             if state.step % every == 0 or state.step == steps:
                 if setting.recipe.early_stopping:
-                    others = score.losses(model, state.parameters, self.tensors["population"], outside).mean(1)
-                    keep_best(state, torch.from_numpy(others).to(self.device))
+                    keep_best(state, torch.from_numpy(score.losses(model, state.parameters, *others).mean(1)).to(self.device))
                 right = score.logits(model, state.released, test).argmax(-1) == self.dataset.test.labels
                 mean = float(torch.where(weights, losses, 0).sum() / weights.sum().clamp(min=1))
                 point: Point = {"step": state.step, "loss": mean if math.isfinite(mean) else None, "test_accuracy": float(right.mean())}
@@ -193,7 +192,9 @@ class Fleet:
 
         members, physical = self.membership[progress.models], self.placement.physical_batch
         with contextlib.closing(book):
-            ran = train(model, setting, self.engine, progress.state, progress.keys, pool, labels, members, on_step, physical, book.charge)
+            ran = train(
+                model, setting, self.engine, progress.state, progress.keys, pool, labels, members, on_step, physical, book.charge, others
+            )
             book.sync()
         if not all(bool(torch.isfinite(value).all()) for value in progress.state.released.values()):
             self.store.delete_file("checkpoint", checkpoint)

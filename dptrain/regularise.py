@@ -1,20 +1,23 @@
-"""What plain training may add against memorising: dropout, label smoothing, mixup, RelaxLoss. Nothing is proved of any of them.
+"""What plain training may add against memorising: dropout, label smoothing, mixup, RelaxLoss, an adversary. Nothing is proved of any of them.
 
 Draws come from each model's own keystream, so they do not depend on stack width, padding or a restart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dptrain.adversary import Adversary
 from dptrain.sampling import Purpose, fill, generator
 from dptrain.types import Recipe
 
+Stack = Mapping[str, Tensor]
 LAYERS = 1024
 """More than any model has, so that (step, layer) is one number."""
 
@@ -26,6 +29,7 @@ class Regulariser:
     recipe: Recipe
     keys: Sequence[bytes]
     epoch_steps: int
+    kept: dict[str, Tensor]
     device: torch.device
     _step: int = 0
     _counts: list[int] = field(default_factory=list)
@@ -33,12 +37,14 @@ class Regulariser:
     _partners: Tensor | None = None
     _share: Tensor | None = None
     _labels: Tensor | None = None
+    _adversary: Adversary | None = None
+    _outside: tuple[Tensor, Tensor] | None = None
     _at: slice = field(default_factory=lambda: slice(None))
 
     @staticmethod
-    def of(recipe: Recipe, keys: Sequence[bytes], epoch_steps: int, device: torch.device) -> Regulariser | None:
-        """None where the recipe has none of it."""
-        return Regulariser(recipe, keys, max(1, epoch_steps), device) if recipe.regularised else None
+    def of(recipe: Recipe, keys: Sequence[bytes], epoch_steps: int, kept: dict[str, Tensor], device: torch.device) -> Regulariser | None:
+        """None where the recipe has none of it. kept: what an adversary goes on with after a restart."""
+        return Regulariser(recipe, keys, max(1, epoch_steps), kept, device) if recipe.regularised else None
 
     def start(self, step: int, counts: Sequence[int], width: int) -> None:
         self._step, self._counts, self._width = step, list(counts), width
@@ -51,6 +57,17 @@ class Regulariser:
                 row[:count] = rng.permutation(count)
             self._partners = torch.from_numpy(partners).to(self.device)
             self._share = torch.tensor(shares, dtype=torch.float32, device=self.device)
+
+    def oppose(self, parameters: Stack, engine: Any, outside: tuple[Tensor, Tensor] | None, count: int) -> None:
+        """Let the adversary see what the models say about `count` random examples of `outside`, inputs and labels that none trains on."""
+        if outside is None:
+            raise ValueError("an adversary needs examples that no model trains on")
+        inputs, labels = outside
+        rows = np.stack([generator(key, Purpose.QUERY, self._step).integers(0, len(labels), count) for key in self.keys])
+        drawn = torch.from_numpy(rows).to(self.device)
+        said = engine.logits(parameters, inputs[drawn])
+        self._adversary = self._adversary or Adversary(self.keys, said.shape[-1], self.kept, self.device)
+        self._outside = (said, labels[drawn])
 
     def mixed(self, seen: Tensor, other: Callable[[Tensor], tuple[Tensor, Tensor]], at: slice) -> Tensor:
         """Views [K, B, V, *shape], each mixed with those of its partner; other(partners [K, B]) gives their views and labels (Zhang et al.
@@ -83,6 +100,11 @@ class Regulariser:
         if self._labels is not None and self._share is not None:
             share = self._share[:, None]
             losses = share * losses + (1 - share) * self._smoothed(logits, self._labels)
+        if self._adversary is not None and self._outside is not None:
+            said = logits.mean(2)
+            self._adversary.learn((said, labels, weights), self._outside)
+            # Nasr et al. 2018, equation 6: the attacker's gain, the logarithm of its odds' probability, is added to the loss.
+            losses = losses + self.recipe.adversary * nn.functional.logsigmoid(self._adversary.odds(said, labels))
         return self._relaxed(logits, labels, losses, weights) if self.recipe.relax else losses
 
     def _smoothed(self, logits: Tensor, labels: Tensor) -> Tensor:

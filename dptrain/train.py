@@ -38,13 +38,13 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 @dataclass
 class State:
-    """All that a later step depends on: parameters, their moving average (empty without one; with early stopping, the best so far, and `best`
-    holds its "loss" [K]), what the optimiser keeps for each parameter
+    """All that a later step depends on: parameters, their moving average (empty without one; with early stopping, the best so far, and
+    `kept` holds its "loss" [K]; with an adversary, the adversary), what the optimiser keeps for each parameter
     by name and by its own key, and the number of steps done. Tensors are [K, *shape] but for an optimiser's count."""
 
     parameters: dict[str, Tensor]
     average: dict[str, Tensor] = field(default_factory=dict)
-    best: dict[str, Tensor] = field(default_factory=dict)
+    kept: dict[str, Tensor] = field(default_factory=dict)
     moments: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     step: int = 0
 
@@ -59,7 +59,7 @@ class State:
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor under one name, for a file."""
-        flat = {f"{part}/{name}": value for part in ("parameters", "average", "best") for name, value in getattr(self, part).items()}
+        flat = {f"{part}/{name}": value for part in ("parameters", "average", "kept") for name, value in getattr(self, part).items()}
         moments = {f"moments/{key}/{name}": value for name, kept in self.moments.items() for key, value in kept.items()}
         return flat | {label: value for label, value in moments.items() if value is not None}  # SGD keeps None without momentum
 
@@ -113,6 +113,7 @@ def train(
     on_step: OnStep,
     physical_batch: int | None = None,
     charge: Charge | None = None,
+    outside: tuple[Tensor, Tensor] | None = None,
 ) -> Mechanism:
     """Take `state` from its step to the setting's last; return the mechanism that ran.
 
@@ -120,6 +121,7 @@ def train(
     `state`; membership: bool [K, N]. on_step(state, losses [K, B], weights [K, B]) is called after every whole step; what it raises
     ends training with `state` whole, so it may save and stop. Batches, views and noise are functions of (key, step) alone.
     physical_batch: examples of one model in memory at once, with all their views; a larger batch is summed in parts within its step.
+    outside: inputs and labels that no model trains on, for an adversary.
     Raises ValueError for a sampling other than Poisson, which this loop does not do.
     """
     if setting.mechanism.sampling is not Sampling.POISSON:
@@ -137,7 +139,7 @@ def train(
     parts = {name: torch.zeros_like(value) for name, value in stacked.items()} if physical_batch else {}
     optimiser = _optimiser(recipe, stacked, gradients, state)
     noise_std = ran.noise_multiplier * ran.clip if ran.private else 0.0
-    regulariser = Regulariser.of(recipe, keys, ran.public_n // ran.batch_size, device)
+    regulariser = Regulariser.of(recipe, keys, ran.public_n // ran.batch_size, state.kept, device)
     for step in range(state.step, ran.steps):
         batches = [sampling.poisson(key, step, own, ran.batch_size, ran.public_n) for key, own in zip(keys, membership, strict=True)]
         indices, weights = (torch.from_numpy(array).to(device) for array in sampling.pad(batches))
@@ -146,6 +148,8 @@ def train(
         width = indices.shape[1]
         if regulariser is not None:
             regulariser.start(step, [len(own) for own in batches], width)
+            if recipe.adversary:
+                regulariser.oppose(stacked, clipped_sum, outside, ran.batch_size)
         for start in range(0, width, physical_batch or width):
             at = slice(start, start + (physical_batch or width))
             target = parts if start else gradients
@@ -206,11 +210,11 @@ def _optimiser(recipe: Recipe, stacked: Mapping[str, Tensor], gradients: Mapping
 
 def keep_best(state: State, losses: Tensor) -> None:
     """Early stopping: of each model keep the parameters as they are now if its loss, of losses [K] on data that no model trains on, is the least so far."""
-    if not state.best:
-        state.best = {"loss": torch.full_like(losses, math.inf)}
+    if not state.kept:
+        state.kept = {"loss": torch.full_like(losses, math.inf)}
         state.average = {name: value.clone() for name, value in state.parameters.items()}
-    better = losses < state.best["loss"]
-    state.best["loss"] = torch.where(better, losses, state.best["loss"])
+    better = losses < state.kept["loss"]
+    state.kept["loss"] = torch.where(better, losses, state.kept["loss"])
     for name, value in state.parameters.items():
         state.average[name] = torch.where(better.view(-1, *[1] * (value.dim() - 1)), value, state.average[name])
 

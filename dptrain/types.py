@@ -80,7 +80,7 @@ class Recipe:
     of the forward and backward pass; norms and sums are float32. summed_gaussians: in each number of noise.
 
     The rest is for plain training only, and nothing is proved of it. dropout: share of a layer's inputs; mixup: alpha of its Beta; relax: target
-    of RelaxLoss; early_stopping: the parameters with the least population loss are released. top, digits: how many confidences are told,
+    of RelaxLoss; adversary: weight of an attacker's gain; early_stopping: the parameters with the least population loss are released. top, digits: how many confidences are told,
     with how many decimals; 0 for all as they are.
     """
 
@@ -100,6 +100,7 @@ class Recipe:
     label_smoothing: float = 0.0
     mixup: float = 0.0
     relax: float = 0.0
+    adversary: float = 0.0
     early_stopping: bool = False
     top: int = 0
     digits: int = 0
@@ -107,7 +108,7 @@ class Recipe:
     @property
     def regularised(self) -> bool:
         """Whether a plain step differs from that of SGD on the cross-entropy."""
-        return bool(self.dropout or self.label_smoothing or self.mixup or self.relax)
+        return bool(self.dropout or self.label_smoothing or self.mixup or self.relax or self.adversary)
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,24 @@
 """What plain training may add: each against its formula, and independent of stack width, parts and restarts."""
 
 import copy
+import dataclasses
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 from torch.nn import functional
 
 from dptrain import models, sampling
+from dptrain.adversary import Adversary
+from dptrain.attacks import label_only, loss
 from dptrain.clipping import ENGINES, stack
 from dptrain.regularise import Regulariser, masked
 from dptrain.train import State, keep_best, train
 from dptrain.types import Mechanism, Recipe, Sampling, Setting
+from tests.fleets import rich
 
 N, CLASSES = 60, 4
 KEYS = [sampling.seeded_key(k, "regularise") for k in range(3)]
@@ -22,6 +27,7 @@ RNG = torch.Generator().manual_seed(0)
 INPUTS = torch.randn(N, 1, 6, 6, generator=RNG)
 LABELS = torch.randint(0, CLASSES, (N,), generator=RNG)
 MODELS = [models.build("mlp", {"hidden": (9, 7)}, (1, 6, 6), CLASSES, k) for k in range(3)]
+OUTSIDE = (torch.randn(40, 1, 6, 6, generator=RNG), torch.randint(0, CLASSES, (40,), generator=RNG))
 PLAN = Mechanism(Sampling.POISSON, 12, 30, 8, 0.0, math.inf, 12)
 RECIPES = {
     "dropout": Recipe(0.2, dropout=0.5),
@@ -29,6 +35,7 @@ RECIPES = {
     "mixup": Recipe(0.2, mixup=0.7),
     "mixup of views": Recipe(0.2, mixup=0.7, augmentations=("flip",), multiplicity=2),
     "relaxloss": Recipe(0.2, relax=1.5),
+    "adversary": Recipe(0.2, adversary=2.0),
     "all": Recipe(0.2, momentum=0.9, dropout=0.3, label_smoothing=0.1, mixup=1.0, relax=1.3),
 }
 
@@ -37,7 +44,7 @@ def run(recipe, rows, state=None, physical=None, steps=8):
     state = state or State.start([MODELS[k] for k in rows])
     setting = Setting("s", "s", None, 1e-5, replace(PLAN, steps=steps), recipe)
     keys = [KEYS[k] for k in rows]
-    train(MODELS[0], setting, "stacked", state, keys, INPUTS, LABELS, MEMBERSHIP[list(rows)], lambda *_: None, physical)
+    train(MODELS[0], setting, "stacked", state, keys, INPUTS, LABELS, MEMBERSHIP[list(rows)], lambda *_: None, physical, None, OUTSIDE)
     return state
 
 
@@ -53,13 +60,13 @@ def test_neither_stack_nor_parts_nor_restarts_matter(name):
         assert same(whole, run(recipe, (k,)), row=k)
     part = run(recipe, (0, 1, 2), steps=5)
     assert same(whole, run(recipe, (0, 1, 2), copy.deepcopy(part)))
-    if not recipe.relax:  # the mean loss of RelaxLoss is that of what is in memory
+    if not (recipe.relax or recipe.adversary):  # RelaxLoss's mean is that of what is in memory, and an adversary learns from each part
         assert same(whole, run(recipe, (0, 1, 2), physical=5))
     assert not same(whole, run(Recipe(0.2, momentum=recipe.momentum), (0, 1, 2)))
 
 
 def test_dropout_drops_its_share_and_keeps_the_mean():
-    own = Regulariser(Recipe(0.1, dropout=0.3), KEYS, 3, torch.device("cpu"))
+    own = Regulariser(Recipe(0.1, dropout=0.3), KEYS, 3, {}, torch.device("cpu"))
     own.start(4, [500, 400, 0], 500)
     inputs = torch.ones(3 * 500, 200)
     assert own.dropped(0, inputs) is inputs
@@ -77,7 +84,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean():
 
 
 def objective(recipe, logits, labels, step=0, weights=None):
-    own = Regulariser(recipe, KEYS[:1], 2, torch.device("cpu"))
+    own = Regulariser(recipe, KEYS[:1], 2, {}, torch.device("cpu"))
     own.start(step, [len(labels)], len(labels))
     weights = torch.ones(1, len(labels), dtype=torch.bool) if weights is None else weights
     return own.objective(logits[None, :, None], labels[None], weights)[0]
@@ -101,7 +108,7 @@ def test_objectives_are_their_formulas():
 
 
 def test_mixup_mixes_members_with_members():
-    own = Regulariser(Recipe(0.1, mixup=1.0), KEYS[:1], 2, torch.device("cpu"))
+    own = Regulariser(Recipe(0.1, mixup=1.0), KEYS[:1], 2, {}, torch.device("cpu"))
     own.start(3, [7], 10)
     seen = torch.arange(10.0).view(1, 10, 1, 1)
     asked = []
@@ -124,7 +131,7 @@ def test_mixup_mixes_members_with_members():
 
 def test_no_regulariser_beside_a_clip():
     """Mixup and RelaxLoss mix examples: with a clip their sensitivity would not be bounded by it."""
-    own = Regulariser(Recipe(0.1, mixup=1.0), KEYS[:1], 2, torch.device("cpu"))
+    own = Regulariser(Recipe(0.1, mixup=1.0), KEYS[:1], 2, {}, torch.device("cpu"))
     parameters = stack(MODELS[:1])
     weights = torch.ones(1, 5, dtype=torch.bool)
     out = {name: torch.zeros_like(value) for name, value in parameters.items()}
@@ -146,7 +153,7 @@ def test_the_best_iterate_is_kept():
         for name, value in state.released.items():
             for k in range(2):
                 assert torch.equal(value[k], history[best[k]][name][k])
-    assert torch.equal(State.of(state.tensors(), 1).best["loss"], torch.tensor([1.0, 0.5]))
+    assert torch.equal(State.of(state.tensors(), 1).kept["loss"], torch.tensor([1.0, 0.5]))
 
 
 @pytest.mark.parametrize(("top", "digits"), [(1, 1), (3, 2), (10, 3), (50, 1)])
@@ -157,3 +164,54 @@ def test_masking_keeps_the_label_and_hides_the_rest(top, digits):
     np.testing.assert_array_equal(told.argmax(-1), logits.argmax(-1))
     assert np.isfinite(told).all()
     assert len(np.unique(np.round(told, 4))) <= (10**digits + 2) * (10 if top < 10 else 2)
+
+
+def test_an_adversary_learns_and_is_learnt_against():
+    """On predictions that tell members apart it finds them; a model's objective rises with what it finds."""
+    kept = {}
+    own = Adversary(KEYS[:2], CLASSES, kept, torch.device("cpu"))
+    labels = torch.randint(0, CLASSES, (2, 200))
+    sure = 4.0 * functional.one_hot(labels, CLASSES)
+    unsure = 0.5 * functional.one_hot(labels, CLASSES).float()
+    weights = torch.ones(2, 200, dtype=torch.bool)
+    for _ in range(300):
+        own.learn((sure, labels, weights), (unsure, labels))
+    assert (own.odds(sure, labels) > 0).float().mean() > 0.95
+    assert (own.odds(unsure, labels) < 0).float().mean() > 0.95
+    again = Adversary(KEYS[:2], CLASSES, kept, torch.device("cpu"))
+    torch.testing.assert_close(again.odds(sure, labels), own.odds(sure, labels))
+
+
+def test_adam_is_torchs():
+    kept = {}
+    own = Adversary(KEYS[:1], CLASSES, kept, torch.device("cpu"))
+    twin = [kept[name].clone().requires_grad_() for name in ("first", "second")]
+    optimiser = torch.optim.Adam(twin, lr=1e-3)
+    labels = torch.randint(0, CLASSES, (1, 30))
+    for _ in range(5):
+        inside, outside = torch.randn(1, 30, CLASSES), torch.randn(1, 30, CLASSES)
+        own.learn((inside, labels, torch.ones(1, 30, dtype=torch.bool)), (outside, labels))
+        optimiser.zero_grad()
+        members, others = (own.odds(said, labels, *twin) for said in (inside, outside))
+        (functional.softplus(-members).mean() + functional.softplus(others).mean()).backward()
+        optimiser.step()
+    for name, value in zip(("first", "second"), twin, strict=True):
+        torch.testing.assert_close(kept[name], value.detach(), rtol=1e-4, atol=1e-6)
+
+
+def test_masking_blinds_attacks_on_confidences_and_not_those_on_labels():
+    """The answers to noisy copies keep their labels, so the label-only attack scores every example as before."""
+    plain = rich(models=8, examples=400, leak=2.0, queries=1)
+    hidden = dataclasses.replace(
+        plain,
+        logits=masked(plain.logits, 1, 1),
+        extras={name: masked(array, 1, 1) if name.endswith("_logits") else array for name, array in plain.extras.items()},
+    )
+
+    def area(scores, attack):
+        return np.mean([roc_auc_score(scores.membership[k], attack(scores, k)) for k in range(8)])
+
+    assert area(plain, loss) - area(hidden, loss) > 0.02
+    for k in range(8):
+        np.testing.assert_array_equal(label_only(plain, k), label_only(hidden, k))
+    assert area(hidden, label_only) > 0.6
