@@ -22,12 +22,14 @@ DEMANDS = {
 
 @dataclass(frozen=True)
 class Candidate:
-    """A setting: its accuracy, of each risk the strongest attack's row, and the least proved ceiling of each (None without DP)."""
+    """A setting: its accuracy; of each risk the strongest attack's row, the highest upper end of any attack's interval (1 where one has none),
+    and the least proved ceiling (None without DP)."""
 
     name: str
     epsilon: float | None
     accuracy: Row
     risks: dict[str, Row]
+    highest: dict[str, float]
     ceilings: dict[str, float | None]
 
 
@@ -122,14 +124,15 @@ def candidates(rows: Sequence[Row]) -> list[Candidate]:
     found = []
     for accuracy in (row for row in rows if row.metric == "test_accuracy" and row.estimate is not None):
         own = [row for row in rows if row.setting == accuracy.setting and row.attack and row.attack != "blind" and row.estimate is not None]
-        risks, ceilings = {}, {}
+        risks, highest, ceilings = {}, {}, {}
         for metric, _ in DEMANDS.values():
             of = [row for row in own if row.metric == metric]  # canaries too: the worst case that was measured
             if of:
                 risks[metric] = max(of, key=lambda row: row.estimate or 0.0)
+                highest[metric] = max(1.0 if row.high is None else row.high for row in of)
                 known = [row.ceiling for row in of if row.ceiling is not None]
                 ceilings[metric] = min(known) if known else None
-        found.append(Candidate(accuracy.setting, accuracy.epsilon, accuracy, risks, ceilings))
+        found.append(Candidate(accuracy.setting, accuracy.epsilon, accuracy, risks, highest, ceilings))
     return found
 
 
@@ -161,7 +164,7 @@ def _meets(one: Candidate, demands: dict[str, float]) -> tuple[bool, bool]:
         if key in demands:
             row, ceiling = one.risks.get(metric), one.ceilings.get(metric)
             proved = ceiling is not None and ceiling <= demands[key]
-            sure &= proved or (row is not None and row.high is not None and row.high <= demands[key])
+            sure &= proved or one.highest.get(metric, 1.0) <= demands[key]
             likely &= proved or (row is not None and (row.estimate or 0.0) <= demands[key])
     if "min_accuracy" in demands:
         sure &= (one.accuracy.low or 0.0) >= demands["min_accuracy"]

@@ -53,6 +53,15 @@ def test_risk_is_the_strongest_attack_at_the_upper_end(folder):
     assert found.text().startswith("Asked: max_auc=0.63.\nTake dpsgd-8: accuracy 0.880 [0.860, 0.900]; AUC 0.600 [0.580, 0.620] by lira")
 
 
+def test_every_attack_must_stay_below(tmp_path):
+    """The strongest by its estimate is not the one whose interval reaches highest."""
+    unsure = Row("none", "d", None, "rmia", "auc", 0.60, 0.40, 0.80, 4, 100, 100)
+    (tmp_path / "metrics.json").write_text(json.dumps({"rows": [asdict(row) for row in [*setting("none", 0.9, 0.62), unsure]]}))
+    found = ask(tmp_path, max_auc=0.7)
+    assert not found.meeting
+    assert names(found.undecided) == ["none"]
+
+
 def test_a_proof_is_enough(folder):
     """The interval of dpsgd-1 reaches .59; its ceiling is .58."""
     assert names(ask(folder, max_auc=0.585).meeting) == ["dpsgd-2", "dpsgd-1"]
