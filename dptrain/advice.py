@@ -10,6 +10,7 @@ from typing import Any
 
 from dptrain.commands import AdviseConfig
 from dptrain.judge import Row
+from dptrain.metrics import undominated
 from dptrain.types import ConfigError
 
 DEMANDS = {
@@ -138,19 +139,15 @@ def candidates(rows: Sequence[Row]) -> list[Candidate]:
 
 def frontiers(found: Sequence[Candidate]) -> tuple[list[str], list[str]]:
     """Names of the settings that no other beats in both accuracy and AUC: as measured, and as proved."""
-    measured = [(_risk(one), one.accuracy.estimate or 0.0, one.name) for one in found if "auc" in one.risks]
-    proven = [
-        (float(one.ceilings["auc"] or 0), one.accuracy.estimate or 0.0, one.name) for one in found if one.ceilings.get("auc") is not None
-    ]
-    return _undominated(measured), _undominated(proven)
 
+    def best(some: list[Candidate], risks: list[float]) -> list[str]:
+        points = [(risk, one.accuracy.estimate or 0.0) for risk, one in zip(risks, some, strict=True)]
+        return [some[index].name for index in undominated(points)]
 
-def _undominated(points: Sequence[tuple[float, float, str]]) -> list[str]:
-    kept: list[tuple[float, float, str]] = []
-    for point in sorted(points, key=lambda point: (point[0], -point[1])):
-        if not kept or point[1] > kept[-1][1]:
-            kept.append(point)
-    return [name for _, _, name in kept]
+    attacked = [one for one in found if "auc" in one.risks]
+    proved = {one.name: ceiling for one in attacked if (ceiling := one.ceilings["auc"]) is not None}
+    private = [one for one in attacked if one.name in proved]
+    return best(attacked, [_risk(one) for one in attacked]), best(private, [proved[one.name] for one in private])
 
 
 def _risk(one: Candidate) -> float:

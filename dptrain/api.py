@@ -65,5 +65,5 @@ def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ",".join(_text(item) for item in value) + "]"
     text = str(value)
-    plain = text.isascii() and text.replace("_", "").isalnum()
+    plain = re.fullmatch(r"[A-Za-z_]\w*", text, re.ASCII) and text.lower() not in ("null", "true", "false", "inf", "nan")
     return text if plain else "'" + re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + (found[2] and "\\'"), text) + "'"

@@ -14,7 +14,7 @@ import pandas as pd
 from dptrain import accounting, rdp
 from dptrain.commands import CalibrateConfig
 from dptrain.opinions import prv_epsilon
-from dptrain.types import ConfigError, Mechanism, Neighbouring, Sampling
+from dptrain.types import ConfigError, Mechanism, Neighbouring, Sampling, first_line
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def answer(config: CalibrateConfig) -> Answer:
     except (ArithmeticError, ValueError, MemoryError) as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError("", f"no bound can be computed for numbers so extreme ({str(error).splitlines()[0]}); use others") from None
+        raise ConfigError("", f"no bound can be computed for numbers so extreme ({first_line(error)}); use others") from None
 
 
 def _answer(config: CalibrateConfig) -> Answer:

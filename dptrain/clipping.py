@@ -12,6 +12,7 @@ import functools
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,13 +24,28 @@ from dptrain.terms import norm, wide
 Stack = Mapping[str, Tensor]
 Factor = Callable[[Tensor], Tensor]
 """Norms of per-example gradients -> what each is multiplied by."""
-Engine = Callable[..., Tensor]
-"""(parameters, inputs [K, B, V, *shape], labels [K, B], weights bool [K, B], factor, out, regulariser) -> losses [K, B]
 
-Fills `out` with the clipped sums; losses are from before the step. V views of an example count as one example (augmentation
-multiplicity). weights are False for padding. factor None sums without clipping, the plain SGD of any trainer; only then may there be a
-regulariser, which changes what is minimised.
-"""
+
+class Engine(Protocol):
+    """Sums of clipped per-example gradients of K models."""
+
+    def __call__(
+        self,
+        parameters: Stack,
+        inputs: Tensor,
+        labels: Tensor,
+        weights: Tensor,
+        factor: Factor | None,
+        out: Stack,
+        regulariser: Regulariser | None = None,
+    ) -> Tensor:
+        """parameters; inputs [K, B, V, *shape], labels [K, B], weights bool [K, B] -> losses [K, B].
+
+        Fills `out` with the clipped sums; losses are from before the step. V views of an example count as one example (augmentation
+        multiplicity). weights are False for padding. factor None sums without clipping, the plain SGD of any trainer; only then may there be a
+        regulariser, which changes what is minimised.
+        """
+
 
 CLIPPINGS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "flat": lambda norms, clip: torch.clamp(clip / (norms + 1e-12), max=1.0),

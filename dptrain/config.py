@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import importlib.metadata
 import re
 import types
 import typing
@@ -20,6 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from dptrain import plugins
 from dptrain.commands import AdviseConfig, AttackConfig, CalibrateConfig
 from dptrain.schema import Config
 from dptrain.types import ConfigError
@@ -78,17 +78,13 @@ def _foreign(override: str) -> list[str]:
         group, name = match.groups()
         if group == "model":
             return ["model=logistic", f"model.name={name}"]
-        return ["dataset=npz", f"dataset.name={name}"] if name in _elsewhere("datasets") else [override]
+        return ["dataset=npz", f"dataset.name={name}"] if name in plugins.names("datasets") else [override]
     if match := re.fullmatch(r"attacks=\[(.*)\]", override):
         names = [name.strip() for name in match[1].split(",")]
-        foreign = [name for name in names if name in _elsewhere("attacks") and name not in groups()["attacks"]]
+        foreign = [name for name in names if name in plugins.names("attacks") and name not in groups()["attacks"]]
         ours = [name for name in names if name not in foreign]
         return [f"attacks=[{','.join(ours)}]", *(f"+attacks.{name}={{}}" for name in foreign)]
     return [override]
-
-
-def _elsewhere(kind: str) -> set[str]:
-    return {point.name for point in importlib.metadata.entry_points(group=f"dptrain.{kind}")}
 
 
 def groups() -> dict[str, list[str]]:

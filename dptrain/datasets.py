@@ -5,21 +5,20 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
-import inspect
 import io
 import tarfile
 from collections.abc import Callable
-from importlib.metadata import entry_points
 
 import numpy as np
 import pandas as pd
 
-from dptrain import images, tables
+from dptrain import images, plugins, tables
 from dptrain.data import Examples, Source
-from dptrain.fetch import Remote, obtain
+from dptrain.fetch import Remote, combined_digest, obtain
 from dptrain.schema import DatasetConfig
 from dptrain.types import ConfigError
 
+Declared = Callable[[DatasetConfig, int], Source]
 GITHUB = "https://github.com/"
 LOCATION = Remote(
     "dataset_location.tgz",
@@ -47,7 +46,7 @@ def _adult(config: DatasetConfig, seed: int) -> Source:
     rows = [[value.strip() for value in row] for row in csv.reader(io.StringIO(text), skipinitialspace=True) if row]
     frame = pd.DataFrame(rows, columns=list(ADULT_COLUMNS)).replace("?", np.nan)
     frame["income"] = frame["income"].str.rstrip(".")
-    return tables.table_source(frame, _with(config, "income"), seed, images.digest(files))
+    return tables.table_source(frame, _with(config, "income"), seed, combined_digest(files))
 
 
 def _location30(config: DatasetConfig, seed: int) -> Source:
@@ -57,14 +56,14 @@ def _location30(config: DatasetConfig, seed: int) -> Source:
         file = next(own for own in map(archive.extractfile, archive.getmembers()) if own is not None)
         rows = [[int(value) for value in row] for row in csv.reader(io.TextIOWrapper(file))]
     values = np.array(rows)
-    return _binary(values[:, 1:], values[:, 0] - 1, 30, images.digest([path]))
+    return _binary(values[:, 1:], values[:, 0] - 1, 30, combined_digest([path]))
 
 
-def _hundred(name: str, remote: Remote) -> Callable[[DatasetConfig, int], Source]:
+def _hundred(name: str, remote: Remote) -> Declared:
     def declared(config: DatasetConfig, seed: int) -> Source:
         [path] = obtain(name, [remote], config.path)
         with np.load(path, allow_pickle=False) as arrays:
-            return _binary(arrays["features"], arrays["labels"].argmax(1), 100, images.digest([path]))
+            return _binary(arrays["features"], arrays["labels"].argmax(1), 100, combined_digest([path]))
 
     return declared
 
@@ -74,7 +73,7 @@ def _binary(features: np.ndarray, labels: np.ndarray, classes: int, digest: str)
     return Source("binary features as they are, nothing fitted", features.shape[1:], classes, len(labels), lambda: examples, digest)
 
 
-def _bundled(name: str) -> Callable[[DatasetConfig, int], Source]:
+def _bundled(name: str) -> Declared:
     def declared(config: DatasetConfig, seed: int) -> Source:
         from sklearn import datasets
 
@@ -102,7 +101,7 @@ def _blank(config: DatasetConfig, seed: int) -> Source:
     return Source("all inputs are zero, nothing fitted", (1024,), 2, 10_000, read)
 
 
-DATASETS: dict[str, Callable[[DatasetConfig, int], Source]] = {
+DATASETS: dict[str, Declared] = {
     "mnist5k": images.mnist5k,
     "mnist": images.mnist,
     "fashion_mnist": images.fashion_mnist,
@@ -125,13 +124,14 @@ DATASETS: dict[str, Callable[[DatasetConfig, int], Source]] = {
 packages add theirs by the entry point group `dptrain.datasets`."""
 
 
-def registry() -> dict[str, Callable[[DatasetConfig, int], Source]]:
-    return {**{point.name: point.load() for point in entry_points(group="dptrain.datasets")}, **DATASETS}
+def registry() -> dict[str, Declared]:
+    """DATASETS and those of other packages."""
+    return plugins.registry("datasets", DATASETS)
 
 
 def code_of(name: str) -> str:
-    """The source of another package's data set; nothing for one of ours."""
-    return "" if name in DATASETS else inspect.getsource(inspect.getmodule(registry()[name]) or registry()[name])
+    """The source of a data set that is not ours."""
+    return plugins.code_of(registry()[name])
 
 
 def source(config: DatasetConfig, seed: int) -> Source:

@@ -17,7 +17,7 @@ from dptrain.placement import choose_device
 from dptrain.probe import refuse_mixing, refuse_sampler
 from dptrain.schema import PrivacyConfig
 from dptrain.train import State, train
-from dptrain.types import Mechanism, Recipe, Sampling, Setting
+from dptrain.types import Mechanism, Neighbouring, Recipe, Sampling, Setting
 
 PREPROCESSING = "none by this classifier: inputs as given, classes and number of rows public; whatever was fitted on these rows before, such as a scaler in a pipeline, is not covered"
 TUNING = (
@@ -26,9 +26,10 @@ TUNING = (
 
 
 class DPClassifier(ClassifierMixin, BaseEstimator):
-    """Softmax regression or a multi-layer perceptron, (epsilon, delta)-differentially private for adding or removing one row.
+    """Softmax regression or a multi-layer perceptron, (epsilon, delta)-differentially private in each row.
 
-    The number of rows is taken to be public. Scale inputs to about [-1, 1] by constants that do not come from these rows: a scaler that is
+    The number of rows is public, since batches and noise are planned by it: neighbours are data of as many rows, in one of which a row counts for
+    nothing (zero-out; Kairouz et al. 2021, section 3). Scale inputs to about [-1, 1] by constants that do not come from these rows: a scaler that is
     fitted on them is not covered by epsilon, nor is the choice of parameters by GridSearchCV.
 
     Parameters
@@ -120,7 +121,7 @@ class DPClassifier(ClassifierMixin, BaseEstimator):
         batch = min(int(self.batch_size), max(1, rows // 2))
         steps = max(1, math.ceil(self.epochs * rows / batch))
         private = math.isfinite(self.epsilon)
-        plan = Mechanism(Sampling.POISSON, batch, rows, steps, 0.0, float(self.clip) if private else math.inf, batch)
+        plan = Mechanism(Sampling.POISSON, batch, rows, steps, 0.0, float(self.clip) if private else math.inf, batch, Neighbouring.ZERO_OUT)
         if private:
             plan = accounting.calibrate(plan, float(self.epsilon), delta)
         rate = self.learning_rate / max(1.0, plan.noise_multiplier)
@@ -139,7 +140,7 @@ class DPClassifier(ClassifierMixin, BaseEstimator):
         told = dict(statement.statement(setting, privacy, PREPROCESSING, None, "one row of X"))
         if setting.mechanism.private:
             told |= {
-                "neighbours": f"{setting.mechanism.neighbouring}; the number of rows, {setting.mechanism.public_n}, is taken to be public",
+                "neighbours": f"{setting.mechanism.neighbouring}; the number of rows, {setting.mechanism.public_n}, is public, and the same in both",
                 "tuning": TUNING,
                 "released": "the fitted classifier; predictions of it are post-processing",
                 "checks": "layers that mix rows refused, batches tested to be Poisson before the fit; no ledger and no audit of a single fit",

@@ -49,6 +49,11 @@ def digest(path: Path, algorithm: str) -> str:
     return hashed.hexdigest()
 
 
+def combined_digest(paths: Sequence[Path]) -> str:
+    """Of several files, in their order."""
+    return hashlib.sha256("".join(digest(path, "sha256") for path in paths).encode()).hexdigest()
+
+
 def verified(path: Path, checksum: str) -> bool:
     algorithm, _, wanted = checksum.partition(":")
     return digest(path, algorithm) == wanted

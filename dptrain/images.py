@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import gzip
-import hashlib
 import itertools
 import tarfile
 import zlib
@@ -14,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from dptrain.data import Examples, Source
-from dptrain.fetch import Remote, obtain
+from dptrain.fetch import Remote, combined_digest, obtain
 from dptrain.schema import DatasetConfig
-from dptrain.types import ConfigError
+from dptrain.types import ConfigError, first_line
 
 CONSTANTS = "inputs scaled by public constants, nothing fitted"
 NAMES = [f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
@@ -127,7 +126,7 @@ def mnist(config: DatasetConfig, seed: int) -> Source:
     def read() -> Examples:
         return _joined(*mnist_parts(folder))
 
-    return Source(CONSTANTS, (1, 28, 28), 10, 70_000, read, digest(files))
+    return Source(CONSTANTS, (1, 28, 28), 10, 70_000, read, combined_digest(files))
 
 
 def fashion_mnist(config: DatasetConfig, seed: int) -> Source:
@@ -137,7 +136,7 @@ def fashion_mnist(config: DatasetConfig, seed: int) -> Source:
         both = _joined(*idx_parts(files[0].parent))
         return Examples(_scaled(both.inputs, 0.2860, 0.3530), both.labels)
 
-    return Source(CONSTANTS, (1, 28, 28), 10, 70_000, read, digest(files))
+    return Source(CONSTANTS, (1, 28, 28), 10, 70_000, read, combined_digest(files))
 
 
 def idx(config: DatasetConfig, seed: int) -> Source:
@@ -154,7 +153,7 @@ def idx(config: DatasetConfig, seed: int) -> Source:
 
     how = "bytes scaled to [-1, 1], nothing fitted; the shape of an image and the number of classes are public"
     shape = (1, *both.inputs.shape[1:])
-    return Source(how, shape, classes, len(both.labels), read, digest(list(_idx_files(Path(config.path)).values())))
+    return Source(how, shape, classes, len(both.labels), read, combined_digest(list(_idx_files(Path(config.path)).values())))
 
 
 def cifar(name: str, remote: Remote, classes: int) -> Callable[[DatasetConfig, int], Source]:
@@ -166,7 +165,7 @@ def cifar(name: str, remote: Remote, classes: int) -> Callable[[DatasetConfig, i
         def read() -> Examples:
             return _cifar(path, classes)
 
-        return Source(CONSTANTS, (3, 32, 32), classes, 60_000, read, digest([path]))
+        return Source(CONSTANTS, (3, 32, 32), classes, 60_000, read, combined_digest([path]))
 
     return declared
 
@@ -193,10 +192,6 @@ def _joined(first: Examples, second: Examples) -> Examples:
     return Examples(np.concatenate([first.inputs, second.inputs]), np.concatenate([first.labels, second.labels]))
 
 
-def digest(files: Sequence[Path]) -> str:
-    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
-
-
 def npz(config: DatasetConfig, seed: int) -> Source:
     """`inputs` [N, ...], bytes or floats, and `labels` [N], whole numbers from 0."""
     path = config.path
@@ -206,9 +201,8 @@ def npz(config: DatasetConfig, seed: int) -> Source:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             inputs, labels = arrays["inputs"], arrays["labels"]
     except Exception as error:  # NumPy has many for a file that is not what it should be
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
-            "dataset.path", f"{path} cannot be read ({reason}); give an .npz file with arrays `inputs` and `labels`"
+            "dataset.path", f"{path} cannot be read ({first_line(error)}); give an .npz file with arrays `inputs` and `labels`"
         ) from None
     if inputs.ndim < 2 or labels.shape != inputs.shape[:1] or not len(labels):
         raise ConfigError("dataset.path", f"{path} has inputs {inputs.shape} and labels {labels.shape}; they must be [N, ...] and [N]")
@@ -224,4 +218,4 @@ def npz(config: DatasetConfig, seed: int) -> Source:
         inputs, how = numbers, "inputs as given"
     how += ", nothing fitted; the shape of an input and the number of classes are public"
     examples = Examples(inputs, labels.astype(np.int64))
-    return Source(how, inputs.shape[1:], int(labels.max()) + 1, len(labels), lambda: examples, digest([Path(path)]))
+    return Source(how, inputs.shape[1:], int(labels.max()) + 1, len(labels), lambda: examples, combined_digest([Path(path)]))

@@ -23,6 +23,15 @@ Values = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """example weights [N], targets kept bool [T] -> one value a kept target, or [1] for all of them together"""
 
 
+def undominated(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the (risk, utility) for which no other has less risk and as much utility, by rising risk."""
+    kept: list[int] = []
+    for index in sorted(range(len(points)), key=lambda index: (points[index][0], -points[index][1])):
+        if not kept or points[index][1] > points[kept[-1]][1]:
+            kept.append(index)
+    return kept
+
+
 class Ranking:
     """Scores [N] with their membership, sorted once."""
 

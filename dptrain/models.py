@@ -10,14 +10,14 @@ import inspect
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import entry_points
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dptrain import plugins
 from dptrain.layers import OnFeatures, ResidualBlock, Scattering, WSConv2d
-from dptrain.types import ConfigError
+from dptrain.types import ConfigError, first_line
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}
 
@@ -140,14 +140,14 @@ def apply(frozen: nn.Module, inputs: Tensor) -> Tensor:
 
 def registry() -> dict[str, Callable[..., nn.Module]]:
     """MODELS and those that installed packages add through the entry point group `dptrain.models`."""
-    return {**{point.name: point.load() for point in entry_points(group="dptrain.models")}, **MODELS}
+    return plugins.registry("models", MODELS)
 
 
 def known_elsewhere(name: str) -> bool:
     """Whether another process finds the model too: one that a program has added to MODELS lives in that program only."""
     if name in MODELS:
         return MODELS[name] is _BUILT_IN.get(name)
-    return name in {point.name for point in entry_points(group="dptrain.models")}
+    return name in plugins.names("models")
 
 
 def build(name: str, options: Mapping[str, Any], shape: Sequence[int], classes: int, seed: int = 0) -> nn.Module:
@@ -164,5 +164,4 @@ def build(name: str, options: Mapping[str, Any], shape: Sequence[int], classes: 
         try:
             return builders[name](shape, classes, **options)
         except (TypeError, RuntimeError, MemoryError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ConfigError("model", f"{name} cannot be built: {reason}; check its options") from None
+            raise ConfigError("model", f"{name} cannot be built: {first_line(error)}; check its options") from None

@@ -125,7 +125,7 @@ def sweep(config: Config, show_progress: bool = True) -> Result:
             print(note)
         fleet = load(ready, store)
         prv = {setting.name: second_opinion(store, setting) for setting in ready.settings if setting.mechanism.private}
-        if copies := fleet.dataset.copies:
+        if show_progress and (copies := fleet.dataset.copies):
             print(f"{copies:,} pool examples have an exact copy in pool, population or test: attacks on them say little")
         about = preprocessing(ready.source, fleet.dataset)
         unit = ready.source.unit or UNIT

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from dptrain.accounting import TradeOff
 from dptrain.judge import Row
+from dptrain.metrics import undominated
 
 COLOURS = {
     "lira": "#0072b2",
@@ -45,15 +46,6 @@ def _label(row: Row, compared: bool) -> str:
     if compared and (row.epsilon is None or row.defence != "dpsgd"):
         return row.setting.replace("_", " ")
     return "no DP" if row.epsilon is None else f"{'DP ' if compared else ''}{row.epsilon:g}"
-
-
-def _best(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Those (risk, utility) for which no other has less risk and as much utility, by rising risk."""
-    kept: list[tuple[float, float]] = []
-    for risk, utility in sorted(points, key=lambda point: (point[0], -point[1])):
-        if not kept or utility > kept[-1][1]:
-            kept.append((risk, utility))
-    return kept
 
 
 def frontier(rows: Sequence[Row]) -> Figure:
@@ -121,8 +113,10 @@ def frontier(rows: Sequence[Row]) -> Figure:
             fontsize=8,
         )
     if compared:
-        ends = _best([(row.estimate or 0.0, accuracy[setting].estimate or 0.0) for setting, row in strongest.items()])
-        right.plot(*zip(*ends, strict=True), color="#0072b2", lw=1, drawstyle="steps-post", zorder=0)
+        points = [(row.estimate or 0.0, accuracy[setting].estimate or 0.0) for setting, row in strongest.items()]
+        right.plot(
+            *zip(*(points[index] for index in undominated(points)), strict=True), color="#0072b2", lw=1, drawstyle="steps-post", zorder=0
+        )
     right.axvline(0.5, color="#999999", lw=1, ls=":")
     right.margins(x=0.25, y=0.15)
     right.grid(alpha=0.3)

@@ -16,7 +16,7 @@ from dptrain import models, sampling
 from dptrain.clipping import CLIPPINGS, ENGINES, Factor, stack
 from dptrain.rules import RULES
 from dptrain.schema import Config
-from dptrain.types import ConfigError
+from dptrain.types import ConfigError, first_line
 
 SAMPLER_STEPS, SAMPLER_MEMBERS = 1000, 256
 SEEDS = 5
@@ -59,7 +59,7 @@ def refuse_mixing(model: nn.Module, shape: Sequence[int]) -> None:
     try:
         batch = inputs(model, shape, 4)
     except Exception as error:
-        raise ConfigError("model.name", f"the model fails on inputs of shape {list(shape)} ({_first_line(error)})") from None
+        raise ConfigError("model.name", f"the model fails on inputs of shape {list(shape)} ({first_line(error)})") from None
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.train()
     other = inputs(model, shape, 4, seed=1)
@@ -150,7 +150,7 @@ def disagreement(engine: str, model: nn.Module, shape: tuple[int, ...]) -> str |
         try:
             return _disagreement(engine, copy.deepcopy(model), shape, 2e-2)
         except Exception as error:
-            return f"the {engine} engine fails on it ({_first_line(error)})"
+            return f"the {engine} engine fails on it ({first_line(error)})"
 
 
 def _disagreement(engine: str, model: nn.Module, shape: tuple[int, ...], tolerance: float) -> str | None:
@@ -197,10 +197,6 @@ def _gradients(model: nn.Module, batch: Tensor) -> tuple[list[dict[str, Tensor]]
         nn.functional.cross_entropy(own(views), label.expand(len(views))).backward()
         found.append({name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in own.named_parameters()})
     return found, labels
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def build(config: Config, shape: Sequence[int], classes: int, seed: int = 0, instead: Mapping[str, Any] | None = None) -> nn.Module:

@@ -18,20 +18,23 @@ import numpy as np
 import pandas as pd
 
 from dptrain.data import Examples, Source, parts
+from dptrain.fetch import digest
 from dptrain.schema import DatasetConfig
-from dptrain.types import ConfigError
+from dptrain.types import ConfigError, first_line
 
 DEVIATIONS = 5.0
 RARE = 5
 CATEGORIES = 100
 CLASSES = 1000
-MISSING = ["", "?", "NA", "N/A", "na", "n/a", "NaN", "nan", "NULL", "null", "None", "none", "-"]
+MISSING = ["", "?", "NA", "N/A", "NaN", "nan", "NULL", "null"]
+NOTHING = ["na", "n/a", "None", "none", "-"]
+"""Texts for a value that is not there. Those of NOTHING are only in a column to learn from: as a label they may well be a class."""
 DELIMITERS = ",;\t|"
 
 
 def csv_source(config: DatasetConfig, seed: int) -> Source:
     path = _path(config, "FILE.csv")
-    return table_source(_read_csv(path, config.header), config, seed, _hash(path))
+    return table_source(_read_csv(path, config.header), config, seed, digest(path, "sha256"))
 
 
 def parquet_source(config: DatasetConfig, seed: int) -> Source:
@@ -41,8 +44,8 @@ def parquet_source(config: DatasetConfig, seed: int) -> Source:
     except ImportError:
         raise ConfigError("dataset.name", "parquet needs pyarrow; pip install 'dptrain[parquet]', or convert the file to CSV") from None
     except Exception as error:  # pyarrow has many for a file that is not what it should be
-        raise ConfigError("dataset.path", f"{path} cannot be read ({_line(error)}); give a Parquet file") from None
-    return table_source(frame, config, seed, _hash(path))
+        raise ConfigError("dataset.path", f"{path} cannot be read ({first_line(error)}); give a Parquet file") from None
+    return table_source(frame, config, seed, digest(path, "sha256"))
 
 
 def openml_source(config: DatasetConfig, seed: int) -> Source:
@@ -54,7 +57,7 @@ def openml_source(config: DatasetConfig, seed: int) -> Source:
     try:
         bunch = fetch_openml(data_id=config.id, as_frame=True, parser="auto", data_home=config.path)
     except Exception as error:  # of the network, of OpenML, of its file
-        reason = f"OpenML's data set {config.id} cannot be had ({_line(error)})"
+        reason = f"OpenML's data set {config.id} cannot be had ({first_line(error)})"
         raise ConfigError("dataset.id", f"{reason}; go online once, or give dataset.path=FOLDER of scikit-learn's cache") from None
     frame = bunch.frame
     target = config.target or (bunch.target_names or [None])[0]
@@ -62,7 +65,7 @@ def openml_source(config: DatasetConfig, seed: int) -> Source:
     return table_source(frame, own, seed, hashlib.sha256(pd.util.hash_pandas_object(frame.astype(str)).to_numpy().tobytes()).hexdigest())
 
 
-def table_source(frame: pd.DataFrame, config: DatasetConfig, seed: int, digest: str) -> Source:
+def table_source(frame: pd.DataFrame, config: DatasetConfig, seed: int, made_of: str) -> Source:
     """From a table to examples. Raises ConfigError, one line, for a table that cannot be trained on."""
     frame, target = _columns(frame, config)
     kept, notes = _rows(frame, target, config)
@@ -89,7 +92,7 @@ def table_source(frame: pd.DataFrame, config: DatasetConfig, seed: int, digest: 
     )
     unit = f"one {config.group} (a group, of which one row is kept)" if config.group else None
     examples = Examples(inputs, labels)
-    return Source(text, inputs.shape[1:], len(classes), len(labels), lambda: examples, digest, unit, tuple(notes))
+    return Source(text, inputs.shape[1:], len(classes), len(labels), lambda: examples, made_of, unit, tuple(notes))
 
 
 def _path(config: DatasetConfig, example: str) -> Path:
@@ -98,14 +101,6 @@ def _path(config: DatasetConfig, example: str) -> Path:
     if not Path(config.path).is_file():
         raise ConfigError("dataset.path", f"there is no file {config.path}; give dataset.path={example}")
     return Path(config.path)
-
-
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _read_csv(path: Path, header: bool) -> pd.DataFrame:
@@ -127,7 +122,6 @@ def _read_csv(path: Path, header: bool) -> pd.DataFrame:
             index_col=False,
             dtype=str,
             keep_default_na=False,
-            na_values=MISSING,
             skipinitialspace=True,
             encoding="utf-8-sig",
             on_bad_lines="error",
@@ -138,7 +132,7 @@ def _read_csv(path: Path, header: bool) -> pd.DataFrame:
     except UnicodeDecodeError:
         raise ConfigError("dataset.path", f"{path} is not UTF-8 text; convert it, such as with iconv -t UTF-8") from None
     except Exception as error:  # pandas and csv have many
-        raise ConfigError("dataset.path", f"{path} cannot be read as CSV ({_line(error)}); mend it") from None
+        raise ConfigError("dataset.path", f"{path} cannot be read as CSV ({first_line(error)}); mend it") from None
     return frame
 
 
@@ -166,7 +160,7 @@ def _rows(frame: pd.DataFrame, target: str, config: DatasetConfig) -> tuple[pd.D
     """Rows with a label, each once, and one of each group: copies in and out of a training set would spoil every attack."""
     notes = []
     try:
-        frame = frame.map(lambda value: value.strip() if isinstance(value, str) else value)
+        frame = frame.apply(lambda column: _trimmed(column, MISSING if column.name == target else MISSING + NOTHING))
         labelled = frame[frame[target].notna()]
         if lost := len(frame) - len(labelled):
             notes.append(f"{lost:,} rows without a label left out")
@@ -183,6 +177,17 @@ def _rows(frame: pd.DataFrame, target: str, config: DatasetConfig) -> tuple[pd.D
     if not len(once):
         raise ConfigError("dataset.target", f"no row has a value in {target!r}; choose another column")
     return once.reset_index(drop=True), notes
+
+
+def _trimmed(column: pd.Series, missing: list[str]) -> pd.Series:
+    """Texts without spaces around them, and NaN for those that stand for nothing."""
+    if pd.api.types.is_numeric_dtype(column) or not (pd.api.types.is_string_dtype(column) or pd.api.types.is_object_dtype(column)):
+        return column
+    if pd.api.types.is_object_dtype(column):
+        column = column.map(lambda value: value.strip() if isinstance(value, str) else value)
+    else:
+        column = column.str.strip()
+    return column.mask(column.isin(missing))
 
 
 def _numbers(column: pd.Series) -> np.ndarray | None:

@@ -17,6 +17,11 @@ class ConfigError(ValueError):
         self.key, self.message = key, message
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, in at most 200 letters of one line; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
 class Refusal(Exception):
     """A number that these data cannot support; the message is the reason, for the reader of the report."""
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from dptrain.types import ConfigError
+from dptrain.types import ConfigError, first_line
 
 BLOCK = 64
 """Examples whose gradients are in memory at once."""
@@ -51,9 +51,8 @@ def _gradients(model: nn.Module, parameters: Values, inputs: Tensor, labels: Ten
         try:
             yield single(trainable, block, own)
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[0]
             raise ConfigError(
-                "attacks", f"this model has no gradient norms ({reason}); leave gradient_norm and gradient_canary out"
+                "attacks", f"this model has no gradient norms ({first_line(error)}); leave gradient_norm and gradient_canary out"
             ) from None
 
 

@@ -17,7 +17,7 @@ from dptrain.models import MODELS
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    ["types", "layers", "terms", "allocator", "canaries", "rdp"],
+    ["types", "layers", "terms", "allocator", "canaries", "rdp", "plugins"],
     ["schema", "fetch", "store", "sampling", "guard", "rules", "executor", "scores", "audit"],
     ["commands", "adversary", "data", "noise", "augment", "metrics", "models", "accounting", "attacks", "one_run", "leaks", "ledger"],
     ["regularise", "config", "images", "tables", "guesses", "exposure", "defences", "whitebox", "scorefile", "opinions"],

@@ -10,11 +10,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
-from importlib.metadata import entry_points
 from typing import Any
 
 import numpy as np
 
+from dptrain import plugins
 from dptrain.attacks.copies import label_only, merlin, morgan
 from dptrain.attacks.lira import VARIANCES, lira
 from dptrain.attacks.outputs import confidence, correctness, entropy, loss, modified_entropy
@@ -50,13 +50,13 @@ ATTACKS: dict[str, Callable[..., np.ndarray]] = {
 
 
 def registry() -> dict[str, Callable[..., np.ndarray]]:
-    """ATTACKS and those that installed packages add through the entry point group `dptrain.attacks`."""
-    return {**{point.name: point.load() for point in entry_points(group="dptrain.attacks")}, **ATTACKS}
+    """ATTACKS and those of other packages."""
+    return plugins.registry("attacks", ATTACKS)
 
 
 def code_of(name: str) -> str:
-    """The source of another package's attack, so that its cached scores go when it changes; nothing for one of ours."""
-    return "" if name in ATTACKS else inspect.getsource(inspect.getmodule(registry()[name]) or registry()[name])
+    """The source of an attack that is not ours."""
+    return plugins.code_of(registry()[name])
 
 
 CHOICES = {"variance": VARIANCES, "copies": ("noisy", "augmented"), "reference": ("out", "both")}
