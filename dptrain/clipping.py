@@ -1,6 +1,6 @@
-"""Sums of clipped per-example gradients: closed forms for K stacked models, or Opacus for any other module.
+"""Sums of clipped per-example gradients: closed forms for K stacked models, Opacus or torch.func.vmap for other modules.
 
-Parameters and gradients of a stack are dicts from parameter name to a contiguous tensor [K, *shape]. Both engines write
+Parameters and gradients of a stack are dicts from parameter name to a contiguous tensor [K, *shape]. Every engine writes
 sum_i w_i c_i grad_i, where c_i is a function of |grad_i| that keeps c_i |grad_i| <= clip, and grad_i is the gradient of example i's
 loss, mean over its views. An example whose gradient is not finite counts as zero.
 """
@@ -12,12 +12,14 @@ import functools
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
 
 from dptrain.regularise import Regulariser
+from dptrain.row_wise import one_by_one, row_wise
 from dptrain.rules import RULES, Call
 from dptrain.terms import norm, wide
 
@@ -55,9 +57,9 @@ CLIPPINGS: dict[str, Callable[[Tensor, float], Tensor]] = {
 """Abadi et al. 2016, algorithm 1; AUTO-S, Bu et al. 2023, equation 4 with gamma = .01; every gradient scaled to the clip."""
 
 
-def clipper(name: str, clip: float) -> Factor | None:
-    """The factor of a clipping with its bound; None where the bound is infinite."""
-    return (lambda norms: CLIPPINGS[name](norms, clip)) if math.isfinite(clip) else None
+def clipper(name: str, clip: float, unit: float = 1.0) -> Factor | None:
+    """The factor of a clipping with its bound, in units of a power of two; None where the bound is infinite."""
+    return (lambda norms: CLIPPINGS[name](norms, clip) / unit) if math.isfinite(clip) else None
 
 
 def stack(models: Sequence[nn.Module]) -> dict[str, Tensor]:
@@ -79,6 +81,9 @@ class StackedEngine:
     The module runs once on all K * B * V inputs; layers with a rule use each model's own parameters, and everything else treats
     examples alike whichever model they belong to. The backward pass stops at the layer outputs: with a layer's input, the
     gradient there gives each example's parameter gradient by the layer's rule. Without clipping it goes on to the parameters.
+
+    Where a module is not known to be row-wise, all that lies between its layers runs under vmap, one example a call, and only the
+    layers, which are, get the whole batch.
     """
 
     def __init__(self, model: nn.Module, precision: str = "float32"):
@@ -92,8 +97,18 @@ class StackedEngine:
         for module in self.model.modules():
             if getattr(module, "inplace", False):
                 module.inplace = False  # type: ignore[assignment]  # it would overwrite the output that a tap holds
+        self._row_wise = row_wise(self.model)
         for path, layer in self.layers.items():
-            layer.forward = functools.partial(self._layer, path)
+            layer.forward = functools.partial(self._layer if self._row_wise else self._layer_of_one, path)
+
+    def _forward(self, flat: Tensor) -> Tensor:
+        """Inputs [K * B * V, *shape] to logits [K * B * V, C]."""
+        flat = layout(self.model, flat)
+        return self.model(flat) if self._row_wise else one_by_one(self.model)(flat)
+
+    def _layer_of_one(self, path: str, inputs: Tensor) -> Tensor:
+        """What a layer is called by where vmap shows the module one example: the layer itself gets the whole batch."""
+        return _Batched.apply(functools.partial(self._layer, path), inputs)
 
     def _layer(self, path: str, inputs: Tensor) -> Tensor:
         layer = self.layers[path]
@@ -129,9 +144,8 @@ class StackedEngine:
         if factor is None:
             parameters = {name: value.detach().requires_grad_() for name, value in parameters.items()}
         self._own, self._taps = self._by_layer(parameters), {}
-        flat = layout(self.model, inputs.flatten(0, 2))
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.half):
-            logits = self.model(flat)
+            logits = self._forward(inputs.flatten(0, 2))
         losses = _losses(logits, labels, inputs.shape[2])
         if factor is None:
             aims = losses
@@ -151,7 +165,7 @@ class StackedEngine:
         """Of inputs [K, B, *shape]: [K, B, C], without gradients."""
         self._own, self._taps, self._regulariser = self._by_layer(parameters), {}, None
         with torch.no_grad():
-            found = wide(self.model(layout(self.model, inputs.flatten(0, 1))))
+            found = wide(self._forward(inputs.flatten(0, 1)))
         self._own, self._taps = {}, {}
         return found.view(*inputs.shape[:2], -1)
 
@@ -181,22 +195,43 @@ class StackedEngine:
                         target.zero_()
 
 
+class _Batched(torch.autograd.Function):
+    """Call a function of a whole batch from within vmap. Autograd runs below vmap, so the function's own operations are what is
+    differentiated."""
+
+    @staticmethod
+    def forward(call: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+        raise RuntimeError("a layer is called on an input that is the same for all examples")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Nothing is kept: backward is never reached."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], call: Callable[[Tensor], Tensor], inputs: Tensor) -> tuple[Tensor, int]:
+        """inputs: [batch, 1, ...], the rows that vmap hides, each a batch of one."""
+        rows = inputs.movedim(in_dims[1], 0)
+        if rows.dim() < 3:
+            return call(rows), 0
+        out = call(rows.flatten(0, 1))
+        return out.unflatten(0, rows.shape[:2]), 0
+
+
 def _losses(logits: Tensor, labels: Tensor, views: int) -> Tensor:
     """Cross-entropy [K, B] in float32, mean over the views."""
     repeated = labels.flatten().repeat_interleave(views)
     return nn.functional.cross_entropy(wide(logits), repeated, reduction="none").view(*labels.shape, views).mean(-1)
 
 
-class OpacusEngine:
-    """Any module without cross-example layers, one model at a time, through Opacus's GradSampleModule."""
+class _OneModelAtATime:
+    """An engine from the gradients of single examples, of one model after the other."""
 
-    def __init__(self, model: nn.Module, precision: str = "float32"):
-        from opacus.grad_sample import GradSampleModule
-
+    def __init__(self, precision: str):
         self.half = precision == "bfloat16"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self.model = GradSampleModule(copy.deepcopy(model), loss_reduction="sum")
+
+    def _samples(self, parameters: Stack, views: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Of one model's parameters, views [B, V, *shape] and labels [B]: gradients [B, *shape] by name, and losses [B]."""
+        raise NotImplementedError
 
     def __call__(
         self,
@@ -211,34 +246,48 @@ class OpacusEngine:
         """See Engine. Raises ValueError for a regulariser."""
         if regulariser is not None:
             raise ValueError("regularisers are for the stacked engine")
-        losses = inputs.new_zeros(labels.shape)
-        own = dict(self.model._module.named_parameters())
+        losses = torch.zeros(labels.shape, dtype=next(iter(out.values())).dtype, device=inputs.device)
         for row, used in enumerate(weights):
             for total in out.values():
                 total[row].zero_()
             if not used.any():
                 continue
-            with torch.no_grad():
-                for name, parameter in own.items():
-                    parameter.copy_(parameters[name][row])
-            self.model.zero_grad(set_to_none=True)
-            views = inputs[row, used]
-            with warnings.catch_warnings(), torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.half):
-                warnings.filterwarnings("ignore", message="Full backward hook is firing")  # inputs need no gradient here
-                logits = self.model(views.flatten(0, 1))
-                each = _losses(logits, labels[row, used][None], views.shape[1])[0]
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Full backward hook is firing")
-                each.sum().backward()
-            samples = {name: self._per_example(name, parameter, len(each), views.shape[1]) for name, parameter in own.items()}
+            own = {name: value[row] for name, value in parameters.items()}
+            samples, each = self._samples(own, inputs[row, used], labels[row, used])
             norms = norm(torch.stack([norm(sample.flatten(1)) for sample in samples.values()], dim=-1))
             keep = torch.isfinite(norms)
             factors = torch.where(keep, factor(norms), 0.0) if factor else torch.ones_like(norms)
             for name, sample in samples.items():
                 finite = torch.where(keep.view(-1, *[1] * (sample.dim() - 1)), sample, 0.0) if factor else sample
                 out[name][row] = torch.tensordot(factors, finite, dims=1)
-            losses[row, used] = each.detach()
+            losses[row, used] = each
         return losses
+
+
+class OpacusEngine(_OneModelAtATime):
+    """Through Opacus's GradSampleModule, which gives the module whole batches: only for one that is known to be row-wise."""
+
+    def __init__(self, model: nn.Module, precision: str = "float32"):
+        from opacus.grad_sample import GradSampleModule
+
+        super().__init__(precision)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.model = GradSampleModule(copy.deepcopy(model), loss_reduction="sum")
+
+    def _samples(self, parameters: Stack, views: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        named = dict(self.model._module.named_parameters())
+        with torch.no_grad():
+            for name, parameter in named.items():
+                parameter.copy_(parameters[name])
+        self.model.zero_grad(set_to_none=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Full backward hook is firing")  # inputs need no gradient here
+            with torch.autocast(views.device.type, torch.bfloat16, enabled=self.half):
+                each = _losses(self.model(views.flatten(0, 1)), labels[None], views.shape[1])[0]
+            each.sum().backward()
+        samples = {name: self._per_example(name, parameter, *views.shape[:2]) for name, parameter in named.items()}
+        return samples, each.detach()
 
     @staticmethod
     def _per_example(name: str, parameter: nn.Parameter, batch: int, views: int) -> Tensor:
@@ -248,4 +297,23 @@ class OpacusEngine:
         return wide(sample).unflatten(0, (batch, views)).sum(1)
 
 
-ENGINES: dict[str, Callable[[nn.Module, str], Engine]] = {"stacked": StackedEngine, "opacus": OpacusEngine}
+class VmapEngine(_OneModelAtATime):
+    """Any other module: the gradient of a function of one example, mapped over the batch by torch.func.vmap."""
+
+    def __init__(self, model: nn.Module, precision: str = "float32"):
+        super().__init__(precision)
+        self.model = copy.deepcopy(model)
+
+    def _samples(self, parameters: Stack, views: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        def loss(own: dict[str, Tensor], seen: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+            """Of the views [V, *shape] of one example, each seen alone."""
+            logits = one_by_one(lambda view: functional_call(self.model, own, (view,)))(seen)
+            each = _losses(logits, label.view(1, 1), len(seen))[0, 0]
+            return each, each
+
+        with torch.autocast(views.device.type, torch.bfloat16, enabled=self.half):
+            samples, each = vmap(grad(loss, has_aux=True), (None, 0, 0))(dict(parameters), views, labels)
+        return {name: wide(sample) for name, sample in samples.items()}, each.detach()
+
+
+ENGINES: dict[str, Callable[[nn.Module, str], Engine]] = {"stacked": StackedEngine, "opacus": OpacusEngine, "vmap": VmapEngine}

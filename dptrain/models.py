@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dptrain import plugins
 from dptrain.layers import OnFeatures, ResidualBlock, Scattering, WSConv2d
+from dptrain.row_wise import one_by_one, row_wise
 from dptrain.types import ConfigError, first_line
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}
@@ -134,8 +135,9 @@ def trained_shape(model: nn.Module, shape: Sequence[int]) -> tuple[int, ...]:
 
 @torch.no_grad()
 def apply(frozen: nn.Module, inputs: Tensor) -> Tensor:
-    """Features [N, ...] of inputs [N, *shape]."""
-    return torch.cat([frozen(block) for block in inputs.split(256)])
+    """Features [N, ...] of inputs [N, *shape], each of its own input alone."""
+    each = frozen if row_wise(frozen) else one_by_one(frozen)
+    return torch.cat([each(block) for block in inputs.split(256)])
 
 
 def registry() -> dict[str, Callable[..., nn.Module]]:

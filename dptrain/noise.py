@@ -1,4 +1,8 @@
-"""Gaussian noise from a keystream: the same numbers on every device, for any stack width, after any restart."""
+"""Gaussian noise from a keystream: the same numbers on every device, for any stack width, after any restart.
+
+A noisy sum is rounded to a grid before anything reads it (`grid`), since the numbers that a sampler can give form a lattice of its own: where
+gaps show, the last digits of a released number tell what was added to the noise (Mironov 2012). docs/noise.md counts what is left.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,27 @@ from dptrain.sampling import Purpose, fill
 
 BLOCK = 1 << 17
 """Pairs of numbers at a time: what the passes of the arithmetic go over must stay in the cache."""
+GRID = -8
+"""Power of two, in standard deviations of the noise, of the multiples that noisy sums are rounded to."""
+SUMS = 16
+"""Most Gaussians in a sum, so that (step, number) is one number of a stream."""
+TAIL = 1 << 10
+"""Integers below it stand for radii beyond 5.4, between which gaps are wide: these few get 64 more bits each."""
+FAR = math.sqrt(2 * 21 * math.log(2))
+"""The radius of TAIL."""
+
+
+def grid(noise_std: float) -> float:
+    """The spacing of noisy sums: a power of two, so that float32 holds its multiples exactly."""
+    return 2.0 ** (math.floor(math.log2(noise_std)) + GRID)
 
 
 class GaussianNoise:
     """Standard normals [K, P], one row a model, by Box and Muller (1958) on 32-bit uniforms.
 
-    The radius comes from (|i| + 1/2) 2^-31 with i a signed 32-bit integer: small |i| are exact in float32, so the tail reaches
-    6.6 standard deviations. Buffers are reused, since fresh ones cost more than the arithmetic.
+    The radius comes from |i + v| 2^-31 with i a signed 32-bit integer and v uniform in [-1/2, 1/2): of 64 bits where |i| < TAIL, and 0
+    elsewhere, where it would move the radius by less than float32 resolves. Buffers are reused, since fresh ones cost more than the
+    arithmetic.
 
     summed: each number is the sum of so many, divided by the root of their count. The values that one floating-point Gaussian can take have
     gaps that tell what was added to it (Mironov 2012); those of a sum of 2 k are too many to search (Holohan and Braghin 2021, section 4).
@@ -42,19 +60,36 @@ class GaussianNoise:
         rows = max(1, BLOCK // half)
         for number in range(summed):
             out = self._others if number else self._normals
+            far: dict[int, list[int]] = {}
             for first in range(0, models, rows):
                 for start in range(0, half, BLOCK):
                     at = (slice(first, first + rows), slice(start, start + BLOCK))
-                    self._box_muller(bits[:, number, 0][at], bits[:, number, 1][at], out[:, 0][at], out[:, 1][at])
+                    beyond = self._box_muller(bits[:, number, 0][at], bits[:, number, 1][at], out[:, 0][at], out[:, 1][at])
+                    for row, column in beyond:
+                        far.setdefault(first + row, []).append(start + column)
+            for row, found in far.items():
+                self._refine(keys[row], step, number, row, np.array(found), out)
             if number:
                 self._normals.add_(out)
         if summed > 1:
             self._normals.mul_(summed**-0.5)
         return self._normals.flatten(1)[:, : self._size]
 
-    def _box_muller(self, one: Tensor, two: Tensor, cosines: Tensor, sines: Tensor) -> None:
+    def _refine(self, key: bytes, step: int, number: int, row: int, found: np.ndarray, out: Tensor) -> None:
+        """Draw the pairs of the tail again, those in the columns `found` of a row, with 64 more bits for each radius."""
+        one, two = self._bits[row, number][:, found]
+        bits = np.empty(len(found), dtype=np.uint64)
+        fill(key, Purpose.TAIL, step * SUMS + number, bits)
+        radius = np.sqrt(-2 * np.log(np.abs(one + (bits / 2.0**64 - 0.5)) * 2.0**-31 + 1e-30))
+        angle = two * (math.pi * 2.0**-31)
+        out[row, 0, found] = torch.from_numpy((np.cos(angle) * radius).astype(np.float32))
+        out[row, 1, found] = torch.from_numpy((np.sin(angle) * radius).astype(np.float32))
+
+    def _box_muller(self, one: Tensor, two: Tensor, cosines: Tensor, sines: Tensor) -> list[list[int]]:
+        """Write the pairs of some integers, and return the places [row, column] of those that are to be drawn again."""
         radius, angle = (buffer[: one.numel()].view(one.shape) for buffer in (self._radius, self._angle))
-        radius.copy_(one).abs_().add_(0.5).mul_(2.0**-31).log_().mul_(-2).sqrt_()
+        radius.copy_(one).abs_().mul_(2.0**-31).log_().mul_(-2).sqrt_()
         angle.copy_(two).mul_(math.pi * 2.0**-31)
         torch.cos(angle, out=cosines).mul_(radius)
         torch.sin(angle, out=sines).mul_(radius)
+        return radius.gt(FAR).nonzero().tolist() if float(radius.amax()) > FAR else []

@@ -37,6 +37,10 @@ from dptrain.types import ConfigError, Setting
 OUTPUTS = ("metrics.json", "report.html", "table.md", "frontier.png", "frontier.svg", "roc.png", "roc.svg", "tensorboard")
 
 
+PROBED = 8
+"""Population examples that the probe looks at."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """A sweep frozen before anything is trained; of the data it knows what is public."""
@@ -95,9 +99,9 @@ def plan(config: Config) -> Plan:
         if setting.model:
             probe.refuse_mixing(build(config, source.shape, source.classes, 0, dict(setting.model)), source.shape)
     engine, reason = choose_engine(config.training.engine, models.trained(model), models.trained_shape(model, source.shape))
-    notes = (*source.notes, *((f"engine opacus, one model at a time: {reason}",) if reason else ()))
+    notes = (*source.notes, *((f"engine {engine}, one model at a time: {reason}",) if reason else ()))
     if engine != "stacked" and (other := next((setting for setting in settings if setting.recipe.regularised), None)):
-        raise ConfigError("defence", f"{other.name} needs the stacked engine, and this model runs with opacus; leave it out")
+        raise ConfigError("defence", f"{other.name} needs the stacked engine, and this model runs with {engine}; leave it out")
     return Plan(
         config,
         source,
@@ -141,6 +145,10 @@ def sweep(config: Config, show_progress: bool = True) -> Result:
 def load(ready: Plan, store: Store) -> Fleet:
     config = ready.config
     dataset = data.load(ready.source, config.dataset, config.seed)
+    rows = torch.from_numpy(dataset.population.inputs[:PROBED])
+    for setting in {setting.model: setting for setting in ready.settings}.values():
+        shape = dataset.pool.inputs.shape[1:]
+        probe.refuse_mixing(build(config, shape, dataset.classes, 0, dict(setting.model)), shape, rows)
     key = sampling.seeded_key(config.seed, "membership")
     members = sampling.memberships(config.models_per_setting, config.dataset.pool, key)
     placement = _placement(ready, store)

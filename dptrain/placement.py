@@ -20,6 +20,7 @@ from dptrain import sampling
 from dptrain.executor import Place
 from dptrain.models import known_elsewhere
 from dptrain.probe import disagreement, inputs, unsupported
+from dptrain.row_wise import row_wise
 from dptrain.schema import Config, TrainingConfig
 from dptrain.train import State, train
 from dptrain.types import ConfigError, Mechanism, Recipe, Sampling, Setting
@@ -46,15 +47,22 @@ class Placement:
 
 
 def choose_engine(wanted: str, model: nn.Module, shape: tuple[int, ...]) -> tuple[str, str | None]:
-    """The engine for a model and, when auto falls back to opacus, the reason. Raises ConfigError where none can train it."""
-    reason = None if wanted == "opacus" else unsupported(model, shape) or disagreement("stacked", model, shape)
-    if wanted == "stacked" and reason:
-        raise ConfigError("training.engine", f"stacked cannot train this model: {reason}; use training.engine=opacus")
-    if wanted != "opacus" and not reason:
-        return "stacked", None
-    if wrong := disagreement("opacus", model, shape):
-        raise ConfigError("model.name", f"no engine can train this model: {wrong}; use its parameters through their layers only")
-    return "opacus", reason
+    """The engine for a model and, when auto falls back to another than stacked, the reason. Raises ConfigError where none can train it."""
+    reason = unsupported(model, shape) if wanted in ("auto", "stacked") else None
+    tried: list[str] = ["stacked", "opacus", "vmap"] if wanted == "auto" else [wanted]
+    if reason:
+        tried.remove("stacked")
+    reasons = [reason] if reason else []
+    for engine in tried:
+        whole = engine == "opacus" and not row_wise(model)
+        wrong = "Opacus gives it whole batches, and it is not known to treat each example by itself" if whole else None
+        wrong = wrong or disagreement(engine, model, shape)
+        if wrong is None:
+            return engine, (reasons[0] if reasons else None)
+        reasons.append(wrong)
+    if wanted == "auto":
+        raise ConfigError("model.name", f"no engine can train this model: {reasons[-1]}; use its parameters through their layers only")
+    raise ConfigError("training.engine", f"{wanted} cannot train this model: {reasons[-1]}; use training.engine=auto")
 
 
 def choose_device(name: str) -> torch.device:
@@ -113,7 +121,7 @@ def choose(config: Config, model: nn.Module, shape: tuple[int, ...], engine: str
     measured = (wanted.width is None and engine == "stacked") or (wanted.workers is None and elsewhere)
     at_once = min(wanted.physical_batch or fits, wanted.batch_size)
     trial = _Trial(wanted, model, shape, engine, device, at_once) if measured else None
-    width = wanted.width or (1 if engine == "opacus" or trial is None else trial.best_width([w for w in WIDTHS if w <= widest]))
+    width = wanted.width or (1 if engine != "stacked" or trial is None else trial.best_width([w for w in WIDTHS if w <= widest]))
     width = min(width, count)
     workers = wanted.workers if elsewhere else 1
     if workers is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dptrain import models, sampling
 from dptrain.clipping import CLIPPINGS, ENGINES, Factor, stack
+from dptrain.row_wise import one_by_one, row_wise
 from dptrain.rules import RULES
 from dptrain.schema import Config
 from dptrain.types import ConfigError, first_line
@@ -24,32 +25,67 @@ SEEDS = 5
 
 
 def inputs(model: nn.Module, shape: Sequence[int], count: int, seed: int = 0) -> Tensor:
-    """Random inputs [count, *shape] that the model takes: normal numbers or, where it looks them up in a table, zeros and ones.
+    """Random inputs [count, *shape] that the model takes: normal numbers or, where it looks them up in a table, zeros and ones,
+    as numbers or, where it takes no others, as whole numbers.
 
-    Raises what the model raises where it takes neither.
+    Raises what the model raises where it takes none of them.
     """
     drawn = torch.randn((count, *shape), generator=torch.Generator().manual_seed(seed))
+    choices: list[Callable[[Tensor], Tensor]] = [lambda x: x, lambda x: (x > 0).float(), lambda x: (x > 0).long()]
+    error: Exception | None = None
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad():
-            model(drawn)
-        return drawn
-    except IndexError:
-        drawn = (drawn > 0).float()
-        with torch.no_grad():
-            model(drawn)
-        return drawn
+        for choice in choices:
+            try:
+                with torch.no_grad():
+                    model(choice(drawn))
+                return choice(drawn)
+            except (IndexError, RuntimeError) as found:
+                error = error if error is not None and not isinstance(error, IndexError) else found
+        assert error is not None
+        raise error
     finally:
         model.train(was_training)
 
 
-def refuse_mixing(model: nn.Module, shape: Sequence[int]) -> None:
+def takes_tokens(model: nn.Module, shape: Sequence[int]) -> bool:
+    """Whether a model takes whole numbers only, such as one that begins with an embedding."""
+    return not inputs(model, shape, 2).is_floating_point()
+
+
+def _tries(model: nn.Module, shape: Sequence[int], rows: Tensor | None) -> list[tuple[Tensor, bool]]:
+    """Batches [4, *shape] of several sizes and kinds, since a module may mix examples on some only, and whether the model must take it."""
+    drawn = inputs(model, shape, 4)
+    tries = [(drawn, True)]
+    if drawn.is_floating_point():
+        tries += [(0.01 * drawn, False), (100 * drawn, False), (drawn.round(), False)]
+    if rows is not None and len(rows) >= 4:
+        tries.append((rows[:4].to(drawn.dtype), True))
+    return tries
+
+
+def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
+    """A copy with random weights in the place of the initial ones: of their own size or, where they are constant, of a usual one.
+
+    A layer that starts at zero hides whatever stands before it.
+    """
+    other, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            size = float(parameter.std(correction=0)) or (parameter[0].numel() ** -0.5 if parameter.dim() > 1 else 0.3)
+            parameter.add_(size * torch.randn(parameter.shape, generator=generator).to(parameter.dtype))
+    return other
+
+
+def refuse_mixing(model: nn.Module, shape: Sequence[int], rows: Tensor | None = None) -> None:
     """Raise ConfigError if an example's output depends on the other examples of its batch, or on unkeyed randomness.
 
-    By name, for every module, whether or not it has parameters or is frozen; then by a probe: each example of a random batch
-    is changed in turn, and no other example's logits, and no buffer, may move. Clipping bounds an example's influence only
-    if its gradient is its own (Opacus issue 308), and stacked models share a batch even without privacy.
+    By name, for every module, whether or not it has parameters or is frozen; then by a probe, at initial and at random weights, on
+    inputs of several sizes and on `rows` [N, *shape] of the population: each example of a batch is changed in turn, and no other
+    example's logits, and no buffer, may move. Clipping bounds an example's influence only if its gradient is its own (Opacus issue
+    308), and stacked models share a batch even without privacy. The probe is for the user; what the bound rests on is that a module
+    which is not known to be row-wise is never given a batch (row_wise).
     """
     for path, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) or "BatchNorm" in type(module).__name__:
@@ -57,28 +93,57 @@ def refuse_mixing(model: nn.Module, shape: Sequence[int]) -> None:
         if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
             raise ConfigError("model.name", f"layer {path!r} is {type(module).__name__}, whose draws no key covers; remove it")
     try:
-        batch = inputs(model, shape, 4)
+        tries = _tries(model, shape, rows)
     except Exception as error:
         raise ConfigError("model.name", f"the model fails on inputs of shape {list(shape)} ({first_line(error)})") from None
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.train()
-    other = inputs(model, shape, 4, seed=1)
+    for weights in (model, randomised(model)):
+        for batch, needed in tries:
+            for double in (True, False):
+                try:
+                    probed = copy.deepcopy(weights)
+                    probed = probed.double() if double else probed
+                    _refuse_mixing_on(probed, batch.double() if double and batch.is_floating_point() else batch, double)
+                    break
+                except ConfigError:
+                    raise
+                except Exception as error:  # some modules compute in float32 only
+                    if not double and needed:
+                        raise ConfigError("model.name", f"the model fails on inputs of shape {list(shape)} ({first_line(error)})") from None
+    if not row_wise(model):
+        try:
+            with torch.no_grad():
+                one_by_one(model)(tries[0][0])
+        except Exception as error:
+            what = "the model cannot be run one example at a time, which keeps those of a batch apart"
+            raise ConfigError("model.name", f"{what} ({first_line(error)}); let it not decide by values, nor change itself") from None
+
+
+def _refuse_mixing_on(model: nn.Module, batch: Tensor, double: bool) -> None:
+    """The probe at one set of weights on one batch. In float64 rounding is far below what any mixing comes to."""
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    other = batch.flip(0)  # rows that the model is known to take
+
+    def same(first: Tensor, second: Tensor) -> bool:
+        size = first.abs().nan_to_num(0, 0, 0).amax() if first.is_floating_point() else 1.0
+        relative = 1e-8 if double else 1e-3
+        return torch.allclose(first, second, rtol=relative, atol=float(relative * size), equal_nan=True)
+
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         first = model(batch)
         torch.manual_seed(1)
-        if not torch.equal(first, model(batch)):
+        if not torch.equal(first.nan_to_num(), model(batch).nan_to_num()):
             raise ConfigError("model.name", "the output is random, and no key covers its draws; remove the layer that draws")
         for changed in range(len(batch)):
             others = torch.arange(len(batch)) != changed
-            torch.manual_seed(0)
             second = model(torch.where(_column(others, batch), batch, other))
-            if not torch.allclose(first[others], second[others], rtol=1e-5, atol=1e-6):
+            if not same(first[others], second[others]):
                 raise ConfigError(
                     "model.name", "the output for one example depends on the others in its batch; remove the layer that mixes them"
                 )
         alone = torch.cat([model(example[None]) for example in batch])
-        if not torch.allclose(first, alone, rtol=1e-5, atol=1e-6):
+        if not same(first, alone):
             raise ConfigError(
                 "model.name", "the output for an example depends on how many others are in its batch, or on its place; mend it"
             )
@@ -131,7 +196,7 @@ def unsupported(model: nn.Module, shape: tuple[int, ...]) -> str | None:
         hooks.append(module.register_forward_hook(check))
     try:
         with torch.no_grad():
-            model(torch.zeros((2, *shape)))
+            model(inputs(model, shape, 2))
     finally:
         for hook in hooks:
             hook.remove()
@@ -141,25 +206,31 @@ def unsupported(model: nn.Module, shape: tuple[int, ...]) -> str | None:
 def disagreement(engine: str, model: nn.Module, shape: tuple[int, ...]) -> str | None:
     """Why an engine's sum on a small random batch, clipped or not, is not that of plain autograd, one example at a time; None if it is.
 
-    Catches what no rule can know of, such as a layer's weight used a second time by a function. In float64, where a deep network's
+    Catches what no rule can know of, such as a layer's weight used a second time by a function. The engine is made of the initial
+    model and asked about other weights too, since it must read none but those it is given. In float64, where a deep network's
     activations do not change sides of zero with the order of a sum; in float32 for a module that cannot do so.
     """
-    try:
-        return _disagreement(engine, copy.deepcopy(model).double(), shape, 1e-5)
-    except Exception:
+    for weights in (model, randomised(model)):
         try:
-            return _disagreement(engine, copy.deepcopy(model), shape, 2e-2)
-        except Exception as error:
-            return f"the {engine} engine fails on it ({first_line(error)})"
+            found = _disagreement(engine, copy.deepcopy(model).double(), copy.deepcopy(weights).double(), shape, 1e-5)
+        except Exception:
+            try:
+                found = _disagreement(engine, copy.deepcopy(model), copy.deepcopy(weights), shape, 2e-2)
+            except Exception as error:
+                return f"the {engine} engine fails on it ({first_line(error)})"
+        if found:
+            return found
+    return None
 
 
-def _disagreement(engine: str, model: nn.Module, shape: tuple[int, ...], tolerance: float) -> str | None:
+def _disagreement(engine: str, model: nn.Module, weighted: nn.Module, shape: tuple[int, ...], tolerance: float) -> str | None:
+    """model: as it was built; weighted: the same with the weights to compare at."""
     dtype = next(model.parameters()).dtype
     examples, views = 3, 2
     for seed in range(SEEDS):
-        drawn = inputs(copy.deepcopy(model).float(), shape, examples * views, seed)
-        batch = drawn.to(dtype).unflatten(0, (examples, views))
-        gradients, labels = _gradients(model, batch)
+        drawn = inputs(copy.deepcopy(weighted).float(), shape, examples * views, seed)
+        batch = (drawn.to(dtype) if drawn.is_floating_point() else drawn).unflatten(0, (examples, views))
+        gradients, labels = _gradients(weighted, batch)
         norms = [float(torch.stack([value.norm() for value in own.values()]).norm()) for own in gradients]
         positive = [norm for norm in norms if norm > 0]
         if len(positive) > 1:
@@ -173,7 +244,7 @@ def _disagreement(engine: str, model: nn.Module, shape: tuple[int, ...], toleran
         return CLIPPINGS["flat"](found, clip)
 
     cases: list[tuple[Factor | None, list[float]]] = [(clipped, factors), (None, [1.0] * examples)]
-    parameters = stack([model])
+    parameters = stack([weighted])
     for factor, scales in cases:
         found = {name: torch.zeros_like(value) for name, value in parameters.items()}
         weights = torch.ones(1, examples, dtype=torch.bool)

@@ -28,6 +28,7 @@ class Purpose(IntEnum):
     CANARY = 7
     QUERY = 8
     REGULARISER = 9
+    TAIL = 10
 
 
 def os_key() -> bytes:

@@ -13,7 +13,7 @@ from typing import Any
 
 from dptrain.types import ConfigError
 
-ENGINES = ("stacked", "opacus")
+ENGINES = ("stacked", "opacus", "vmap")
 OPTIMISERS = ("sgd", "adamw")
 SCHEDULES = ("constant", "linear", "cosine")
 AUGMENTATIONS = ("flip", "crop", "shift")
@@ -62,7 +62,7 @@ class TrainingConfig:
     augmentations: tuple[str, ...] = option("random views of images, in order: flip, crop, shift")
     multiplicity: int = option("views of each example in a step, averaged before clipping")
     precision: str = option("of forward and backward pass: float32 or bfloat16; norms and sums are float32")
-    engine: str = option("auto, stacked (fast) or opacus (other modules)")
+    engine: str = option("auto, stacked (fast), opacus or vmap (other modules)")
     device: str = option("auto, cpu, cuda or mps")
     width: int | None = option("models trained side by side; null: measured")
     workers: int | None = option("processes, which share the threads or have a GPU each; null: measured")

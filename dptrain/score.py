@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from dptrain.clipping import Stack, layout
+from dptrain.row_wise import one_by_one, row_wise
 
 BLOCK = 512
 """Examples a forward pass; bounds memory whatever the size of the pool."""
@@ -27,7 +30,16 @@ def logits(model: nn.Module, parameters: Stack, inputs: Tensor) -> np.ndarray:
     try:
         each = [dict(zip(parameters, row, strict=True)) for row in zip(*parameters.values(), strict=True)]
         blocks = [layout(model, block) for block in inputs.split(BLOCK)]
-        found = [torch.cat([functional_call(model, own, (block,)) for block in blocks]) for own in each]
+        found = [torch.cat([_call(model, own)(block) for block in blocks]) for own in each]
         return torch.stack(found).float().cpu().numpy()
     finally:
         model.train(was_training)
+
+
+def _call(model: nn.Module, own: Stack) -> Callable[[Tensor], Tensor]:
+    """The function of one model, of which each example sees itself alone: what is scored is what was trained."""
+
+    def call(block: Tensor) -> Tensor:
+        return functional_call(model, dict(own), (block,))
+
+    return call if row_wise(model) else one_by_one(call)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dptrain import sampling
 from dptrain.augment import augment, draw
 from dptrain.clipping import ENGINES, clipper, stack
-from dptrain.noise import GaussianNoise
+from dptrain.noise import GaussianNoise, grid
 from dptrain.regularise import Regulariser
 from dptrain.types import Mechanism, Recipe, Sampling, Setting
 
@@ -129,7 +129,9 @@ def train(
     ran, recipe = setting.mechanism, setting.recipe
     device = inputs.device
     clipped_sum = ENGINES[engine](model, recipe.precision)
-    factor = clipper(recipe.clipping, ran.clip)
+    noise_std = ran.noise_multiplier * ran.clip if ran.private else 0.0
+    spacing = grid(noise_std) if ran.private else 1.0
+    factor = clipper(recipe.clipping, ran.clip, spacing)
     gather = _Gather(inputs)
     # Everything goes in the model's own order: noise is dealt out by position, and a file gives names back in any order.
     stacked = {name: state.parameters[name] for name, _ in model.named_parameters()}
@@ -138,7 +140,6 @@ def train(
     gradients = {name: torch.zeros_like(value) for name, value in stacked.items()}
     parts = {name: torch.zeros_like(value) for name, value in stacked.items()} if physical_batch else {}
     optimiser = _optimiser(recipe, stacked, gradients, state)
-    noise_std = ran.noise_multiplier * ran.clip if ran.private else 0.0
     regulariser = Regulariser.of(recipe, keys, ran.public_n // ran.batch_size, state.kept, device)
     for step in range(state.step, ran.steps):
         batches = [sampling.poisson(key, step, own, ran.batch_size, ran.public_n) for key, own in zip(keys, membership, strict=True)]
@@ -171,9 +172,10 @@ def train(
                 charge(step, ran, noise_std)
             normals = noise.draw(keys, step).to(device).split(sizes, dim=1)
             for gradient, own in zip(gradients.values(), normals, strict=True):
-                gradient.add_(own.view_as(gradient), alpha=noise_std)
+                # In units of the grid the sum is whole from here on: what follows must not see the last digits.
+                gradient.add_(own.view_as(gradient), alpha=noise_std / spacing).round_()
         for gradient in gradients.values():
-            gradient.div_(ran.divisor)
+            gradient.mul_(spacing / ran.divisor)
         for group in optimiser.param_groups:
             group["lr"] = rate(recipe, step, ran.steps)
         optimiser.step()

@@ -489,7 +489,7 @@ def test_opacus_engine_gives_the_same_sweep(tmp_path, monkeypatch, quick):
             )  # parameters agree to 1e-5; losses that nearly tie change places
 
 
-def test_auto_falls_back_to_opacus_and_says_so(tmp_path, capsys, fake_package, quick):
+def test_auto_falls_back_to_one_model_at_a_time_and_says_so(tmp_path, capsys, fake_package, quick):
     overrides = [
         *(o for o in TINY if not o.startswith("model.")),
         "model.name=scaled",
@@ -498,7 +498,7 @@ def test_auto_falls_back_to_opacus_and_says_so(tmp_path, capsys, fake_package, q
         "models_per_setting=2",
     ]
     assert cli.main(["sweep", *overrides, f"output={tmp_path}"]) == 0
-    assert "engine opacus, one model at a time: layer '0' is Scale, which has no closed form" in capsys.readouterr().out
+    assert "engine vmap, one model at a time: layer '0' is Scale, which has no closed form" in capsys.readouterr().out
 
 
 NO_MODEL = [override for override in TINY if not override.startswith("model.")]
