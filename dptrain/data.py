@@ -22,13 +22,15 @@ from dptrain.types import ConfigError
 
 @dataclass(frozen=True)
 class Examples:
-    """inputs: float32 [N, *shape]; labels: int64 [N]."""
+    """inputs: float32 [N, *shape], or int64 for tokens; labels: int64 [N]; ids: int64 [N], the row of each in the user's file, counted
+    from 0, where that is not simply its place here."""
 
     inputs: np.ndarray
     labels: np.ndarray
+    ids: np.ndarray | None = None
 
     def take(self, indices: np.ndarray) -> Examples:
-        return Examples(self.inputs[indices], self.labels[indices])
+        return Examples(self.inputs[indices], self.labels[indices], indices if self.ids is None else self.ids[indices])
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ class Dataset:
 @dataclass(frozen=True)
 class Source:
     """What is public about a data set, and how to read it; digest: of its files, where it is not bundled; unit: of privacy, where it is not
-    one example; notes: what a user should know."""
+    one example; notes: what a user should know, and nobody whom a model is given to; usable: bool [size], which examples may be in pool
+    and test set, all by default."""
 
     preprocessing: str
     shape: tuple[int, ...]
@@ -70,23 +73,32 @@ class Source:
     digest: str = ""
     unit: str | None = None
     notes: tuple[str, ...] = ()
+    usable: np.ndarray | None = None
 
 
-def parts(config: DatasetConfig, seed: int, size: int) -> list[np.ndarray]:
-    """Indices of pool, population and test among `size` examples. Raises ConfigError where there are not enough."""
-    ends = np.cumsum([config.pool, config.population, config.test])
-    if ends[-1] > size:
+def parts(config: DatasetConfig, seed: int, size: int, usable: np.ndarray | None = None) -> list[np.ndarray]:
+    """Indices of pool, population and test among `size` examples. Raises ConfigError where there are not enough.
+
+    The population comes from a place that depends on the seed and the sizes alone, so what is fitted on it may say which of the other
+    examples are usable, bool [size].
+    """
+    pool, population, test = config.pool, config.population, config.test
+    order = generator(seeded_key(seed, config.name), Purpose.SPLIT).permutation(size)
+    others = np.concatenate([order[:pool], order[pool + population :]])
+    others = others if usable is None else others[usable[others]]
+    if pool + population + test > size or len(others) < pool + test:
+        wanted = pool + population + test
+        size = min(size, len(others) + population)
         test, population = max(1, size // 5), max(1, size // 10)
-        pool = (size - test - population) // 2 * 2
+        fitting = (size - test - population) // 2 * 2
         fix = (
-            f"use such as dataset.pool={pool} dataset.population={population} dataset.test={test}"
-            if pool >= MIN_POOL
+            f"use such as dataset.pool={fitting} dataset.population={population} dataset.test={test}"
+            if fitting >= MIN_POOL
             else "it is too small"
         )
-        message = f"pool + population + test is {ends[-1]:,}, but {config.name} has {size:,} examples; {fix}"
+        message = f"pool + population + test is {wanted:,}, but {config.name} has {size:,} examples; {fix}"
         raise ConfigError("dataset.pool", message)
-    order = generator(seeded_key(seed, config.name), Purpose.SPLIT).permutation(size)
-    return np.split(order[: ends[-1]], ends[:-1])
+    return [others[:pool], order[pool : pool + population], others[pool : pool + test]]
 
 
 def copies(of: Sequence[Examples]) -> int:
@@ -96,20 +108,21 @@ def copies(of: Sequence[Examples]) -> int:
     return sum(counts[row] > 1 for row in rows[0])
 
 
-def load(declared: Source, config: DatasetConfig, seed: int) -> Dataset:
+def load(declared: Source, config: DatasetConfig, seed: int, tokens: bool = False) -> Dataset:
     """Read a data set, shuffle it (files come sorted by class) and split it into parts of the given sizes.
 
-    Raises ConfigError when the file does not hold what its Source declares.
+    tokens: whether the model takes whole numbers, which then stay what they are; else all inputs are float32. Raises ConfigError when the file does not hold what its Source declares.
     """
     examples = declared.read()
     expected = (declared.size, *declared.shape)
     if examples.inputs.shape != expected:
         raise ConfigError("dataset.name", f"{config.name} has shape {examples.inputs.shape}, expected {expected}; reinstall its package")
-    pool, population, test = (examples.take(part) for part in parts(config, seed, declared.size))
+    if not tokens and examples.inputs.dtype != np.float32:
+        examples = Examples(examples.inputs.astype(np.float32), examples.labels, examples.ids)
+    pool, population, test = (examples.take(part) for part in parts(config, seed, declared.size, declared.usable))
     if k := config.canaries:
         rng = generator(seeded_key(seed, config.name), Purpose.CANARY)
         made = CANARIES[config.canary](pool.inputs[:k], pool.labels[:k], declared.classes, rng)
-        pool = Examples(
-            *(np.concatenate([new.astype(old.dtype), old[k:]]) for new, old in zip(made, (pool.inputs, pool.labels), strict=True))
-        )
+        mixed = [np.concatenate([new.astype(old.dtype), old[k:]]) for new, old in zip(made, (pool.inputs, pool.labels), strict=True)]
+        pool = Examples(*mixed, pool.ids)
     return Dataset(pool, population, test, declared.classes, k, copies([pool, population, test]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gzip
 import itertools
+import math
 import tarfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -14,8 +15,9 @@ import numpy as np
 
 from dptrain.data import Examples, Source
 from dptrain.fetch import Remote, combined_digest, obtain
+from dptrain.limits import MOST_CLASSES, gunzip, read_npz, require_memory, require_regular
 from dptrain.schema import DatasetConfig
-from dptrain.types import ConfigError, first_line
+from dptrain.types import ConfigError
 
 CONSTANTS = "inputs scaled by public constants, nothing fitted"
 NAMES = [f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
@@ -58,13 +60,16 @@ def _mnist5k() -> Examples:
 
 def _idx(path: Path) -> np.ndarray:
     """An idx file of bytes, plain or gzipped: the dimensions stand in its header (LeCun)."""
+    require_regular(path, "dataset.path")
     try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-        if content[:3] != b"\0\0\x08":
-            raise ValueError("not an idx file of bytes")
-        dimensions = [int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(content[3])]
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as opened:
+            head = opened.read(4)
+            if head[:3] != b"\0\0\x08" or head[3] > 3:
+                raise ValueError("not an idx file of bytes")
+            dimensions = [int.from_bytes(opened.read(4), "big") for _ in range(head[3])]
+        size = 4 + 4 * len(dimensions) + math.prod(dimensions)
+        require_memory(4 * size, "dataset.path", f"{path}")
+        content = gunzip(path, size) if path.suffix == ".gz" else path.read_bytes()
         return np.frombuffer(content, np.uint8, offset=4 + 4 * len(dimensions)).reshape(dimensions)
     except (ValueError, IndexError, OSError, EOFError, zlib.error) as error:
         raise ConfigError("dataset.path", f"{path} cannot be read ({error}); fetch it again") from None
@@ -197,19 +202,21 @@ def npz(config: DatasetConfig, seed: int) -> Source:
     path = config.path
     if path is None:
         raise ConfigError("dataset.path", "npz needs a file with arrays `inputs` and `labels`; give dataset.path=FILE.npz")
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            inputs, labels = arrays["inputs"], arrays["labels"]
-    except Exception as error:  # NumPy has many for a file that is not what it should be
-        raise ConfigError(
-            "dataset.path", f"{path} cannot be read ({first_line(error)}); give an .npz file with arrays `inputs` and `labels`"
-        ) from None
+    arrays = read_npz(Path(path), "dataset.path")
+    if not {"inputs", "labels"} <= arrays.keys():
+        raise ConfigError("dataset.path", f"{path} holds {', '.join(sorted(arrays)) or 'nothing'}; give arrays `inputs` and `labels`")
+    inputs, labels = arrays["inputs"], arrays["labels"]
     if inputs.ndim < 2 or labels.shape != inputs.shape[:1] or not len(labels):
         raise ConfigError("dataset.path", f"{path} has inputs {inputs.shape} and labels {labels.shape}; they must be [N, ...] and [N]")
     if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() < 1:
         raise ConfigError("dataset.path", f"{path}: labels must be whole numbers from 0, of at least two classes")
+    if labels.max() >= MOST_CLASSES:
+        raise ConfigError("dataset.path", f"{path}: a label is {labels.max():,}, and there may be {MOST_CLASSES:,} classes; number them from 0")
+    require_memory(4 * inputs.size, "dataset.path", f"{path}, as float32,")
     if inputs.dtype == np.uint8:
         inputs, how = inputs.astype(np.float32) / 127.5 - 1, "bytes scaled to [-1, 1]"
+    elif inputs.dtype.kind in "iu":
+        inputs, how = inputs.astype(np.int64), "inputs as given, whole numbers"
     else:
         with np.errstate(over="ignore", invalid="ignore"):
             numbers = inputs.astype(np.float32) if inputs.dtype.kind in "biuf" else np.array([np.nan])

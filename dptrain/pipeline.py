@@ -52,6 +52,8 @@ class Plan:
     device: torch.device
     architecture: str
     notes: tuple[str, ...]
+    tokens: bool
+    """Whether the model takes whole numbers only."""
 
     @property
     def fingerprint(self) -> str:
@@ -83,7 +85,7 @@ class Result:
 def plan(config: Config) -> Plan:
     """Check everything that needs no data, calibrate the noise, choose engine and device. Raises ConfigError."""
     source = datasets.source(config.dataset, config.seed)
-    data.parts(config.dataset, config.seed, source.size)  # whether there are enough
+    data.parts(config.dataset, config.seed, source.size, source.usable)  # whether there are enough
     attacks.check(config.attacks)
     if "trajectory" in config.attacks and not config.training.trajectory:
         raise ConfigError("training.trajectory", "must be at least 1 for the attack trajectory; use 10, or leave that attack out")
@@ -91,6 +93,8 @@ def plan(config: Config) -> Plan:
         raise ConfigError("attacks.label_only.copies", f"augmented copies are for images, and inputs are {list(source.shape)}; use noisy")
     model = build(config, source.shape, source.classes)
     probe.refuse_mixing(model, source.shape)
+    tokens = probe.takes_tokens(model, source.shape)
+    _refuse_tokens(config, tokens)
     probe.refuse_sampler(config.training.batch_size, config.public_n)
     settings = tuple(defences.settings(config))
     for setting in settings:
@@ -110,7 +114,20 @@ def plan(config: Config) -> Plan:
         choose_device(config.training.device),
         architecture(model, source.shape),
         notes,
+        tokens,
     )
+
+
+def _refuse_tokens(config: Config, tokens: bool) -> None:
+    """Raise ConfigError for what adds numbers to inputs that are looked up in a table."""
+    looked_up = "needs inputs that are numbers, and this model looks them up in a table; leave it out"
+    if tokens and config.dataset.canaries and config.dataset.canary in ("noise", "gradient"):
+        raise ConfigError("dataset.canary", f"{config.dataset.canary} {looked_up}")
+    for name, options in config.attacks.items():
+        if tokens and any(extra.endswith("_logits") for extra in attacks.needs(name, options)):
+            raise ConfigError(f"attacks.{name}", looked_up)
+    if tokens and "mixup" in config.defence:
+        raise ConfigError("defence.mixup", looked_up)
 
 
 def sweep(config: Config, show_progress: bool = True) -> Result:
@@ -131,9 +148,8 @@ def sweep(config: Config, show_progress: bool = True) -> Result:
         prv = {setting.name: second_opinion(store, setting) for setting in ready.settings if setting.mechanism.private}
         if show_progress and (copies := fleet.dataset.copies):
             print(f"{copies:,} pool examples have an exact copy in pool, population or test: attacks on them say little")
-        about = preprocessing(ready.source, fleet.dataset)
         unit = ready.source.unit or UNIT
-        statements = {setting.name: statement(setting, config.privacy, about, prv.get(setting.name), unit) for setting in ready.settings}
+        statements = {setting.name: statement(setting, config.privacy, ready.source.preprocessing, prv.get(setting.name), unit) for setting in ready.settings}
         trained = train(ready, fleet, statements, folder, show_progress)
         fleet.forget_keys()
         found = evaluate(fleet, ready.settings, show_progress)
@@ -144,7 +160,7 @@ def sweep(config: Config, show_progress: bool = True) -> Result:
 
 def load(ready: Plan, store: Store) -> Fleet:
     config = ready.config
-    dataset = data.load(ready.source, config.dataset, config.seed)
+    dataset = data.load(ready.source, config.dataset, config.seed, ready.tokens)
     rows = torch.from_numpy(dataset.population.inputs[:PROBED])
     for setting in {setting.model: setting for setting in ready.settings}.values():
         shape = dataset.pool.inputs.shape[1:]
@@ -153,11 +169,6 @@ def load(ready: Plan, store: Store) -> Fleet:
     members = sampling.memberships(config.models_per_setting, config.dataset.pool, key)
     placement = _placement(ready, store)
     return Fleet(config, store, ready.engine, placement, ready.device, ready.architecture, dataset, members)
-
-
-def preprocessing(source: data.Source, dataset: data.Dataset) -> str:
-    """The entry of the statement."""
-    return source.preprocessing + (f"; {dataset.copies:,} pool examples have an exact copy elsewhere in the data" if dataset.copies else "")
 
 
 def _placement(ready: Plan, store: Store) -> Placement:

@@ -10,13 +10,12 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from dptrain import sampling
+from dptrain import limits, sampling
 from dptrain.executor import Place
 from dptrain.models import known_elsewhere
 from dptrain.probe import disagreement, inputs, unsupported
@@ -84,11 +83,7 @@ def memory(device: torch.device) -> int:
     """Bytes of the device, or of the machine."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        return min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text()))  # a container's share
-    except (OSError, ValueError):
-        return machine
+    return limits.memory()
 
 
 def example_bytes(model: nn.Module, shape: Sequence[int], multiplicity: int) -> int:
@@ -104,7 +99,7 @@ def example_bytes(model: nn.Module, shape: Sequence[int], multiplicity: int) -> 
 
     hooks = [module.register_forward_hook(lambda _m, _i, z: count(z)) for module in model.modules()]
     with torch.no_grad():
-        model(torch.zeros((1, *shape)))
+        model(inputs(model, shape, 1))
     for hook in hooks:
         hook.remove()
     return 4 * (sum(parameter.numel() for parameter in model.parameters()) + 3 * multiplicity * (sum(outputs) + math.prod(shape)))

@@ -26,6 +26,8 @@ MIN_POOL = 40
 """Below it a training set can lack members, and every metric is noise."""
 
 
+MOST_EXAMPLES = 10**9
+MOST_MODELS = 10_000
 MIN_CANARIES = 20
 """Below it some model can hold all of them, or none."""
 
@@ -42,6 +44,7 @@ class DatasetConfig:
     target: str | None = option("of a table: the column to predict")
     group: str | None = option("of a table: the column that names the unit of privacy; one row of each is used")
     header: bool = option("of a CSV: whether its first line names the columns; else they are c0, c1, ...")
+    schema: str | None = option("of a table: YAML file of its columns and classes; null: as the population split has them")
     id: int | None = option("of openml: the number of the data set")
     pool: int = option("candidates; each model trains on its own random half")
     population: int = option("examples no model trains on, set aside for an attacker")
@@ -153,7 +156,8 @@ def _check(config: Config) -> None:
         f"use letters, digits, '.', '_' and '-', got {config.name!r}",
     )
     for part in ("pool", "population", "test"):
-        require(getattr(config.dataset, part) >= 1, f"dataset.{part}", "must be at least 1")
+        value = getattr(config.dataset, part)
+        require(1 <= value <= MOST_EXAMPLES, f"dataset.{part}", f"must lie in 1..{MOST_EXAMPLES:,}, got {value:,}")
     pool = config.dataset.pool
     require(pool >= MIN_POOL, "dataset.pool", f"must be at least {MIN_POOL}, got {pool}")
     require(pool % 2 == 0, "dataset.pool", f"must be even, since each model trains on half of it; use {pool - 1}")
@@ -178,6 +182,7 @@ def _check(config: Config) -> None:
         "models_per_setting",
         f"must be even and at least 2, got {models}; use {max(2, models + models % 2)}",
     )
+    require(models <= MOST_MODELS, "models_per_setting", f"must be at most {MOST_MODELS:,}, got {models:,}")
     require(config.seed >= 0, "seed", "must be 0 or more")
     n, training = config.public_n, config.training
     require(1 <= training.batch_size <= n, "training.batch_size", f"must lie in 1..{n} (half the pool), got {training.batch_size}")

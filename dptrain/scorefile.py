@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from dptrain.leaks import refuse_leaks, require_both
+from dptrain.limits import read_npz
 from dptrain.scores import EXTRAS, Scores
 from dptrain.types import ConfigError
 
@@ -68,12 +69,7 @@ def _wrong(message: str) -> ConfigError:
 
 
 def _npz(path: Path) -> Arrays:
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {name: np.asarray(file[name]) for name in file.files}
-    except Exception as error:  # NumPy has many for a file that is not what it should be
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise _wrong(f"cannot read {path} ({reason}); write it with numpy.savez, of plain arrays") from None
+    arrays = read_npz(path, "scores")
     for name in arrays:
         if name not in KNOWN:
             raise _wrong(f"unknown array {name!r}; the arrays are {', '.join(sorted(KNOWN))}")

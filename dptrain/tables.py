@@ -1,8 +1,9 @@
 """Tables of numbers and categories: CSV, Parquet and OpenML.
 
-What is fitted (means, deviations, which categories there are) is fitted on the population split alone, which no model trains on, so it costs
-no privacy. Numbers are standardised and cut at DEVIATIONS; where some are missing they become the mean, and a column tells so. Whatever is
-not all numbers is a category: one column for each that occurs RARE times or more, at most CATEGORIES of them, and the rest share one.
+What is fitted (kinds of columns, means, deviations, categories, classes) is fitted on the population split alone, which no model trains on, so
+it costs no privacy; dataset.schema may say it instead. Numbers are standardised and cut at DEVIATIONS; where some population rows have none,
+gaps become the mean, and a column tells so. What is not all numbers there is a category: one column for each that occurs RARE times or more,
+at most CATEGORIES of them, and the rest share one if there is a rest. In the pool a cell that is no number becomes the mean.
 """
 
 from __future__ import annotations
@@ -10,22 +11,26 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from dptrain.data import Examples, Source, parts
 from dptrain.fetch import digest
+from dptrain.limits import MOST_CLASSES, require_memory, require_regular
 from dptrain.schema import DatasetConfig
-from dptrain.types import ConfigError, first_line
+from dptrain.types import ConfigError, first_line, printable
 
 DEVIATIONS = 5.0
 RARE = 5
 CATEGORIES = 100
-CLASSES = 1000
+MOST_COLUMNS, LONGEST_LINE, SCHEMA_BYTES = 10_000, 10_000_000, 10_000_000
+FITTED = "the population split only"
 MISSING = ["", "?", "NA", "N/A", "NaN", "nan", "NULL", "null"]
 NOTHING = ["na", "n/a", "None", "none", "-"]
 """Texts for a value that is not there. Those of NOTHING are only in a column to learn from: as a label they may well be a class."""
@@ -40,7 +45,14 @@ def csv_source(config: DatasetConfig, seed: int) -> Source:
 def parquet_source(config: DatasetConfig, seed: int) -> Source:
     path = _path(config, "FILE.parquet")
     try:
+        import pyarrow.parquet
+
+        about = pyarrow.parquet.read_metadata(path)
+        _require_columns([], about.num_columns)
+        require_memory(8 * about.num_rows * about.num_columns, "dataset.path", f"{path}, unpacked,")
         frame = pd.read_parquet(path)
+    except ConfigError:
+        raise
     except ImportError:
         raise ConfigError("dataset.name", "parquet needs pyarrow; pip install 'dptrain[parquet]', or convert the file to CSV") from None
     except Exception as error:  # pyarrow has many for a file that is not what it should be
@@ -66,33 +78,71 @@ def openml_source(config: DatasetConfig, seed: int) -> Source:
 
 
 def table_source(frame: pd.DataFrame, config: DatasetConfig, seed: int, made_of: str) -> Source:
-    """From a table to examples. Raises ConfigError, one line, for a table that cannot be trained on."""
+    """From a table to examples. Raises ConfigError, one line, for a table that cannot be trained on.
+
+    Columns, kinds, categories and classes come from the population split or from dataset.schema, never from the pool. What a pool row
+    decides is only whether it is there at all, which the statement says.
+    """
     frame, target = _columns(frame, config)
     kept, notes = _rows(frame, target, config)
-    labels, classes = _labels(kept[target])
-    others = [name for name in kept.columns if name not in (target, config.group)]
-    if not others:
+    names = [name for name in kept.columns if name not in (target, config.group)]
+    if not names:
         raise ConfigError("dataset.path", "no column is left beside the target; give a table with some")
+    schema = _schema(config, [*names, target])
     population = parts(config, seed, len(kept))[1]
-    blocks, told = [], []
-    for name in others:
-        block, how = _encoded(kept[name], population)
+    labels, classes = _labels(kept[target], population, schema.get("classes"))
+    usable = labels >= 0
+    if lost := int((~usable).sum()):
+        notes.append(f"{lost:,} rows left out, whose label is no class of the population")
+    if usable.sum() < config.pool + config.population + config.test <= len(kept):
+        few = f"{lost:,} of {len(kept):,} rows have a label that none of the population has"
+        raise ConfigError("dataset.target", f"{few}; name the classes in dataset.schema, or give a larger population")
+    blocks, kinds = [], []
+    for name in names:
+        block, kind = _encoded(kept[name], population, schema.get("columns", {}).get(name))
         blocks.append(block)
-        told.append((name, how))
-    inputs = np.concatenate([block for block in blocks if block.shape[1]] or [np.zeros((len(kept), 0), np.float32)], axis=1)
-    if not inputs.shape[1]:
+        kinds.append((name, kind))
+    width = sum(block.shape[1] for block in blocks)
+    if not width:
         raise ConfigError("dataset.path", "no column tells one population example from another; give more population, or other columns")
-    counts = {how: sum(told_how == how for _, told_how in told) for how in ("numbers", "categories", "left out")}
-    dropped = ", ".join(name for name, how in told if how == "left out")
+    require_memory(4 * width * len(kept), "dataset.path", f"the table, encoded as {width:,} columns,")
+    inputs = np.concatenate(blocks, axis=1)
+    counts = {kind: sum(found == kind for _, found in kinds) for kind in ("numbers", "categories", "left out")}
+    dropped = ", ".join(name for name, kind in kinds if kind == "left out")
+    source = f"dataset.schema and {FITTED}" if schema else FITTED
     text = (
-        f"{counts['numbers']} columns of numbers standardised and {counts['categories']} of categories one-hot, fitted on the population split only"
+        f"{counts['numbers']} columns of numbers standardised and {counts['categories']} of categories one-hot, by {source}"
         + (f"; left out because constant or too rare there: {dropped}" if dropped else "")
-        + f"; columns and {len(classes)} classes are public"
-        + "".join(f"; {note}" for note in notes)
+        + f"; numbers that are none become the mean, unknown categories share a column or have none, {len(classes)} classes"
+        + "; what depends on private rows: a row is left out that has no label, or none of these classes, or that copies another"
+        + (f", or that is not the first of its {config.group}" if config.group else "")
     )
     unit = f"one {config.group} (a group, of which one row is kept)" if config.group else None
-    examples = Examples(inputs, labels)
-    return Source(text, inputs.shape[1:], len(classes), len(labels), lambda: examples, made_of, unit, tuple(notes))
+    examples = Examples(inputs, np.maximum(labels, 0), kept.index.to_numpy())
+    return Source(text, inputs.shape[1:], len(classes), len(labels), lambda: examples, made_of, unit, tuple(notes), usable)
+
+
+def _schema(config: DatasetConfig, names: Sequence[str]) -> dict[str, Any]:
+    """What the file dataset.schema says: `classes`, a list, and `columns`, each a list of its categories, `number` or `ignore`."""
+    if config.schema is None:
+        return {}
+    path = Path(config.schema)
+    require_regular(path, "dataset.schema")
+    try:
+        schema = yaml.safe_load(path.read_text(encoding="utf-8")) if path.stat().st_size < SCHEMA_BYTES else None
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
+        raise ConfigError("dataset.schema", f"{path} cannot be read ({first_line(error)}); write it as YAML") from None
+    if not isinstance(schema, dict) or not schema or not schema.keys() <= {"classes", "columns"}:
+        raise ConfigError("dataset.schema", f"{path} must hold `classes: [...]` or `columns: {{name: number}}`, or both")
+    columns = schema.get("columns", {})
+    if not isinstance(columns, dict) or not isinstance(schema.get("classes", []), list):
+        raise ConfigError("dataset.schema", f"in {path} `classes` must be a list, and `columns` names with their kinds")
+    for name, kind in columns.items():
+        if name not in names:
+            raise ConfigError("dataset.schema", f"there is no column {printable(str(name))!r}; remove it from {path}")
+        if kind not in ("number", "ignore") and not (isinstance(kind, list) and kind):
+            raise ConfigError("dataset.schema", f"the kind of {name!r} must be number, ignore or a list of its categories")
+    return schema
 
 
 def _path(config: DatasetConfig, example: str) -> Path:
@@ -100,6 +150,7 @@ def _path(config: DatasetConfig, example: str) -> Path:
         raise ConfigError("dataset.path", f"{config.name} needs a file; give dataset.path={example} dataset.target=COLUMN")
     if not Path(config.path).is_file():
         raise ConfigError("dataset.path", f"there is no file {config.path}; give dataset.path={example}")
+    require_memory(2 * Path(config.path).stat().st_size, "dataset.path", f"reading {config.path}")
     return Path(config.path)
 
 
@@ -107,13 +158,20 @@ def _read_csv(path: Path, header: bool) -> pd.DataFrame:
     """Every value as text. The delimiter is the one of DELIMITERS that stands most often in the first line."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
+            first = file.readline(LONGEST_LINE + 1)
+            if len(first) > LONGEST_LINE:
+                raise ValueError(f"its first line is longer than {LONGEST_LINE:,} characters")
+            if "\0" in first or not first.strip():
+                raise ValueError("its first line is empty or not text")
             delimiter = max(DELIMITERS, key=first.count)
-            names = [name.strip() for name in next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), [])]
-        if "\0" in first or not first.strip():
-            raise ValueError("its first line is empty or not text")
-        if header and (twice := sorted({name for name in names if names.count(name) > 1})):
-            raise ConfigError("dataset.path", f"the column {twice[0]!r} stands more than once in {path}; rename one")
+            file.seek(0)
+            reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
+            names = [name.strip() for name in next(reader)]
+            _require_columns(names if header else [], len(names))
+            for row in reader:  # pandas would take the first cell for a name of the row, and shift the others
+                if len(row) > len(names):
+                    message = f"line {reader.line_num} of {path} has {len(row)} cells, and the first line {len(names)}; mend it"
+                    raise ConfigError("dataset.path", message)
         frame = pd.read_csv(
             path,
             sep=delimiter,
@@ -140,8 +198,7 @@ def _columns(frame: pd.DataFrame, config: DatasetConfig) -> tuple[pd.DataFrame, 
     """Column names as text; the target and the group are among them."""
     frame = frame.set_axis([str(name).strip() for name in frame.columns], axis=1)
     names = list(frame.columns)
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError("dataset.path", f"the column {twice[0]!r} stands more than once; rename one")
+    _require_columns(names, len(names))
     shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
     if config.target is None:
         raise ConfigError("dataset.target", f"give the column to predict, one of {shown}")
@@ -156,11 +213,25 @@ def _columns(frame: pd.DataFrame, config: DatasetConfig) -> tuple[pd.DataFrame, 
     return frame, config.target
 
 
+def _require_columns(names: Sequence[str], count: int) -> None:
+    """Raise ConfigError for names that stand twice or that a terminal would act on, and for too many of them."""
+    if count > MOST_COLUMNS:
+        raise ConfigError("dataset.path", f"the table has {count:,} columns, and there may be {MOST_COLUMNS:,}; leave some out")
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
+        raise ConfigError("dataset.path", f"the column {printable(min(twice))!r} stands more than once; rename one")
+    if odd := [name for name in names if printable(name) != name or len(name) > 200]:
+        raise ConfigError("dataset.path", f"the column name {printable(odd[0])[:60]!r} is no plain text of at most 200 letters; rename it")
+
+
 def _rows(frame: pd.DataFrame, target: str, config: DatasetConfig) -> tuple[pd.DataFrame, list[str]]:
     """Rows with a label, each once, and one of each group: copies in and out of a training set would spoil every attack."""
     notes = []
+
+    def missing(name: object) -> list[str]:
+        return [] if name == config.group else MISSING if name == target else MISSING + NOTHING
+
     try:
-        frame = frame.apply(lambda column: _trimmed(column, MISSING if column.name == target else MISSING + NOTHING))
+        frame = frame.apply(lambda column: _trimmed(column, missing(column.name)))
         labelled = frame[frame[target].notna()]
         if lost := len(frame) - len(labelled):
             notes.append(f"{lost:,} rows without a label left out")
@@ -169,14 +240,22 @@ def _rows(frame: pd.DataFrame, target: str, config: DatasetConfig) -> tuple[pd.D
         raise ConfigError("dataset.path", "some column holds lists or records; give numbers and text only") from None
     if lost := len(labelled) - len(once):
         notes.append(f"{lost:,} rows that copy another left out")
-    if config.group is not None:
-        grouped = once[once[config.group].isna() | ~once.duplicated(config.group)]
-        if lost := len(once) - len(grouped):
-            notes.append(f"{lost:,} rows left out, so that each {config.group} has one")
-        once = grouped
     if not len(once):
         raise ConfigError("dataset.target", f"no row has a value in {target!r}; choose another column")
-    return once.reset_index(drop=True), notes
+    if config.group is not None:
+        ids = once[config.group]
+        if nobody := int((ids.isna() | (ids.astype(str) == "")).sum()):
+            message = f"{nobody:,} rows have no {config.group}; give each the one that it belongs to, or leave those rows out"
+            raise ConfigError("dataset.group", message)
+        grouped = once[~once.duplicated(config.group)]
+        if lost := len(once) - len(grouped):
+            notes.append(f"{lost:,} rows left out, so that each {config.group} has one")
+        wanted = config.pool + config.population + config.test
+        if len(grouped) < wanted <= len(once):
+            few = f"{config.group} has {len(grouped):,} different values, of each of which one row is used: fewer than the {wanted:,} asked for"
+            raise ConfigError("dataset.group", f"{few}; give the column that names a person, or smaller splits")
+        once = grouped
+    return once, notes
 
 
 def _trimmed(column: pd.Series, missing: list[str]) -> pd.Series:
@@ -191,48 +270,68 @@ def _trimmed(column: pd.Series, missing: list[str]) -> pd.Series:
 
 
 def _numbers(column: pd.Series) -> np.ndarray | None:
-    """As float64 with NaN where missing; None unless every value that is there is a finite number."""
+    """As float64, with NaN for what is no finite number; None for a column whose type holds none."""
     if pd.api.types.is_bool_dtype(column):
         return column.to_numpy(dtype=np.float64)
     if not (pd.api.types.is_numeric_dtype(column) or pd.api.types.is_object_dtype(column) or pd.api.types.is_string_dtype(column)):
         return None
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    there = column.notna().to_numpy()
-    return numbers if bool(np.isfinite(numbers[there]).all()) and bool(there.any()) else None
+    return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
-def _labels(column: pd.Series) -> tuple[np.ndarray, Sequence[Any]]:
+def _numeric(column: pd.Series, population: np.ndarray) -> np.ndarray | None:
+    """A column as numbers if all population values that are there are finite ones, else None."""
     numbers = _numbers(column)
-    values = numbers if numbers is not None else column.astype(str).to_numpy(dtype=object)
-    classes, labels = np.unique(values, return_inverse=True)
+    if numbers is None:
+        return None
+    there = column.notna().to_numpy()[population]
+    return numbers if bool(there.any()) and not np.isnan(numbers[population][there]).any() else None
+
+
+def _labels(column: pd.Series, population: np.ndarray, given: Sequence[Any] | None) -> tuple[np.ndarray, Sequence[Any]]:
+    """Class of each row, int64 [N], -1 where its label is none of the classes; the classes, as given or as the population has them."""
+    numbers = _numeric(column, population)
+    if given is not None:
+        numbers = _numbers(pd.Series(given)) is not None and not np.isnan(_numbers(pd.Series(given, dtype=object))).any()  # type: ignore[assignment]
+        numbers = _numbers(column) if numbers else None
+    values = pd.Series(numbers if numbers is not None else column.astype(str).to_numpy(dtype=object))
+    known = pd.Series(given) if given is not None else values.iloc[population]
+    classes = np.unique(known.to_numpy(dtype=np.float64) if numbers is not None else known.astype(str).to_numpy(dtype=object))
     if len(classes) < 2:
-        raise ConfigError("dataset.target", f"all rows have the same value {classes[0]!r}; choose another column")
-    if len(classes) > CLASSES:
-        raise ConfigError("dataset.target", f"has {len(classes):,} different values, more than {CLASSES:,} classes; group them")
-    return labels.astype(np.int64), classes.tolist()
+        which = "the classes are" if given is not None else "all population rows have the same value"
+        raise ConfigError("dataset.target", f"{which} {', '.join(map(repr, classes))}; choose another column, or name its classes in dataset.schema")
+    if len(classes) > MOST_CLASSES:
+        raise ConfigError("dataset.target", f"has {len(classes):,} different values, more than {MOST_CLASSES:,} classes; group them")
+    return pd.Index(classes).get_indexer(values).astype(np.int64), classes.tolist()
 
 
-def _encoded(column: pd.Series, population: np.ndarray) -> tuple[np.ndarray, str]:
-    """float32 [N, columns] and what was made of it. `population` are the rows that may be looked at."""
-    numbers = _numbers(column)
+def _encoded(column: pd.Series, population: np.ndarray, kind: str | Sequence[Any] | None) -> tuple[np.ndarray, str]:
+    """float32 [N, columns] and what was made of it. `population` are the rows that may be looked at; kind: what the schema says."""
+    numbers = _numbers(column) if kind == "number" else _numeric(column, population) if kind is None else None
+    nothing = np.zeros((len(column), 0), np.float32), "left out"
+    if kind == "ignore":
+        return nothing
     if numbers is not None:
         own = numbers[population]
         known = own[~np.isnan(own)]
         with np.errstate(over="ignore", invalid="ignore"):
             spread = float(known.std()) if len(known) else 0.0
             if not np.isfinite(spread) or spread <= 1e-12 * max(1.0, float(np.abs(known).max(initial=0.0))):
-                return np.zeros((len(column), 0), np.float32), "left out"
+                return nothing
             scaled = np.clip((numbers - known.mean()) / spread, -DEVIATIONS, DEVIATIONS)
         gaps = np.isnan(scaled)
         filled = [np.where(gaps, 0.0, scaled), *([gaps] if np.isnan(own).any() else [])]
         return np.stack(filled, axis=1).astype(np.float32), "numbers"
     text = column.astype(object).where(column.notna(), "missing").astype(str)
-    counts = text.iloc[population].value_counts()
-    frequent = counts[counts >= RARE].index[:CATEGORIES].sort_values()
+    if kind is None:
+        counts = text.iloc[population].value_counts()
+        frequent = counts[counts >= RARE].index[:CATEGORIES].sort_values()
+    else:
+        frequent = pd.Index([str(value) for value in kind]).unique()
     index = frequent.get_indexer(text)
-    rest = bool((index[population] < 0).any())
+    rest = kind is not None or bool((index[population] < 0).any())
     if len(frequent) + rest < 2:
-        return np.zeros((len(column), 0), np.float32), "left out"
+        return nothing
     block = np.zeros((len(column), len(frequent) + rest), np.float32)
     known = index >= 0
     block[np.flatnonzero(known), index[known]] = 1

@@ -22,6 +22,11 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
+def printable(text: str) -> str:
+    """A text of unknown origin for a terminal: what would not be printed, such as an escape, is spelled out."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 class Refusal(Exception):
     """A number that these data cannot support; the message is the reason, for the reader of the report."""
 

@@ -73,7 +73,7 @@ def test_npz(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "reason"),
     [
-        ({"inputs": np.zeros((4, 2))}, "cannot be read"),
+        ({"inputs": np.zeros((4, 2))}, "holds inputs; give arrays"),
         ({"inputs": np.zeros((4, 2)), "labels": np.zeros(3, int)}, "must be"),
         ({"inputs": np.zeros((4, 2)), "labels": np.zeros(4, int)}, "two classes"),
         ({"inputs": np.zeros((4, 2)), "labels": np.array([0, 1, -1, 1])}, "from 0"),
