@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ from typing import Any
 from dptrain.commands import AdviseConfig
 from dptrain.judge import Row
 from dptrain.metrics import undominated
-from dptrain.types import ConfigError
+from dptrain.store import unseal
+from dptrain.types import ConfigError, first_line
 
 DEMANDS = {
     "max_tpr_at_1pct_fpr": ("tpr_at_fpr_0.01", "TPR at 1 % FPR"),
@@ -24,7 +25,7 @@ DEMANDS = {
 @dataclass(frozen=True)
 class Candidate:
     """A setting: its accuracy; of each risk the strongest attack's row, the highest upper end of any attack's interval (1 where one has none),
-    and the least proved ceiling (None without DP)."""
+    and the least proved ceiling (None without DP); refuted: whether something was measured above what was proved of it."""
 
     name: str
     epsilon: float | None
@@ -32,16 +33,19 @@ class Candidate:
     risks: dict[str, Row]
     highest: dict[str, float]
     ceilings: dict[str, float | None]
+    refuted: bool = False
 
 
 @dataclass(frozen=True)
 class Advice:
-    """best and others: settings that meet the demands, the best first; undecided: whose estimates meet them and whose intervals do not."""
+    """meeting: settings that meet the demands, the best first; undecided: whose estimates meet them and whose intervals do not; refuted: whose
+    claim a measurement contradicts, so that no number of theirs is to be trusted."""
 
     demands: dict[str, float]
     meeting: list[Candidate]
     undecided: list[Candidate]
     failing: list[Candidate]
+    refuted: list[Candidate]
     measured: list[str]
     proven: list[str]
     notes: list[str]
@@ -61,6 +65,7 @@ class Advice:
             "meeting": [plain(one) for one in self.meeting],
             "undecided": [plain(one) for one in self.undecided],
             "failing": [plain(one) for one in self.failing],
+            "refuted": [plain(one) for one in self.refuted],
             "pareto_measured": self.measured,
             "pareto_proven": self.proven,
             "notes": self.notes,
@@ -80,18 +85,22 @@ class Advice:
         lines += [f"Undecided (the estimate meets it, the interval does not): {_line(one)}." for one in self.undecided]
         if asked and self.failing:
             lines.append(f"Does not meet it: {', '.join(one.name for one in self.failing)}.")
-        lines.append(f"Best against measured risk: {', '.join(self.measured)}.")
+        if self.refuted:
+            lines.append(f"REFUTED, not to be used: {', '.join(one.name for one in self.refuted)}; more was measured than was proved.")
+        lines.append(f"Best against measured risk: {', '.join(self.measured) or 'none'}.")
         lines.append(f"Best against proven risk: {', '.join(self.proven) or 'none, since no setting is private'}.")
         return "\n".join([*lines, *self.notes])
 
 
 def advise(config: AdviseConfig) -> Advice:
     """Raises ConfigError for a folder without a finished sweep, and for a demand that nothing in it speaks of."""
-    rows, statements = _read(Path(config.run or ""))
-    found = candidates(rows)
+    rows, statements, differences = _read(Path(config.run or ""))
+    every = candidates(rows)
+    leaking = any(row.attack == "blind" and row.contradicted for row in rows)
+    found, refuted = [one for one in every if not one.refuted], [one for one in every if one.refuted]
     demands = {key: value for key in (*DEMANDS, "min_accuracy", "max_epsilon") if (value := getattr(config, key)) is not None}
     for key, (metric, title) in DEMANDS.items():
-        if key in demands and not any(metric in one.risks for one in found):
+        if key in demands and not any(metric in one.risks for one in every):
             raise ConfigError(
                 key, f"this sweep has no {title}: too few non-members to measure it; use max_auc, or a larger pool and more models"
             )
@@ -100,25 +109,39 @@ def advise(config: AdviseConfig) -> Advice:
     failing: list[Candidate] = []
     for one in found:
         sure, likely = _meets(one, demands)
-        (meeting if sure else undecided if likely else failing).append(one)
+        (failing if leaking or not likely else meeting if sure else undecided).append(one)
     # Asked for utility, the safest is best; asked for safety, the most useful.
     by_risk = set(demands) == {"min_accuracy"}
-    order = (lambda one: _risk(one)) if by_risk else (lambda one: -(one.accuracy.estimate or 0.0))
     for some in (meeting, undecided):
-        some.sort(key=order)
-    proved = None if by_risk else _proved_as_good(meeting)
-    if proved:
-        meeting.remove(proved)
-        meeting.insert(0, proved)
-    return Advice(demands, meeting, undecided, failing, *frontiers(found), _notes(meeting, undecided, by_risk, rows, statements))
+        some.sort(key=_risk if by_risk else lambda one: -(one.accuracy.estimate or 0.0))
+    notes = _notes(meeting, undecided, by_risk, rows, statements, differences)
+    if leaking:
+        notes.insert(0, "INVALID: a blind classifier tells members from non-members, so no number of this sweep says anything.")
+    elif meeting and not by_risk:
+        alike = [one for one in meeting if one is meeting[0] or _alike(meeting[0], one, differences)]
+        if (best := min(alike, key=_proof)) is not meeting[0]:
+            notes.insert(
+                0, f"{best.name} comes before {meeting[0].name}: its proof is stronger, and their accuracies cannot be told apart."
+            )
+            meeting.remove(best)
+            meeting.insert(0, best)
+    return Advice(demands, meeting, undecided, failing, refuted, *frontiers(found), notes)
 
 
-def _proved_as_good(meeting: Sequence[Candidate]) -> Candidate | None:
-    """Behind a best setting without a proof, the first with one whose accuracy lies within the interval of the best."""
-    if not meeting or meeting[0].epsilon is not None:
-        return None
-    least = meeting[0].accuracy.low or 0.0
-    return next((one for one in meeting if one.epsilon is not None and (one.accuracy.estimate or 0.0) >= least), None)
+Differences = Mapping[str, Mapping[str, Sequence[float]]]
+
+
+def _alike(one: Candidate, other: Candidate, differences: Differences) -> bool:
+    """Whether the accuracies of two settings cannot be told apart: by their paired difference, or where a file has none by their intervals."""
+    if paired := differences.get(one.name, {}).get(other.name):
+        return paired[1] <= 0 <= paired[2]
+    return (other.accuracy.estimate or 0.0) >= (one.accuracy.low or 0.0)
+
+
+def _proof(one: Candidate) -> float:
+    """Proved ceiling of the AUC, or what stands for it: the less, the stronger; 1 without a proof."""
+    ceiling = one.ceilings.get("auc")
+    return 1.0 if one.epsilon is None else ceiling if ceiling is not None else one.epsilon / (1 + one.epsilon)
 
 
 def candidates(rows: Sequence[Row]) -> list[Candidate]:
@@ -133,7 +156,8 @@ def candidates(rows: Sequence[Row]) -> list[Candidate]:
                 highest[metric] = max(1.0 if row.high is None else row.high for row in of)
                 known = [row.ceiling for row in of if row.ceiling is not None]
                 ceilings[metric] = min(known) if known else None
-        found.append(Candidate(accuracy.setting, accuracy.epsilon, accuracy, risks, highest, ceilings))
+        broken = any(row.contradicted for row in own)
+        found.append(Candidate(accuracy.setting, accuracy.epsilon, accuracy, risks, highest, ceilings, broken))
     return found
 
 
@@ -173,18 +197,20 @@ def _meets(one: Candidate, demands: dict[str, float]) -> tuple[bool, bool]:
 
 
 def _notes(
-    meeting: list[Candidate], undecided: list[Candidate], by_risk: bool, rows: Sequence[Row], statements: dict[str, Any]
+    meeting: list[Candidate],
+    undecided: list[Candidate],
+    by_risk: bool,
+    rows: Sequence[Row],
+    statements: dict[str, Any],
+    differences: Differences,
 ) -> list[str]:
     notes = []
     if len(meeting) > 1:
-        one, two = (item.risks.get("auc", item.accuracy) if by_risk else item.accuracy for item in meeting[:2])
-        if min(one.high or 1, two.high or 1) >= max(one.low or 0, two.low or 0):
+        one, two = (item.risks.get("auc", item.accuracy) for item in meeting[:2])
+        overlap = min(one.high or 1, two.high or 1) >= max(one.low or 0, two.low or 0)
+        if overlap if by_risk else _alike(meeting[0], meeting[1], differences):
             what = "risk" if by_risk else "accuracy"
-            notes.append(f"The {what} of {meeting[0].name} and {meeting[1].name} cannot be told apart: their intervals overlap.")
-    if not by_risk and len(meeting) > 1 and meeting[0].epsilon is not None and meeting[1].epsilon is None:
-        notes.append(
-            f"{meeting[0].name} comes before {meeting[1].name}: its risk is proved, and its accuracy is as good within the interval."
-        )
+            notes.append(f"The {what} of {meeting[0].name} and {meeting[1].name} cannot be told apart.")
     named = [one for one in (*meeting, *undecided) if one.epsilon is None]
     if named:
         notes.append(
@@ -222,9 +248,12 @@ def _numbers(row: Row) -> dict[str, float | None]:
     return {"estimate": row.estimate, "low": row.low, "high": row.high}
 
 
-def _read(folder: Path) -> tuple[list[Row], dict[str, Any]]:
+def _read(folder: Path) -> tuple[list[Row], dict[str, Any], Differences]:
     try:
-        record = json.loads((folder / "metrics.json").read_text())
-        return [Row(**row) for row in record["rows"]], record.get("statements", {})
-    except (OSError, ValueError, KeyError, TypeError):
+        record = unseal((folder / "metrics.json").read_bytes())
+        return [Row(**row) for row in record["rows"]], record.get("statements", {}), record.get("differences", {})
+    except OSError:
         raise ConfigError("run", f"there is no finished sweep in {folder}; give the folder that holds its metrics.json") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = f"{folder}/metrics.json was altered, or is not of this version ({first_line(error)})"
+        raise ConfigError("run", f"{reason}; run the sweep again, which trains nothing") from None

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from dptrain import accounting
-from dptrain.schema import AUGMENTATIONS, CLIPPINGS, Config, positive
+from dptrain.schema import AUGMENTATIONS, CLIPPINGS, LEAST_CLIP, MOST_CLIP, Config, positive
 from dptrain.types import ConfigError, Mechanism, Recipe, Sampling, Setting
 
 ADAMW_RATE = 0.1
@@ -134,7 +134,9 @@ def dpsgd(config: Config, *, learning_rate: float, momentum: float, clip: float,
     The step of SGD is learning_rate / max(1, noise multiplier): one number serves a whole sweep, since what limits the step is the
     noise it carries. The noise multiplier is public, so this costs no privacy. AdamW divides by the size of the noisy gradients itself.
     """
-    clip = positive(clip, "defence.dpsgd.clip")
+    if not LEAST_CLIP <= positive(clip, "defence.dpsgd.clip") <= MOST_CLIP:
+        raise ConfigError("defence.dpsgd.clip", f"must lie in [{LEAST_CLIP:g}, {MOST_CLIP:g}], got {clip!r}")
+    clip = float(clip)
     recipe = _recipe(config, "dpsgd", learning_rate, momentum, clipping)
     batch, delta = config.training.batch_size, config.privacy.delta
     settings = []

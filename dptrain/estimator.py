@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,13 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import Tags, check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from dptrain import accounting, models, sampling, score, statement
 from dptrain.placement import choose_device
 from dptrain.probe import refuse_mixing, refuse_sampler
-from dptrain.schema import PrivacyConfig
+from dptrain.schema import LEAST_CLIP, MOST_CLIP, PrivacyConfig
 from dptrain.train import State, train
 from dptrain.types import Mechanism, Neighbouring, Recipe, Sampling, Setting
 
@@ -38,8 +41,9 @@ class DPClassifier(ClassifierMixin, BaseEstimator):
     delta : None for the lesser of 1e-5 and a tenth of 1 / rows.
     hidden : widths of the hidden layers; () for softmax regression.
     learning_rate : of SGD, divided by the noise multiplier where that exceeds 1.
-    random_state : None draws the key of batches and noise from the operating system. With a number a fit can be repeated, and whoever knows the
-        number can subtract the noise: no epsilon holds against them.
+    random_state : of the initial weights only. Batches and noise come from the operating system.
+    noise_seed : a number from which, with the data and the plan, batches and noise are derived instead, so that a fit can be repeated. Whoever
+        knows it and guesses the data can subtract the noise: no epsilon holds against them.
 
     Attributes
     ----------
@@ -58,6 +62,7 @@ class DPClassifier(ClassifierMixin, BaseEstimator):
         momentum: float = 0.0,
         device: str = "auto",
         random_state: int | None = None,
+        noise_seed: int | None = None,
     ):
         self.epsilon = epsilon
         self.delta = delta
@@ -69,6 +74,12 @@ class DPClassifier(ClassifierMixin, BaseEstimator):
         self.momentum = momentum
         self.device = device
         self.random_state = random_state
+        self.noise_seed = noise_seed
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.non_deterministic = self.noise_seed is None
+        return tags
 
     def fit(self, X: Any, y: Any) -> DPClassifier:
         """X [rows, features], y [rows]. Raises ValueError for inputs or parameters that cannot be used."""
@@ -80,8 +91,8 @@ class DPClassifier(ClassifierMixin, BaseEstimator):
         setting = self._setting(len(X))
         device = choose_device(self.device)
         inputs = torch.from_numpy(_finite32(X)).to(device)
-        key = self._key()
-        self._model = _build(X.shape[1:], len(self.classes_), self.hidden, key)
+        key = self._key(X, labels, setting)
+        self._model = _build(X.shape[1:], len(self.classes_), self.hidden, self._initial_seed())
         refuse_mixing(self._model, X.shape[1:])
         refuse_sampler(setting.mechanism.batch_size, setting.mechanism.public_n)
         state = State.start([self._model]).to(device)
@@ -116,8 +127,10 @@ class DPClassifier(ClassifierMixin, BaseEstimator):
         delta = min(1e-5, 0.1 / rows) if self.delta is None else self.delta
         if not 0 < delta < 1 / rows:
             raise ValueError(f"delta must lie above 0 and below 1/rows = {1 / rows:.3g}, got {delta!r}")
-        if not self.batch_size >= 1 or not self.epochs > 0 or not self.clip > 0 or not self.learning_rate > 0:
-            raise ValueError("batch_size, epochs, clip and learning_rate must be above 0")
+        if not self.batch_size >= 1 or not self.epochs > 0 or not self.learning_rate > 0:
+            raise ValueError("batch_size, epochs and learning_rate must be above 0")
+        if not LEAST_CLIP <= self.clip <= MOST_CLIP:
+            raise ValueError(f"clip must lie in [{LEAST_CLIP:g}, {MOST_CLIP:g}], got {self.clip!r}")
         batch = min(int(self.batch_size), max(1, rows // 2))
         steps = max(1, math.ceil(self.epochs * rows / batch))
         private = math.isfinite(self.epsilon)
@@ -127,16 +140,22 @@ class DPClassifier(ClassifierMixin, BaseEstimator):
         rate = self.learning_rate / max(1.0, plan.noise_multiplier)
         return Setting("model", "dpsgd", self.epsilon if private else None, delta, plan, Recipe(float(rate), float(self.momentum)))
 
-    def _key(self) -> bytes:
-        """Of initial weights, batches and noise."""
-        if self.random_state is None:
+    def _key(self, X: np.ndarray, labels: np.ndarray, setting: Setting) -> bytes:
+        """Of batches and noise. A seeded one depends on the rows and the plan too: equal noise over neighbouring rows, or over two folds
+        of the same ones, would be subtracted by whoever has both models."""
+        if self.noise_seed is None:
             return sampling.os_key()
-        if isinstance(self.random_state, np.random.RandomState):
-            return sampling.seeded_key(int(self.random_state.randint(2**31)), "estimator")
-        return sampling.seeded_key(int(self.random_state), "estimator")
+        rows = hashlib.sha256(repr((X.shape, X.dtype)).encode() + np.ascontiguousarray(X).tobytes() + labels.tobytes())
+        plan = json.dumps([setting.shaping(), list(self.hidden)], sort_keys=True)
+        return sampling.seeded_key(int(self.noise_seed), "estimator", rows.hexdigest(), plan)
+
+    def _initial_seed(self) -> int:
+        if self.random_state is None:
+            return int.from_bytes(sampling.os_key()[:4], "big")
+        return int(check_random_state(self.random_state).randint(2**31))
 
     def _statement(self, setting: Setting) -> Mapping[str, str]:
-        privacy = PrivacyConfig(setting.delta, "os" if self.random_state is None else "seeded", 1)
+        privacy = PrivacyConfig(setting.delta, "os" if self.noise_seed is None else "seeded", 1)
         told = dict(statement.statement(setting, privacy, PREPROCESSING, None, "one row of X"))
         if setting.mechanism.private:
             told |= {
@@ -154,7 +173,6 @@ def _finite32(X: np.ndarray) -> np.ndarray:
     return np.clip(X, -limit, limit).astype(np.float32)
 
 
-def _build(shape: Sequence[int], classes: int, hidden: Sequence[int], key: bytes) -> torch.nn.Module:
-    seed = int.from_bytes(sampling.seeded_key(0, "initialisation", key.hex())[:4], "big")
+def _build(shape: Sequence[int], classes: int, hidden: Sequence[int], seed: int) -> torch.nn.Module:
     name, options = ("mlp", {"hidden": tuple(hidden)}) if len(hidden) else ("logistic", {})
     return models.build(name, options, shape, classes, seed)

@@ -27,11 +27,13 @@ BLIND_SPLITS = 8
 
 @dataclass(frozen=True)
 class Evaluation:
-    """rows: every number; curves: the ROCs of each setting; exposed: setting to the record of `exposure`."""
+    """rows: every number; curves: the ROCs of each setting; exposed: setting to the record of `exposure`; differences: [estimate, low, high]
+    of the test accuracy of a setting less that of another."""
 
     rows: list[Row] = field(default_factory=list)
     curves: list[plots.Roc] = field(default_factory=list)
     exposed: dict[str, Any] = field(default_factory=dict)
+    differences: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
 
 def evaluate(fleet: Fleet, settings: tuple[Setting, ...], show_progress: bool) -> Evaluation:
@@ -46,16 +48,19 @@ def evaluate(fleet: Fleet, settings: tuple[Setting, ...], show_progress: bool) -
         finally:
             work.update()
 
+    right: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
     with work:
         for setting in settings:
             fleet.verify(setting)
             scores, test = _scores(fleet, setting)
-            result.rows.extend(judge.accuracy_rows(subject := _subject(setting), *_right(fleet, scores, test)))
+            right[setting.name] = _right(fleet, scores, test)
+            result.rows.extend(judge.accuracy_rows(subject := _subject(setting), *right[setting.name]))
             found = assess(
                 subject,
                 scores,
                 config.attacks,
                 config.audits,
+                ids=fleet.dataset.pool.ids,
                 canaries=canaries,
                 run=run,
                 on_attack=lambda name, setting=setting: work.set_description(f"{name} on {setting.name}"),  # type: ignore[misc]
@@ -64,6 +69,9 @@ def evaluate(fleet: Fleet, settings: tuple[Setting, ...], show_progress: bool) -
             result.exposed[setting.name] = found.exposed
             result.curves.append(plots.Roc(setting.name, found.curves, subject.curve, int((~fleet.membership).sum())))
     result.rows.append(_blind(fleet))
+    for name, (*_, one) in right.items():
+        others = {other: judge.accuracy_difference(one, another) for other, (*_, another) in right.items() if other != name}
+        result.differences[name] = {other: [found.estimate, found.low, found.high] for other, found in others.items()}
     return result
 
 

@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,6 @@ from dptrain import ledger, models, sampling, score
 from dptrain.checkpoint import OnCurve, Point, Progress, Steps
 from dptrain.data import Dataset
 from dptrain.executor import Emit, Interrupted, Place, Work
-from dptrain.ledger import Account
 from dptrain.placement import Placement
 from dptrain.probe import build
 from dptrain.regularise import masked
@@ -85,10 +84,20 @@ class Fleet:
         frozen = models.features(self._whole())
         return inputs if frozen is None else models.apply(frozen, inputs)
 
-    def build(self, index: int, setting: Setting) -> nn.Module:
-        """The trained part of model `index` with its initial weights, the same for every setting of one architecture."""
+    def module(self, setting: Setting) -> nn.Module:
+        """The trained part of every model of a setting but for its parameters: the layers, and the constants in their buffers. Training,
+        logits, what attacks ask and files all take them from here."""
+        return models.trained(self._whole(0, setting))
+
+    def initial(self, index: int, setting: Setting) -> nn.Module:
+        """`module` with the initial parameters of model `index`, the same for every setting of one architecture."""
         seed = int.from_bytes(sampling.seeded_key(self.config.seed, "initialisation", str(index))[:4], "big")
-        return models.trained(self._whole(seed, setting))
+        drawn = dict(models.trained(self._whole(seed, setting)).named_parameters())
+        model = self.module(setting)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(drawn[name])
+        return model
 
     def _whole(self, seed: int = 0, setting: Setting | None = None) -> nn.Module:
         return build(self.config, self.dataset.pool.inputs.shape[1:], self.dataset.classes, seed, dict(setting.model) if setting else {})
@@ -152,17 +161,16 @@ class Fleet:
         progress = Progress.read(self.store, checkpoint) or Progress(
             missing,
             [self.key(setting, index) for index in missing],
-            State.start([self.build(index, setting) for index in missing]),
+            State.start([self.initial(index, setting) for index in missing]),
             [self._secret(setting, index) for index in missing],
             [],
         )
         progress.state = progress.state.to(self.device)
         progress.write(self.store, checkpoint)  # before any noise is drawn, so that a restart draws the same
-        split = fingerprint("split", self.data_digest, self.config.seed, len(self.dataset.pool.labels))
         path = self.ledger_folder / f"{setting.name}-{checkpoint}.jsonl"
-        book = ledger.Ledger(path, setting.name, split, progress.models, progress.keys)
+        book = ledger.Ledger(path, setting.name, self.split, progress.models, progress.keys)
         emit(Steps(setting, len(progress.models), progress.state.step))
-        model = self.build(0, setting).to(self.device)
+        model = self.module(setting).to(self.device)
         pool, test = self.tensors["pool"], self.tensors["test"]
         labels = torch.from_numpy(self.dataset.pool.labels).to(self.device)
         others = (self.tensors["population"], torch.from_numpy(self.dataset.population.labels).to(self.device))
@@ -200,10 +208,11 @@ class Fleet:
             self.store.delete_file("checkpoint", checkpoint)
             raise _diverged(setting)
         progress.write(self.store, checkpoint)  # so that a kill between the following files repeats none of the work
+        constants = {name: value.detach().cpu().clone().contiguous() for name, value in model.named_buffers()}
         for row, key in enumerate(progress.artefacts):
             parameters = {name: value[row].contiguous().cpu() for name, value in progress.state.released.items()}
             files = {
-                "parameters.safetensors": save(parameters, {"statement": header}),
+                "parameters.safetensors": save(parameters | constants, {"statement": header}),
                 "mechanism.json": to_json({**ran.to_json(), "key": ledger.key_name(progress.keys[row])}),
                 "curve.json": to_json(progress.curve),
             }
@@ -218,9 +227,35 @@ class Fleet:
         return self.store.root / "ledger"
 
     @cached_property
-    def accounts(self) -> dict[str, Account]:
-        """The ledger, once training is over."""
+    def spent(self) -> ledger.Snapshot:
+        """The ledger, read once when training is over: what is verified is what is added up and named."""
         return ledger.read(self.ledger_folder)
+
+    def retrained(self, settings: Sequence[Setting]) -> list[tuple[Setting, list[int]]]:
+        """Models that the ledger says were trained before and that are not there any more, nor in a checkpoint: they would spend again."""
+        accounts = ledger.read(self.ledger_folder).accounts
+        charged = {(account.setting, account.split, account.model) for key, account in accounts.items()}
+        going_on = {(name, model) for name, models in self._in_checkpoints() for model in models}
+        found = []
+        for setting in (setting for setting in settings if setting.mechanism.private):
+            again = [
+                index
+                for index in self.missing(setting)
+                if (setting.name, self.split, index) in charged and (self.key(setting, index), index) not in going_on
+            ]
+            found += [(setting, again)] if again else []
+        return found
+
+    def _in_checkpoints(self) -> Iterator[tuple[str, list[int]]]:
+        """Artefact keys with the models whose training a checkpoint goes on with."""
+        for name in self.store.file_keys("checkpoint"):
+            if progress := Progress.read(self.store, name):
+                yield from ((key, [model]) for key, model in zip(progress.artefacts, progress.models, strict=True))
+
+    @property
+    def split(self) -> str:
+        """A name of the pool and of who is a member of what, for the ledger."""
+        return fingerprint("split", self.data_digest, self.config.seed, len(self.dataset.pool.labels))
 
     def forget_keys(self) -> None:
         """Delete checkpoints, and the secret keys in them, of which every model is finished: another stack width leaves such."""
@@ -236,7 +271,7 @@ class Fleet:
 
     def verify(self, setting: Setting) -> None:
         """Raise unless every model of the setting took the steps, under the plan, that the claim speaks of, and the ledger holds each of them."""
-        plan, accounts = setting.mechanism, self.accounts if setting.mechanism.private else {}
+        plan, accounts = setting.mechanism, self.spent.accounts if setting.mechanism.private else {}
         for index in range(self.config.models_per_setting):
             ran = json.loads(self._model(setting, index)["mechanism.json"])
             key = ran.pop("key", None)
@@ -248,7 +283,7 @@ class Fleet:
 
     def logits(self, setting: Setting) -> dict[str, np.ndarray]:
         """Logits of every model on pool, population and test, [M, N, 1, C] each, computed where not yet stored."""
-        model = self.build(0, setting).to(self.device)
+        model = self.module(setting).to(self.device)
         found: dict[str, list[np.ndarray]] = {name: [] for name in self.dataset.parts}
         for index in range(self.config.models_per_setting):
             key = fingerprint("scores", code_fingerprint("score", "regularise"), self.key(setting, index), self.digest(setting, index))
@@ -270,8 +305,10 @@ class Fleet:
         return masked(found, recipe.top, recipe.digits) if recipe.top else found
 
     def parameters(self, setting: Setting, index: int) -> dict[str, Tensor]:
-        """Of one trained model, each [1, ...]."""
-        return {name: value[None].to(self.device) for name, value in load(self._model(setting, index)["parameters.safetensors"]).items()}
+        """Of one trained model, each [1, ...]. Its file holds the constants of `module` too."""
+        stored = load(self._model(setting, index)["parameters.safetensors"])
+        names = [name for name, _ in self.module(setting).named_parameters()]
+        return {name: stored[name][None].to(self.device) for name in names}
 
     def digest(self, setting: Setting, index: int) -> str:
         """Of one model's trained parameters: two runs of one configuration differ in their noise."""

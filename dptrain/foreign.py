@@ -17,7 +17,7 @@ from dptrain.assess import assess
 from dptrain.attacks.blind import blind
 from dptrain.commands import AttackConfig
 from dptrain.judge import Row, Subject
-from dptrain.store import to_json, versions, write_atomic
+from dptrain.store import seal, to_json, versions, write_atomic
 from dptrain.types import ConfigError
 
 BLIND_SPLITS = 8
@@ -72,5 +72,5 @@ def judge_file(config: AttackConfig, arrays: Mapping[str, np.ndarray] | None = N
         page = report.page(config.name, rows, {}, {"ROC of every attack": png}, result.exposed, text, versions())
         write_atomic(result.folder / "roc.png", png)
         write_atomic(result.folder / "report.html", page.encode())
-        write_atomic(result.folder / "metrics.json", to_json(result.record()))
+        write_atomic(result.folder / "metrics.json", seal(result.record()))
     return result

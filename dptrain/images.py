@@ -211,7 +211,9 @@ def npz(config: DatasetConfig, seed: int) -> Source:
     if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() < 1:
         raise ConfigError("dataset.path", f"{path}: labels must be whole numbers from 0, of at least two classes")
     if labels.max() >= MOST_CLASSES:
-        raise ConfigError("dataset.path", f"{path}: a label is {labels.max():,}, and there may be {MOST_CLASSES:,} classes; number them from 0")
+        raise ConfigError(
+            "dataset.path", f"{path}: a label is {labels.max():,}, and there may be {MOST_CLASSES:,} classes; number them from 0"
+        )
     require_memory(4 * inputs.size, "dataset.path", f"{path}, as float32,")
     if inputs.dtype == np.uint8:
         inputs, how = inputs.astype(np.float32) / 127.5 - 1, "bytes scaled to [-1, 1]"

@@ -144,7 +144,10 @@ def _measured(
     def interval(confidence: float) -> Interval:
         return metrics.widen(at(confidence), int(member.sum()), confidence) if rate else at(confidence)
 
-    contradicted = judged and ceiling is not None and interval(1 - 2 * ALARM).low > ceiling
+    contradicted = False
+    if judged and ceiling is not None and not math.isnan(at(metrics.CONFIDENCE).estimate):
+        low = interval(1 - 2 * ALARM).low if rate or len(member) == 1 else metrics.least(values, member, bounds, ALARM)
+        contradicted = low > ceiling
     alone = "one target: the interval is over examples only" if len(member) == 1 else ""
     return _row(subject, attack, metric, interval(metrics.CONFIDENCE), ceiling, "; ".join(filter(None, [note, more, alone])), contradicted)
 
@@ -237,6 +240,14 @@ def accuracy_rows(subject: Subject, right: np.ndarray, membership: np.ndarray, t
         counts = {"n_in": 0, "n_out": count} if metric == "test_accuracy" else {"n_in": count, "n_out": 0}
         rows.append(_row(subject, None, metric, dataclasses.replace(interval, **counts)))
     return rows
+
+
+def accuracy_difference(one: np.ndarray, other: np.ndarray) -> Interval:
+    """Test accuracy of one setting less that of another, from what each model predicts rightly, bool [M, T] both: model k of both learnt
+    from the same members, and all saw the same test set, so what they have in common drops out."""
+    used = np.ones_like(one)
+    first, second = _share_right(one, used), _share_right(other, used)
+    return metrics.fleet_interval(lambda weights, kept: first(weights, kept) - second(weights, kept), used, (-1.0, 1.0))(metrics.CONFIDENCE)
 
 
 def _share_right(right: np.ndarray, used: np.ndarray) -> metrics.Values:

@@ -13,7 +13,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -127,16 +127,27 @@ def _rows(path: Path) -> tuple[list[dict[str, Any]], str, int]:
     return rows, check, whole
 
 
-def read(folder: Path) -> dict[str, Account]:
-    """Every key that was ever charged, name to account.
+@dataclass(frozen=True)
+class Snapshot:
+    """A ledger at one moment. accounts: every key that was ever charged, by name; digest: of the lines that say so."""
+
+    accounts: dict[str, Account]
+    digest: str
+
+
+def read(folder: Path) -> Snapshot:
+    """The ledger as it stands, every file of it read once.
 
     Raises ConfigError for a file that was altered, and where one key made the noise of two models, or of one step under two mechanisms:
     noise that was used twice protects neither.
     """
     accounts: dict[str, Account] = {}
+    checks = []
     for path in sorted(folder.glob("*.jsonl")):
         keys: list[str] = []
-        for row in _rows(path)[0]:
+        rows, check, _ = _rows(path)
+        checks.append(f"{path.name} {check}")
+        for row in rows:
             if "keys" in row:
                 opened = _opening(row)
                 keys = list(opened)
@@ -146,7 +157,7 @@ def read(folder: Path) -> dict[str, Account]:
                 same = all([accounts[key].steps.setdefault(row["step"], used) == used for key in keys])
             if not same:
                 raise ConfigError("output", f"{path} uses the noise of another model again, so no epsilon holds; choose another folder")
-    return accounts
+    return Snapshot(accounts, hashlib.sha256("\n".join(checks).encode()).hexdigest()[:32])
 
 
 def _opening(row: dict[str, Any]) -> dict[str, Account]:
@@ -169,9 +180,3 @@ def total(accounts: Sequence[Account]) -> list[Mechanism]:
     for split, pair in sorted({(split, model // 2) for split, model in spent}):
         both.update(spent.get((split, 2 * pair), Counter()) | spent.get((split, 2 * pair + 1), Counter()))
     return [replace(used, steps=steps) for used, steps in both.items()]
-
-
-def digest(folder: Path) -> str:
-    """Of the whole ledger, so that a report can name the one it was made from."""
-    checks: Iterator[str] = (f"{path.name} {_rows(path)[1]}" for path in sorted(folder.glob("*.jsonl")))
-    return hashlib.sha256("\n".join(checks).encode()).hexdigest()[:32]

@@ -45,7 +45,7 @@ def _stored(fleet: Fleet, setting: Setting, index: int, name: str) -> np.ndarray
 
 
 def _measure(fleet: Fleet, setting: Setting, index: int, name: str) -> np.ndarray:
-    model, parameters, queries = fleet.build(index, setting).to(fleet.device), fleet.parameters(setting, index), fleet.config.queries
+    model, parameters, queries = fleet.initial(index, setting).to(fleet.device), fleet.parameters(setting, index), fleet.config.queries
     if name.endswith("_logits"):
         sigma = {"jittered_logits": queries.jitter, "noisy_logits": queries.noise}.get(name)
         copies = (copy(fleet, number, sigma) for number in range(queries.copies))

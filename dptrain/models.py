@@ -10,6 +10,7 @@ import inspect
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -148,8 +149,22 @@ def registry() -> dict[str, Callable[..., nn.Module]]:
 def known_elsewhere(name: str) -> bool:
     """Whether another process finds the model too: one that a program has added to MODELS lives in that program only."""
     if name in MODELS:
-        return MODELS[name] is _BUILT_IN.get(name)
+        return is_ours(name)
     return name in plugins.names("models")
+
+
+def is_ours(name: str) -> bool:
+    """Whether the name stands for a model of this package."""
+    return name in _BUILT_IN and MODELS.get(name) is _BUILT_IN[name]
+
+
+def code_of(name: str, model: nn.Module) -> str:
+    """What changes with the code of a model that is not ours: of its builder, of the classes of its parts and of functions that they hold."""
+    if is_ours(name):
+        return ""
+    held = [value for part in model.modules() for value in vars(part).values() if isinstance(value, FunctionType)]
+    classes = sorted({type(part) for part in model.modules()}, key=lambda kind: kind.__qualname__)
+    return "\n".join(map(plugins.code_of, (registry()[name], *classes, *held)))
 
 
 def build(name: str, options: Mapping[str, Any], shape: Sequence[int], classes: int, seed: int = 0) -> nn.Module:

@@ -1,6 +1,6 @@
 """Gaussian noise from a keystream: the same numbers on every device, for any stack width, after any restart.
 
-A noisy sum is rounded to a grid before anything reads it (`grid`), since the numbers that a sampler can give form a lattice of its own: where
+A noisy sum is rounded to a grid before anything reads it (Mechanism.spacing), since the numbers that a sampler can give form a lattice of its own: where
 gaps show, the last digits of a released number tell what was added to the noise (Mironov 2012). docs/noise.md counts what is left.
 """
 
@@ -17,19 +17,12 @@ from dptrain.sampling import Purpose, fill
 
 BLOCK = 1 << 17
 """Pairs of numbers at a time: what the passes of the arithmetic go over must stay in the cache."""
-GRID = -8
-"""Power of two, in standard deviations of the noise, of the multiples that noisy sums are rounded to."""
 SUMS = 16
 """Most Gaussians in a sum, so that (step, number) is one number of a stream."""
 TAIL = 1 << 10
 """Integers below it stand for radii beyond 5.4, between which gaps are wide: these few get 64 more bits each."""
 FAR = math.sqrt(2 * 21 * math.log(2))
 """The radius of TAIL."""
-
-
-def grid(noise_std: float) -> float:
-    """The spacing of noisy sums: a power of two, so that float32 holds its multiples exactly."""
-    return 2.0 ** (math.floor(math.log2(noise_std)) + GRID)
 
 
 class GaussianNoise:

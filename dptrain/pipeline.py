@@ -30,11 +30,11 @@ from dptrain.judge import Row
 from dptrain.placement import Placement, choose, choose_device, choose_engine, cores, memory
 from dptrain.probe import architecture, build
 from dptrain.schema import Config
-from dptrain.statement import UNIT, as_lines, checked, measured, statement
-from dptrain.store import Store, code_fingerprint, fingerprint, to_json, versions, write_atomic
+from dptrain.statement import UNIT, as_lines, checked, measured, refuted, rounded_up, statement
+from dptrain.store import Store, code_fingerprint, digests, fingerprint, seal, to_json, unseal, versions, write_atomic
 from dptrain.types import ConfigError, Setting
 
-OUTPUTS = ("metrics.json", "report.html", "table.md", "frontier.png", "frontier.svg", "roc.png", "roc.svg", "tensorboard")
+OUTPUTS = ("report.html", "table.md", "frontier.png", "frontier.svg", "roc.png", "roc.svg", "tensorboard")
 
 
 PROBED = 8
@@ -54,6 +54,8 @@ class Plan:
     notes: tuple[str, ...]
     tokens: bool
     """Whether the model takes whole numbers only."""
+    supplied: tuple[str, ...]
+    """Weights that the builder of a model brings along."""
 
     @property
     def fingerprint(self) -> str:
@@ -96,7 +98,7 @@ def plan(config: Config) -> Plan:
     tokens = probe.takes_tokens(model, source.shape)
     _refuse_tokens(config, tokens)
     probe.refuse_sampler(config.training.batch_size, config.public_n)
-    settings = tuple(defences.settings(config))
+    settings, name = tuple(defences.settings(config)), str(config.model["name"])
     for setting in settings:
         if setting.recipe.augmentations:
             require_images(models.trained_shape(model, source.shape))
@@ -112,9 +114,10 @@ def plan(config: Config) -> Plan:
         settings,
         engine,
         choose_device(config.training.device),
-        architecture(model, source.shape),
+        architecture(model, source.shape, name),
         notes,
         tokens,
+        () if models.is_ours(name) else tuple(probe.supplied(*(build(config, source.shape, source.classes, seed) for seed in (1, 2)))),
     )
 
 
@@ -139,7 +142,6 @@ def sweep(config: Config, show_progress: bool = True) -> Result:
     with only_writer(folder):
         if finished := read_result(folder, ready):  # by another process, between our look and our lock
             return finished
-        (folder / "metrics.json").unlink(missing_ok=True)  # it vouches for the files beside it, which are about to change
         store = Store(folder / "store")
         store.sweep_temporaries()
         for note in ready.notes if show_progress else ():
@@ -149,7 +151,18 @@ def sweep(config: Config, show_progress: bool = True) -> Result:
         if show_progress and (copies := fleet.dataset.copies):
             print(f"{copies:,} pool examples have an exact copy in pool, population or test: attacks on them say little")
         unit = ready.source.unit or UNIT
-        statements = {setting.name: statement(setting, config.privacy, ready.source.preprocessing, prv.get(setting.name), unit) for setting in ready.settings}
+        statements = {
+            setting.name: statement(
+                setting,
+                config.privacy,
+                ready.source.preprocessing,
+                prv.get(setting.name),
+                unit,
+                ready.supplied,
+                ready.source.unit is not None,
+            )
+            for setting in ready.settings
+        }
         trained = train(ready, fleet, statements, folder, show_progress)
         fleet.forget_keys()
         found = evaluate(fleet, ready.settings, show_progress)
@@ -206,6 +219,7 @@ def train(ready: Plan, fleet: Fleet, statements: Mapping[str, Mapping[str, str]]
         return 0
     headers = {setting.name: "\n".join(as_lines(statements[setting.name])) for setting in ready.settings}
     jobs = [(setting, block) for setting in ready.settings for block in fleet.blocks(setting)]
+    _say_what_is_spent_again(ready, fleet)
     bar = tqdm(total=total * all_steps, unit="step", disable=not show_progress, unit_scale=True, dynamic_ncols=True, mininterval=0.5)
     fleet.prepare()
     if show_progress:
@@ -226,17 +240,42 @@ def train(ready: Plan, fleet: Fleet, statements: Mapping[str, Mapping[str, str]]
     return total
 
 
+def _together(spent: ledger.Snapshot, delta: float) -> float | None:
+    """Epsilon of all models of a ledger at once; None where there are none."""
+    total = ledger.total(list(spent.accounts.values()))
+    return accounting.epsilon(accounting.composition(total), delta) if total else None
+
+
+def _say_what_is_spent_again(ready: Plan, fleet: Fleet) -> None:
+    """Before private models are trained a second time, say which, and what all models of the folder then come to."""
+    again = fleet.retrained(ready.settings)
+    if not again:
+        return
+    delta = ready.config.privacy.delta
+    before = ledger.read(fleet.ledger_folder)
+    after = dict(before.accounts)
+    for setting, indices in again:
+        steps = dict.fromkeys(range(setting.mechanism.steps), dataclasses.replace(setting.mechanism, steps=1))
+        after |= {f"{setting.name} {index} again": ledger.Account(setting.name, fleet.split, index, steps) for index in indices}
+    rises = [_together(snapshot, delta) or 0.0 for snapshot in (before, ledger.Snapshot(after, ""))]
+    which = "; ".join(f"{setting.name} {', '.join(map(str, indices))}" for setting, indices in again)
+    print(
+        f"dptrain: WARNING: models that were trained before are damaged or gone ({which}). They are trained again now, with other noise: "
+        f"all models of {fleet.store.root.parent} together come to epsilon {rounded_up(rises[1], 3)}, after {rounded_up(rises[0], 3)}. "
+        "To spend nothing, stop here (Ctrl-C) and restore them from a backup.",
+        file=sys.stderr,
+    )
+
+
 def finish(ready: Plan, fleet: Fleet, found: Evaluation, statements: Mapping[str, Mapping[str, str]]) -> Mapping[str, Mapping[str, str]]:
     """The statements with what is known only after the run: what was measured, what all models together spent, what was checked."""
-    spent = ledger.total(list(fleet.accounts.values()))
-    delta = ready.config.privacy.delta
-    together = accounting.epsilon(accounting.composition(spent), delta) if spent else None
-    record = f"configuration {fingerprint(ready.config.to_json())[:12]}, ledger {ledger.digest(fleet.ledger_folder)[:12]}"
+    together = _together(fleet.spent, ready.config.privacy.delta)
+    record = f"configuration {fingerprint(ready.config.to_json())[:12]}, ledger {fleet.spent.digest[:12]}"
     finished: dict[str, Mapping[str, str]] = {}
     for setting in ready.settings:
         private = setting.mechanism.private
-        told = checked(found.rows, setting, together, len(fleet.accounts), record) if private else measured(setting.name, found.rows)
-        finished[setting.name] = {**statements[setting.name], **told}
+        told = checked(found.rows, setting, together, len(fleet.spent.accounts), record) if private else measured(setting.name, found.rows)
+        finished[setting.name] = refuted({**statements[setting.name], **told}, setting.name, found.rows)
     return finished
 
 
@@ -270,10 +309,12 @@ def write_outputs(ready: Plan, fleet: Fleet, found: Evaluation, statements: Mapp
         "statements": statements,
         "config": plain,
         "versions": versions(),
-        "ledger": ledger.digest(fleet.ledger_folder),
+        "ledger": fleet.spent.digest,
         "fingerprint": ready.fingerprint,
+        "differences": found.differences,
+        "outputs": digests(folder, OUTPUTS),
     }
-    write_atomic(folder / "metrics.json", to_json(record))
+    write_atomic(folder / "metrics.json", seal(record))
 
 
 def _pixels(png: bytes) -> np.ndarray:
@@ -283,11 +324,11 @@ def _pixels(png: bytes) -> np.ndarray:
 def read_result(folder: Path, ready: Plan) -> Result | None:
     """The finished sweep of this very plan in `folder`, or None."""
     try:
-        record = json.loads((folder / "metrics.json").read_text())
+        record = unseal((folder / "metrics.json").read_bytes())
+        if record.get("fingerprint") != ready.fingerprint or record.get("outputs") != digests(folder, OUTPUTS):
+            return None
     except (OSError, ValueError):
         return None
-    if record.get("fingerprint") != ready.fingerprint or not all((folder / name).exists() for name in OUTPUTS):
-        return None
-    if record.get("ledger") != ledger.digest(folder / "store" / "ledger"):  # what was spent since, or what was lost, must be told anew
+    if record.get("ledger") != ledger.read(folder / "store" / "ledger").digest:  # what was spent since, or what was lost, must be told anew
         return None
     return Result(folder, tuple(Row(**row) for row in record["rows"]), record["statements"], 0)

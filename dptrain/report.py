@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import html
 import io
 import math
@@ -27,6 +28,7 @@ COLUMNS: tuple[tuple[str, str | None, str], ...] = (
     ("shadow AUC", "shadow", "auc"),
     ("shadow TPR @ 1% FPR", "shadow", "tpr_at_fpr_0.01"),
 )
+REFUTED = " (REFUTED)"
 SHOWN = 6
 """Columns of the summary: the first of COLUMNS that the run has. Everything is in the report and in metrics.json."""
 
@@ -67,9 +69,21 @@ def summary(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Head and body of the summary table, a line a setting."""
     found = {(row.setting, row.attack, row.metric): row for row in rows if row.examples == "all"}
     settings = list(dict.fromkeys(row.setting for row in rows if row.metric == "test_accuracy"))
-    columns = [column for column in COLUMNS if any(found.get((name, column[1], column[2])) for name in settings)][:SHOWN]
-    body = [[name, *(cell(found.get((name, attack, metric))) for _, attack, metric in columns)] for name in settings]
-    return ["setting", *(title for title, _, _ in columns)], body
+    columns = [column for column in COLUMNS if any(found.get((name, column[1], column[2])) for name in settings)]
+    first, others = columns[:2], columns[2:SHOWN]
+    broken = {row.setting for row in rows if row.contradicted}
+    body = []
+    for name in settings:
+        cells = [cell(found.get((name, attack, metric))) for _, attack, metric in (*first, *others)]
+        body.append([name + (REFUTED if name in broken else ""), *cells[:2], _strongest(rows, name), *cells[2:]])
+    return ["setting", *(title for title, _, _ in first), "strongest AUC", *(title for title, _, _ in others)], body
+
+
+def _strongest(rows: Sequence[Row], setting: str) -> str:
+    """The attack with the largest AUC on a setting, whichever it is, of other packages too: `.703 [.699, .707] rmia`."""
+    own = [row for row in rows if (row.setting, row.metric, row.examples) == (setting, "auc", "all") and row.estimate is not None]
+    best = max(own, key=lambda row: row.estimate or 0.0, default=None)
+    return "-" if best is None else f"{cell(dataclasses.replace(best, ceiling=None))} {best.attack}"
 
 
 def attacks(rows: Sequence[Row], setting: str, examples: str = "all") -> tuple[list[str], list[list[str]]]:

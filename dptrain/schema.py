@@ -26,6 +26,8 @@ MIN_POOL = 40
 """Below it a training set can lack members, and every metric is noise."""
 
 
+LEAST_CLIP, MOST_CLIP = 1e-6, 1e6
+"""Beyond them float32 loses gradients, sums or noise."""
 MOST_EXAMPLES = 10**9
 MOST_MODELS = 10_000
 MIN_CANARIES = 20

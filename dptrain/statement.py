@@ -11,14 +11,23 @@ from dptrain.defences import described
 from dptrain.judge import Row
 from dptrain.schema import PrivacyConfig
 from dptrain.store import versions
-from dptrain.types import Setting
+from dptrain.types import GRID, Setting
 
 UNIT = "one example of the pool"
 
 
-def statement(setting: Setting, privacy: PrivacyConfig, preprocessing: str, prv: float | None, unit: str = UNIT) -> dict[str, str]:
+def statement(
+    setting: Setting,
+    privacy: PrivacyConfig,
+    preprocessing: str,
+    prv: float | None,
+    unit: str = UNIT,
+    supplied: Sequence[str] = (),
+    grouped: bool = False,
+) -> dict[str, str]:
     """The privacy statement of one released model, heading to text, in reading order, as far as it is known before the run: the 15 items
-    that Ponomareva et al. 2023, section 5.3, NIST SP 800-226 and TensorFlow Privacy ask for. prv: Opacus's epsilon, None where it gave none."""
+    that Ponomareva et al. 2023, section 5.3, NIST SP 800-226 and TensorFlow Privacy ask for. prv: Opacus's epsilon, None where it gave none; supplied: weights that the model's
+    builder brings along; grouped: whether the unit is all that belongs to one person."""
     ran = setting.mechanism
     if not ran.private:
         smaller = [f"model with {', '.join(f'{key} {value}' for key, value in setting.model)}"] if setting.model else []
@@ -35,27 +44,37 @@ def statement(setting: Setting, privacy: PrivacyConfig, preprocessing: str, prv:
     spent, curve, mu = accounting.epsilon(ran, delta), accounting.trade_off(ran), accounting.gaussian_mu(ran, delta)
     own = (float(ran.sample_rate), ran.noise_multiplier, ran.steps, delta)
     second = "Opacus PRV gave no number" if prv is None else f"Opacus PRV {prv:.3f}"
-    groups = ", ".join(f"{k} examples {_up(accounting.group_epsilon(ran, delta, k), 3)}" for k in (2, 8))
+    groups = ", ".join(f"{k} examples {rounded_up(accounting.group_epsilon(ran, delta, k), 3)}" for k in (2, 8))
     source = {
         "os": "keys from the operating system, one a model, deleted when the model is finished",
         "seeded": "keys derived from the seed: whoever knows the seed can subtract the noise, and no epsilon holds against them",
     }[privacy.noise]
     summed = privacy.summed_gaussians
     float_attack = (
-        f"each number the sum of {summed} Gaussians in 32-bit floating point, which makes finding the noise from its last digits harder (Holohan and Braghin 2021, who study 64-bit numbers)"
-        if summed > 1
-        else "floating-point Gaussians, whose last digits can tell which values were possible (Mironov 2012)"
+        (
+            f"each number the sum of {summed} Gaussians in 32-bit floating point, which makes finding the noise from its last digits harder (Holohan and Braghin 2021, who study 64-bit numbers)"
+            if summed > 1
+            else "Gaussians from 64 random bits and more"
+        )
+        + f"; noisy sums are rounded to multiples of {ran.spacing:.3g}, 2^{GRID} of the noise or less, against attacks on its last digits (Mironov 2012; docs/noise.md)"
     )
+    guarantee = f"({rounded_up(spent, 3)}, {delta:g})-differential privacy, an upper bound, for each model by itself (target epsilon {setting.epsilon:g}; delta x n = {delta * ran.public_n:.3g})"
+    if privacy.noise == "seeded":
+        guarantee = f"none against whoever knows the seed of the noise; against all others {guarantee}"
+    if supplied:
+        guarantee += "; only if the initial weights, which the model's builder supplied, do not depend on the pool"
+    weights = f"the same for every seed, so supplied by the builder of the model ({_some(supplied)}): they must not depend on the pool, which nothing here can check"
     return {
-        "guarantee": f"({_up(spent, 3)}, {delta:g})-differential privacy, an upper bound, for each model by itself (target epsilon {setting.epsilon:g}; delta x n = {delta * ran.public_n:.3g})",
+        "guarantee": guarantee,
         "neighbours": f"{ran.neighbouring}; n = {ran.public_n} is public (half the pool) and never counted from the data",
-        "unit": f"{unit}; a person with more is not protected at this epsilon: with {groups}, at the same delta",
+        "unit": f"{unit}; a person with more is not protected at this epsilon: with {groups}, at the same delta" if not grouped else unit,
         "mechanism": f"DP-SGD: noise multiplier {ran.noise_multiplier:.4f}, clip {ran.clip:g} ({recipe.clipping}){views}, q = {ran.sample_rate}, T = {ran.steps}, divisor {ran.divisor}, {ran.sampling} sampling as run",
-        "accountant": f"{accounting.method(ran)}, dp-accounting {importlib.metadata.version('dp-accounting')}, rounded upwards; second opinions: {second}, RDP {rdp.improved(*own):.3f} (as papers up to 2020 print it: {rdp.classic(*own):.3f}); without amplification by sampling: {_up(accounting.unamplified_epsilon(ran, delta), 3)}",
-        "ceiling": f"any attack on one example: TPR at most {_up(curve.max_tpr(0.001), 4)} at FPR .1 %, {_up(curve.max_tpr(0.01), 4)} at 1 %; advantage at most {_up(curve.max_advantage, 3)}; AUC at most {_up(curve.max_auc, 3)}; {_up(mu, 3)}-GDP at every delta from {delta:g} up",
+        "accountant": f"{accounting.method(ran)}, dp-accounting {importlib.metadata.version('dp-accounting')}, rounded upwards; second opinions: {second}, RDP {rdp.improved(*own):.3f} (as papers up to 2020 print it: {rdp.classic(*own):.3f}); without amplification by sampling: {rounded_up(accounting.unamplified_epsilon(ran, delta), 3)}",
+        "ceiling": f"any attack on one example: TPR at most {rounded_up(curve.max_tpr(0.001), 4)} at FPR .1 %, {rounded_up(curve.max_tpr(0.01), 4)} at 1 %; advantage at most {rounded_up(curve.max_advantage, 3)}; AUC at most {rounded_up(curve.max_auc, 3)}; {rounded_up(mu, 3)}-GDP at every delta from {delta:g} up",
         "released": f"{released}, any checkpoint of it included. The other models of the fleet, losses, curves, scores and metrics are the evaluator's and are not covered",
         "composition": "this model alone; publishing k models, or a sweep, together composes",
-        "tuning": "hyperparameters given by the configuration; what their choice cost, and a choice among the settings by their accuracy, is not in this epsilon; no pretraining",
+        "tuning": "hyperparameters given by the configuration; what their choice cost, and a choice among the settings by their accuracy, is not in this epsilon",
+        **({"initial weights": weights} if supplied else {}),
         "preprocessing": preprocessing,
         "randomness": f"AES-256-CTR keystream, {source}; {float_attack}; not hardened against timing attacks",
         "checks": "layers that mix examples refused by name and by probe, gradients of the engine equal to plain autograd, batches tested to be Poisson; the ledger is compared with the plan after the run",
@@ -70,8 +89,8 @@ def checked(rows: Sequence[Row], setting: Setting, together: float | None, model
     parts = measured(setting.name, rows)
     own = [row for row in rows if row.setting == setting.name]
     refused, failed = sum(row.estimate is None for row in own), sum(row.contradicted for row in own)
-    audited = "epsilon at least" in parts["measured"]
-    composed = "no epsilon" if together is None else f"({_up(together, 3)}, {setting.delta:g})"
+    audited = any(row.metric == "epsilon_one_run" and row.estimate is not None for row in own)
+    composed = "no epsilon" if together is None else f"({rounded_up(together, 3)}, {setting.delta:g})"
     return {
         **parts,
         "composition": f"this model alone; all {models} private models that the ledger of this folder holds together, finished or not: {composed}, models without privacy left out",
@@ -79,6 +98,31 @@ def checked(rows: Sequence[Row], setting: Setting, together: float | None, model
         "record": f"{_versions()}; {record}",
         "evidence": f"checked against the ledger{' and audited' if audited else ', not audited'}: the proof is the claim, an audit can only refute it",
     }
+
+
+def refuted(parts: Mapping[str, str], name: str, rows: Sequence[Row]) -> dict[str, str]:
+    """A finished statement of a setting, in which a claim that a measurement contradicts, or a split that leaks, is shown as such."""
+    said = dict(parts)
+    if broken := [row for row in rows if row.setting == name and row.contradicted]:
+        worst = broken[0]
+        which = (
+            f"{worst.attack} {worst.metric} of {worst.estimate:.3f} [from {worst.low:.3f}]"
+            if worst.estimate is not None and worst.low is not None
+            else worst.metric
+        )
+        said["guarantee"] = (
+            f"REFUTED, so none: {which} was measured, above the {worst.ceiling:.3f} that this claim allows: {parts['guarantee']}"
+        )
+        said["evidence"] = (
+            f"refuted by {len(broken)} measurements: the training, the accounting or the data are not what the claim speaks of"
+        )
+    if any(row.attack == "blind" and row.contradicted for row in rows):
+        said["measured"] = f"INVALID, since members differ from non-members before any training; {said.get('measured', 'no attack holds')}"
+    return said
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 NAMED = ("lira", "rmia", "loss")
@@ -103,7 +147,7 @@ def _versions() -> str:
     return ", ".join(f"{name} {version}" for name, version in versions().items() if name in ("dptrain", "torch", "numpy", "dp-accounting"))
 
 
-def _up(value: float, digits: int) -> str:
+def rounded_up(value: float, digits: int) -> str:
     """An upper bound, rounded upwards: rounded to the nearest it would not be one."""
     return f"{math.ceil(value * 10**digits) / 10**digits:.{digits}f}" if math.isfinite(value) else "infinity"
 

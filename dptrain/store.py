@@ -11,11 +11,12 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import math
 import os
 import platform
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,44 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
 def to_json(value: Any) -> bytes:
     """Strict JSON (no NaN, no Infinity)."""
     return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
+
+
+CHECKSUM = "checksum"
+
+
+def seal(record: Mapping[str, Any]) -> bytes:
+    """Strict JSON of a record with the sha256 of its content, so that a damaged number is not taken for a result."""
+    return to_json({**record, CHECKSUM: _checksum(record)})
+
+
+def unseal(data: bytes) -> dict[str, Any]:
+    """The record of `seal`. Raises ValueError where it was altered, where it holds a number that is not finite, and where it has no checksum."""
+
+    def finite(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value):
+            raise ValueError(f"{text} is no finite number")
+        return value
+
+    record = json.loads(data, parse_constant=finite, parse_float=finite)
+    if not isinstance(record, dict) or record.pop(CHECKSUM, None) != _checksum(record):
+        raise ValueError("its checksum does not fit")
+    return record
+
+
+def _checksum(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """sha256 of files, and of all files in folders, by their path below `folder`."""
+    found = {}
+    for name in names:
+        path = folder / name
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                found[file.relative_to(folder).as_posix()] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return found
 
 
 def to_npy(array: np.ndarray) -> bytes:
@@ -141,8 +180,8 @@ class Store:
         (self.root / stage / f"{key}.bin").unlink(missing_ok=True)
 
     def sweep_temporaries(self) -> None:
-        """Remove what killed writers left behind; call only while no other writer is at work."""
-        for leftover in self.root.glob("*/.*.tmp"):
+        """Remove what killed writers left behind, here and in the folder of the run; call only while no other writer is at work."""
+        for leftover in [*self.root.glob("*/.*.tmp"), *self.root.parent.glob(".*.tmp")]:
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:

@@ -299,7 +299,9 @@ def _labels(column: pd.Series, population: np.ndarray, given: Sequence[Any] | No
     classes = np.unique(known.to_numpy(dtype=np.float64) if numbers is not None else known.astype(str).to_numpy(dtype=object))
     if len(classes) < 2:
         which = "the classes are" if given is not None else "all population rows have the same value"
-        raise ConfigError("dataset.target", f"{which} {', '.join(map(repr, classes))}; choose another column, or name its classes in dataset.schema")
+        raise ConfigError(
+            "dataset.target", f"{which} {', '.join(map(repr, classes))}; choose another column, or name its classes in dataset.schema"
+        )
     if len(classes) > MOST_CLASSES:
         raise ConfigError("dataset.target", f"has {len(classes):,} different values, more than {MOST_CLASSES:,} classes; group them")
     return pd.Index(classes).get_indexer(values).astype(np.int64), classes.tolist()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dptrain import sampling
 from dptrain.augment import augment, draw
 from dptrain.clipping import ENGINES, clipper, stack
-from dptrain.noise import GaussianNoise, grid
+from dptrain.noise import GaussianNoise
 from dptrain.regularise import Regulariser
 from dptrain.types import Mechanism, Recipe, Sampling, Setting
 
@@ -130,8 +130,7 @@ def train(
     device = inputs.device
     clipped_sum = ENGINES[engine](model, recipe.precision)
     noise_std = ran.noise_multiplier * ran.clip if ran.private else 0.0
-    spacing = grid(noise_std) if ran.private else 1.0
-    factor = clipper(recipe.clipping, ran.clip, spacing)
+    factor = clipper(recipe.clipping, ran.clip, ran.spacing)
     gather = _Gather(inputs)
     # Everything goes in the model's own order: noise is dealt out by position, and a file gives names back in any order.
     stacked = {name: state.parameters[name] for name, _ in model.named_parameters()}
@@ -173,9 +172,9 @@ def train(
             normals = noise.draw(keys, step).to(device).split(sizes, dim=1)
             for gradient, own in zip(gradients.values(), normals, strict=True):
                 # In units of the grid the sum is whole from here on: what follows must not see the last digits.
-                gradient.add_(own.view_as(gradient), alpha=noise_std / spacing).round_()
+                gradient.add_(own.view_as(gradient), alpha=noise_std / ran.spacing).round_()
         for gradient in gradients.values():
-            gradient.mul_(spacing / ran.divisor)
+            gradient.mul_(ran.spacing / ran.divisor)
         for group in optimiser.param_groups:
             group["lr"] = rate(recipe, step, ran.steps)
         optimiser.step()

@@ -31,6 +31,10 @@ class Refusal(Exception):
     """A number that these data cannot support; the message is the reason, for the reader of the report."""
 
 
+GRID = -8
+"""Power of two, in standard deviations of the noise, of the multiples that noisy sums are rounded to (docs/noise.md says why this one)."""
+
+
 class Sampling(StrEnum):
     """How the examples of a step are drawn."""
 
@@ -73,6 +77,12 @@ class Mechanism:
     @property
     def private(self) -> bool:
         return self.noise_multiplier > 0
+
+    @property
+    def spacing(self) -> float:
+        """Noisy sums are rounded to multiples of it before anything reads them: a power of two, which float32 holds exactly, and 2^GRID of
+        the noise's standard deviation or less. 1 without noise."""
+        return 2.0 ** (math.floor(math.log2(self.noise_multiplier * self.clip)) + GRID) if self.private else 1.0
 
     def to_json(self) -> dict[str, Any]:
         """Strict JSON: an infinite clip is null."""

@@ -9,6 +9,7 @@ from dptrain import cli
 from dptrain.advice import advise, candidates, frontiers
 from dptrain.commands import AdviseConfig
 from dptrain.judge import Row
+from dptrain.store import seal
 from dptrain.types import ConfigError
 
 
@@ -31,7 +32,7 @@ SWEEP = [
 @pytest.fixture
 def folder(tmp_path):
     statements = {"dpsgd-2": {"guarantee": "(2, 1e-05)-differential privacy"}}
-    (tmp_path / "metrics.json").write_text(json.dumps({"rows": [asdict(row) for row in SWEEP], "statements": statements}))
+    (tmp_path / "metrics.json").write_bytes(seal({"rows": [asdict(row) for row in SWEEP], "statements": statements}))
     return tmp_path
 
 
@@ -56,7 +57,7 @@ def test_risk_is_the_strongest_attack_at_the_upper_end(folder):
 def test_every_attack_must_stay_below(tmp_path):
     """The strongest by its estimate is not the one whose interval reaches highest."""
     unsure = Row("none", "d", None, "rmia", "auc", 0.60, 0.40, 0.80, 4, 100, 100)
-    (tmp_path / "metrics.json").write_text(json.dumps({"rows": [asdict(row) for row in [*setting("none", 0.9, 0.62), unsure]]}))
+    (tmp_path / "metrics.json").write_bytes(seal({"rows": [asdict(row) for row in [*setting("none", 0.9, 0.62), unsure]]}))
     found = ask(tmp_path, max_auc=0.7)
     assert not found.meeting
     assert names(found.undecided) == ["none"]

@@ -1,17 +1,43 @@
 """Claims that a hostile reader once showed to be false. Each test fails on the code of before; the number is that of the finding."""
 
 import copy
+import json
 import math
+import re
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from scipy import stats
 from torch import nn
 
-from dptrain import accounting, layers, models, noise, placement, probe, sampling
+from dptrain import (
+    accounting,
+    api,
+    attacks,
+    cli,
+    config,
+    defences,
+    judge,
+    layers,
+    ledger,
+    measure,
+    models,
+    pipeline,
+    placement,
+    probe,
+    sampling,
+    statement,
+    store,
+)
 from dptrain.clipping import ENGINES, clipper, stack
+from dptrain.estimator import DPClassifier
+from dptrain.guesses import Judged
+from dptrain.judge import Row, Subject
 from dptrain.noise import GaussianNoise
+from dptrain.schema import PrivacyConfig
+from dptrain.scores import Scores
 from dptrain.train import State, train
 from dptrain.types import ConfigError, Mechanism, Recipe, Sampling, Setting
 
@@ -282,16 +308,14 @@ def test_02_the_last_digits_of_noise_tell_nothing():
 
 
 def test_02_released_steps_are_multiples_of_a_grid():
-    grid = noise.grid
-    assert grid(1.0) == 2.0**-8
-    sigma = accounting.calibrate(Mechanism(Sampling.POISSON, 2, 2, 1, 0.0, 1.0, 2), 0.5, 1e-5).noise_multiplier
-    assert grid(sigma) <= sigma * 2**-8 < 2 * grid(sigma)
     model = nn.Linear(30, 10)
-    setting = Setting("s", "dpsgd", 1.0, 1e-5, Mechanism(Sampling.POISSON, 4, 4, 1, 3.0, 0.7, 4), Recipe(1.0))
+    mechanism = Mechanism(Sampling.POISSON, 4, 4, 1, 3.0, 0.7, 4)
+    assert 2.1 / 512 < mechanism.spacing <= 2.1 / 256
+    setting = Setting("s", "dpsgd", 1.0, 1e-5, mechanism, Recipe(1.0))
     state, before = State.start([model]), stack([model])
     inputs, labels = torch.randn(4, 30), torch.arange(4)
     train(model, setting, "stacked", state, [sampling.os_key()], inputs, labels, np.ones((1, 4), bool), lambda *_: None)
-    steps = (before["weight"] - state.parameters["weight"]).double() * 4 / grid(2.1)
+    steps = (before["weight"] - state.parameters["weight"]).double() * 4 / mechanism.spacing
     assert float((steps - steps.round()).abs().max()) < 0.01  # but for the rounding of the difference itself
     assert float(steps.abs().max()) > 200
 
@@ -299,6 +323,256 @@ def test_02_released_steps_are_multiples_of_a_grid():
 def test_02_the_tail_has_no_gaps():
     """Radii beyond 5.4 come from 64 more bits: no two are alike, and they lie between the points of the 32-bit lattice."""
     source = GaussianNoise(1, 2_000_000)
-    phases = np.concatenate([lattice_phases(source.draw([sampling.seeded_key(0, "tail")], step)[0].double().numpy(), 5.45) for step in range(100)])
+    phases = np.concatenate(
+        [lattice_phases(source.draw([sampling.seeded_key(0, "tail")], step)[0].double().numpy(), 5.45) for step in range(100)]
+    )
     assert len(phases) > 20
     assert stats.kstest(phases, "uniform").pvalue > 1e-6
+
+
+def go(folder, *overrides, **keys):
+    """A sweep of seconds."""
+    small = ["name=small", "dataset=digits", "dataset.pool=200", "dataset.population=60", "dataset.test=60", "training.batch_size=20"]
+    quick = ["training.epochs=1", "training.width=2", "training.workers=1", "models_per_setting=4", "attacks=[loss]", "epsilons=[8]"]
+    return pipeline.sweep(config.load("sweep", [*small, *quick, *overrides, f"output={folder}"]), show_progress=False)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr("dptrain.opinions.prv_epsilon", lambda *_: 1.0)
+
+
+def folds(seed=0):
+    """Two disjoint folds of rows."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(400, 30)), rng.integers(0, 2, 400)
+    return (x[:200], y[:200]), (x[200:], y[200:])
+
+
+def fitted(x, y, **options):
+    model = DPClassifier(epsilon=0.05, epochs=2, learning_rate=20.0, **options)  # noise, for the most part
+    model.fit(x, y)
+    return torch.cat([value.flatten() for value in model._parameters.values()]).numpy()
+
+
+def test_05_two_fits_share_no_noise_whatever_the_random_state():
+    one, other = folds()
+    assert abs(np.corrcoef(fitted(*one, random_state=7), fitted(*other, random_state=7))[0, 1]) < 0.7
+
+
+def test_05_a_noise_seed_repeats_a_fit_and_no_other():
+    one, other = folds()
+    neighbour = (one[0].copy(), one[1])
+    neighbour[0][0] += 1
+    options = {"random_state": 7, "noise_seed": 3}
+    first = fitted(*one, **options)
+    np.testing.assert_array_equal(first, fitted(*one, **options))
+    for rows in (other, neighbour):
+        assert abs(np.corrcoef(first, fitted(*rows, **options))[0, 1]) < 0.7
+    statement = DPClassifier(epochs=1, **options).fit(*one).privacy_statement_
+    assert statement["guarantee"].startswith("none against whoever knows the seed")
+
+
+class Projected(nn.Module):
+    """A random projection in a buffer, then softmax regression."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("projection", torch.randn(64, 30) / 8)
+        self.head = nn.Linear(30, 10)
+
+    def forward(self, x):
+        return self.head(x.flatten(1) @ self.projection)
+
+
+def test_06_engines_are_checked_at_other_weights():
+    model = Detached()
+    assert "is not that of plain autograd" in probe.disagreement("stacked", model, SHAPE)
+    assert placement.choose_engine("auto", model, SHAPE)[0] == "vmap"
+
+
+def test_07_constants_are_the_same_in_training_attacks_and_files(tmp_path, monkeypatch, quick):
+    monkeypatch.setitem(models.MODELS, "projected", lambda shape, classes: Projected())
+    went = []
+    judged = pipeline.evaluate
+    monkeypatch.setattr(pipeline, "evaluate", lambda fleet, *rest: went.append(fleet) or judged(fleet, *rest))
+    overrides = ("model=projected", "attacks=[gradient_norm]", "epsilons=[inf]", "training.epochs=20")
+    go(tmp_path, *overrides)
+    [fleet] = went
+    [setting] = pipeline.plan(fleet.config).settings
+    labels = torch.from_numpy(fleet.dataset.pool.labels)
+    for index in range(4):
+        stored = safetensors.torch.load(fleet._model(setting, index)["parameters.safetensors"])
+        model = Projected()
+        model.load_state_dict(stored)  # the file holds all that the model is
+        says = fleet.logits(setting)["pool"][index, :, 0]
+        np.testing.assert_allclose(model(fleet.tensors["pool"]).detach().numpy(), says, atol=1e-5)
+        found = measure.extras(fleet, setting, ["gradient_norm"])["gradient_norm"][index]
+        expected = []
+        for x, y in zip(fleet.tensors["pool"][:20], labels[:20], strict=True):
+            model.zero_grad()
+            nn.functional.cross_entropy(model(x[None]), y[None]).backward()
+            expected.append(math.sqrt(sum(float(p.grad.square().sum()) for p in model.parameters())))
+        np.testing.assert_allclose(found[:20], expected, rtol=1e-3)
+
+
+def of_zero_head(function):
+    def build(shape, classes):
+        model = On(lambda x: function(x.flatten(1)))
+        model.head = nn.Linear(64, classes)
+        nn.init.zeros_(model.head.weight)
+        nn.init.zeros_(model.head.bias)
+        return model
+
+    return build
+
+
+def test_08_a_model_whose_code_changed_is_trained_anew(tmp_path, monkeypatch, quick):
+    """Both say zero at first."""
+    monkeypatch.setitem(models.MODELS, "mine", of_zero_head(lambda x: x))
+    assert go(tmp_path, "model=mine").trained == 4
+    assert go(tmp_path, "model=mine").trained == 0
+    monkeypatch.setitem(models.MODELS, "mine", of_zero_head(lambda x: torch.relu(x) * 3))
+    assert go(tmp_path, "model=mine").trained == 4
+
+
+def refuting(monkeypatch):
+    """Let the loss attack read who is a member, so that every claim is refuted."""
+    monkeypatch.setitem(attacks.ATTACKS, "loss", lambda scores, target: scores.membership[target] + scores.loss[target] * 1e-9)
+
+
+def test_09_a_refuted_claim_is_shown_as_refuted_everywhere(tmp_path, monkeypatch, quick, capsys):
+    refuting(monkeypatch)
+    result = go(tmp_path)
+    assert any(row.contradicted for row in result.rows)
+    assert result.statements["dpsgd-8"]["guarantee"].startswith("REFUTED, so none: loss auc of 1.000")
+    assert result.statements["dpsgd-8"]["evidence"].startswith("refuted")
+    assert "dpsgd-8 (REFUTED)" in (tmp_path / "table.md").read_text()
+    assert "REFUTED, so none" in (tmp_path / "report.html").read_text()
+    advice = api.advise(tmp_path, max_epsilon=9)
+    assert not advice.meeting
+    assert [one.name for one in advice.refuted] == ["dpsgd-8"]
+    assert "REFUTED, not to be used: dpsgd-8" in advice.text()
+    assert cli.main(["advise", f"run={tmp_path}", "max_epsilon=9"]) == 1
+
+
+def test_09_where_the_split_leaks_nothing_is_recommended(tmp_path, monkeypatch, quick):
+    result = go(tmp_path)
+    record = json.loads((tmp_path / "metrics.json").read_text())
+    for row in record["rows"]:
+        row["contradicted"] = row["attack"] == "blind"
+    del record["checksum"]
+    (tmp_path / "metrics.json").write_bytes(store.seal(record))
+    advice = api.advise(tmp_path, max_epsilon=9)
+    assert not advice.meeting
+    assert advice.text().count("INVALID") == 1
+    said = statement.refuted(result.statements["dpsgd-8"], "dpsgd-8", [Row(**row) for row in record["rows"]])
+    assert said["measured"].startswith("INVALID")
+
+
+def test_09_two_targets_are_enough_for_a_contradiction():
+    """Student's quantile with one degree of freedom is 3e5 at 1e-6: no interval of two targets by themselves ends below 1."""
+    rng = np.random.default_rng(0)
+    member = sampling.memberships(2, 60, sampling.seeded_key(0, "two"))
+    scores = Scores(rng.normal(size=(2, 60, 1, 3)), rng.integers(0, 3, 60), member)
+    matrix = member + rng.normal(size=(2, 60)) * 0.3
+    curve = accounting.claimed_trade_off(0.1, 1e-5)
+    subject = Subject("s", "dpsgd", 0.1, 1e-5, 0.1, curve)
+    rows = judge.attack_rows(subject, "loss", Judged(matrix), scores, ())
+    assert next(row for row in rows if row.metric == "auc").contradicted
+    chance = judge.attack_rows(subject, "loss", Judged(rng.normal(size=(2, 60))), scores, ())
+    assert not any(row.contradicted for row in chance)
+
+
+@pytest.mark.parametrize("seeded", [False, True])
+def test_09_seeded_noise_guarantees_nothing_to_who_knows_the_seed(seeded):
+    [setting] = defences.settings(config.load("sweep", ["epsilons=[8]"]))
+    said = statement.statement(setting, PrivacyConfig(1e-5, "seeded" if seeded else "os", 1), "none", None)
+    assert said["guarantee"].startswith("none against whoever knows the seed") == seeded
+
+
+@pytest.mark.parametrize("clip", ["1e-300", "1e-44", "1e-7", "1e7", "1e30"])
+def test_10_a_clip_that_float32_cannot_hold_is_refused(clip):
+    with pytest.raises(ConfigError, match=r"defence\.dpsgd\.clip: must"):
+        defences.settings(config.load("sweep", ["epsilons=[8]", f"defence.dpsgd.clip={clip}"]))
+    with pytest.raises(ValueError, match="clip must lie in"):
+        DPClassifier(clip=float(clip)).fit(*folds()[0])
+
+
+def test_10_the_unit_of_groups_is_the_group():
+    [setting] = defences.settings(config.load("sweep", ["epsilons=[8]"]))
+    privacy = PrivacyConfig(1e-5, "os", 1)
+    assert "a person with more" in statement.statement(setting, privacy, "", None)["unit"]
+    assert statement.statement(setting, privacy, "", None, "one person", (), True)["unit"] == "one person"
+
+
+def pretrained(noise):
+    weights = torch.randn(10, 64, generator=torch.Generator().manual_seed(0))
+
+    def build(shape, classes):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
+        with torch.no_grad():
+            model[1].weight.copy_(weights + noise * torch.randn(10, 64))
+        return model
+
+    return build
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_10_weights_that_a_builder_brings_along_are_named(tmp_path, monkeypatch, quick, noise):
+    monkeypatch.setitem(models.MODELS, "mine", pretrained(noise))
+    said = go(tmp_path, "model=mine").statements["dpsgd-8"]
+    assert "only if the initial weights" in said["guarantee"]
+    assert "1.weight" in said["initial weights"]
+    assert not any("no pretraining" in text for text in said.values())
+
+
+def test_10_weights_that_are_drawn_are_not(tmp_path, monkeypatch, quick):
+    monkeypatch.setitem(models.MODELS, "mine", lambda shape, classes: nn.Sequential(nn.Flatten(), nn.Linear(64, classes)))
+    said = go(tmp_path, "model=mine").statements["dpsgd-8"]
+    assert "initial weights" not in said
+    assert "only if" not in said["guarantee"]
+
+
+def test_11_a_damaged_private_model_is_announced_before_it_is_trained_again(tmp_path, quick, capsys):
+    go(tmp_path)
+    assert "WARNING" not in capsys.readouterr().err
+    [damaged, *_] = sorted((tmp_path / "store" / "model").glob("*/parameters.safetensors"))
+    damaged.write_bytes(b"damaged")
+    (tmp_path / "metrics.json").unlink()
+    result = go(tmp_path)
+    assert result.trained == 1
+    told = capsys.readouterr().err
+    assert told.count("WARNING: models that were trained before are damaged or gone (dpsgd-8 ") == 1
+    before, after = re.search(r"come to epsilon (\d+\.\d+), after (\d+\.\d+)", told).groups()
+    assert float(before) > float(after)
+    assert f"({before}, " in result.statements["dpsgd-8"]["composition"]
+
+
+def test_11_the_ledger_that_is_verified_is_the_one_that_is_named(tmp_path, monkeypatch, quick):
+    """It changes between the two looks: what is named must still be what was verified."""
+    seen = []
+    read = ledger.read
+
+    def once(folder):
+        seen.append(read(folder))
+        return seen[-1]
+
+    judged = pipeline.evaluate
+
+    def evaluate(fleet, *rest):
+        found = judged(fleet, *rest)
+        [file] = (tmp_path / "store" / "ledger").glob("*-*.jsonl") if len(list((tmp_path / "store" / "ledger").glob("*"))) == 1 else [None]
+        path = file or next(iter(sorted((tmp_path / "store" / "ledger").glob("*.jsonl"))))
+        path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
+        return found
+
+    monkeypatch.setattr(ledger, "read", once)
+    monkeypatch.setattr(pipeline, "evaluate", evaluate)
+    result = go(tmp_path)
+    record = json.loads((tmp_path / "metrics.json").read_text())
+    verified = next(
+        snapshot for snapshot in seen if len(snapshot.accounts) == 4 and all(account.steps for account in snapshot.accounts.values())
+    )
+    assert record["ledger"] == verified.digest
+    assert verified.digest[:12] in result.statements["dpsgd-8"]["record"]

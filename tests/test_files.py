@@ -64,7 +64,7 @@ def test_03_no_count_of_private_rows_stands_in_what_is_released(tmp_path):
     texts = set()
     for copies in (0, 3, 9):  # rows that copy another
         again = pd.concat([frame, frame.iloc[:copies]])
-        declared, dataset = loaded(tmp_path, again)
+        declared, _ = loaded(tmp_path, again)
         texts.add(declared.preprocessing)
     assert len(texts) == 1
     assert "copies another" in next(iter(texts))  # the statement owns up to it
@@ -74,7 +74,7 @@ def test_03_no_count_of_private_rows_stands_in_what_is_released(tmp_path):
 def test_03_a_schema_names_columns_kinds_and_classes(tmp_path):
     schema = tmp_path / "schema.yaml"
     schema.write_text("classes: [0, 1, 2]\ncolumns: {a: [30, 40], c: ignore, z: number}\n")
-    declared, dataset = loaded(tmp_path, table(), f"dataset.schema={schema}")
+    declared, _ = loaded(tmp_path, table(), f"dataset.schema={schema}")
     assert declared.classes == 3
     assert declared.shape == (4,)  # two categories, the rest, and z
     assert "dataset.schema" in declared.preprocessing
@@ -107,7 +107,7 @@ def test_04_rows_without_a_group_are_refused(tmp_path):
 def test_20_a_row_with_more_cells_than_the_header_is_refused(tmp_path):
     lines = table().to_csv(index=False).splitlines()
     shifted = "\n".join([lines[0], *(f"{number},{line}" for number, line in enumerate(lines[1:]))])
-    with pytest.raises(ConfigError, match="line 2 of .* has 5 cells, and the first line 4"):
+    with pytest.raises(ConfigError, match=r"line 2 of .* has 5 cells, and the first line 4"):
         loaded(tmp_path, shifted)
 
 

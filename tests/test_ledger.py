@@ -27,7 +27,7 @@ def written(path, steps=6, keys=KEYS[:2], models=(0, 1), plan=PLAN):
 
 def test_a_whole_run(tmp_path):
     written(tmp_path / "a.jsonl")
-    accounts = read(tmp_path)
+    accounts = read(tmp_path).accounts
     assert set(accounts) == {key_name(key) for key in KEYS[:2]}
     assert all(account.matches(PLAN) for account in accounts.values())
     [spent] = total(list(accounts.values()))
@@ -41,10 +41,10 @@ def test_a_repeated_step_stands_once_and_a_new_key_stands_beside(tmp_path):
     before = path.read_bytes()
     written(path)  # a restart from the first step, with the same keys
     assert path.read_bytes().startswith(before)
-    assert all(account.matches(PLAN) for account in read(tmp_path).values())
-    once = total(list(read(tmp_path).values()))
+    assert all(account.matches(PLAN) for account in read(tmp_path).accounts.values())
+    once = total(list(read(tmp_path).accounts.values()))
     written(path, steps=3, keys=[KEYS[2], sampling.seeded_key(3, "ledger")])  # a lost checkpoint: other keys, so other noise
-    twice = total(list(read(tmp_path).values()))
+    twice = total(list(read(tmp_path).accounts.values()))
     assert path.read_bytes().startswith(before)
     assert accounting.epsilon(accounting.composition(twice), 1e-5) > accounting.epsilon(accounting.composition(once), 1e-5)
 
@@ -54,7 +54,7 @@ def test_interrupted_equals_uninterrupted(tmp_path):
     for steps in (1, 4, 4, 6):
         written(tmp_path / "parts" / "a.jsonl", steps=steps)
     assert (tmp_path / "whole" / "a.jsonl").read_bytes() == (tmp_path / "parts" / "a.jsonl").read_bytes()
-    assert ledger.digest(tmp_path / "whole") == ledger.digest(tmp_path / "parts")
+    assert read(tmp_path / "whole").digest == read(tmp_path / "parts").digest
 
 
 def test_noise_is_not_repeated_under_another_mechanism(tmp_path):
@@ -67,7 +67,7 @@ def test_one_noise_under_two_mechanisms_or_for_two_models_gives_no_epsilon(tmp_p
     """Whichever file is read last: neither may stand for both."""
     written(tmp_path / "b.jsonl")
     written(tmp_path / "a.jsonl")  # the same stack in another file is the same noise
-    assert len(read(tmp_path)) == 2
+    assert len(read(tmp_path).accounts) == 2
     for name in ("a", "z"):
         folder = tmp_path / name
         written(folder / "m.jsonl")
@@ -97,7 +97,7 @@ def test_half_a_line_is_no_step(tmp_path, cut):
     written(path)
     whole = path.read_bytes()
     path.write_bytes(whole[:-cut])
-    assert not any(account.matches(PLAN) for account in read(tmp_path).values())
+    assert not any(account.matches(PLAN) for account in read(tmp_path).accounts.values())
     written(path)
     assert path.read_bytes() == whole
 
@@ -130,7 +130,7 @@ def test_an_altered_ledger_gives_no_epsilon(tmp_path, change):
 )
 def test_another_plan_does_not_match(tmp_path, change):
     written(tmp_path / "a.jsonl")
-    assert not any(account.matches(replace(PLAN, **change)) for account in read(tmp_path).values())
+    assert not any(account.matches(replace(PLAN, **change)) for account in read(tmp_path).accounts.values())
 
 
 def test_the_total_counts_each_pair_once_and_settings_all():
@@ -162,7 +162,7 @@ def test_training_charges_every_step_with_what_it_uses(tmp_path):
     book = Ledger(tmp_path / "a.jsonl", "s", "a", (0, 1), KEYS[:2])
     run(book.charge)
     book.close()
-    assert all(account.matches(PLAN) for account in read(tmp_path).values())
+    assert all(account.matches(PLAN) for account in read(tmp_path).accounts.values())
 
 
 def test_a_step_is_charged_before_its_noise_is_drawn(monkeypatch):

@@ -185,7 +185,7 @@ def test_sweeps_in_one_folder_share_no_noise_and_are_all_charged(tmp_path, quick
     for change in ((), ("dataset.pool=44", "dataset.population=10"), ("model.hidden=[9]",)):
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         result = go(folder, "epsilons=[8]", "models_per_setting=2", *change)
-        accounts = ledger.read(folder / "store" / "ledger")
+        accounts = ledger.read(folder / "store" / "ledger").accounts
         seen += 2
         assert len(accounts) == seen
         assert f"all {seen} private models" in result.statements["dpsgd-8"]["composition"]
@@ -305,11 +305,11 @@ def test_noise_that_was_drawn_is_never_refunded(tmp_path, monkeypatch):
         patch.setattr(GaussianNoise, "draw", dies)
         with pytest.raises(SystemExit):
             go(tmp_path, *os_noise)
-    first = ledger.read(tmp_path / "store" / "ledger")
+    first = ledger.read(tmp_path / "store" / "ledger").accounts
     assert [len(account.steps) for account in first.values()] == [3, 3]  # the third is charged, though it was never drawn
     shutil.rmtree(tmp_path / "store" / "checkpoint")
     done = go(tmp_path, *os_noise)
-    found = ledger.read(tmp_path / "store" / "ledger")
+    found = ledger.read(tmp_path / "store" / "ledger").accounts
     assert len(found) == 8
     assert {key: account for key, account in found.items() if key in first} == first
     text = done.statements["dpsgd-8"]["composition"]

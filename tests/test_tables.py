@@ -59,7 +59,10 @@ REFUSED = {
     "a zip": (b"PK\x03\x04" + b"\0" * 60 + b"\n\xff\xfe", "not UTF-8|not text"),
     "more fields in a row": (GOOD + b"1,2,3,4,5,6\n", "line 202 of .* has 6 cells, and the first line 4"),
     "open quote": (GOOD + b'"1,2,3,4\n', "cannot be read as CSV|EOF"),
-    "every label different": (text(pd.concat([frame()] * 6).assign(a=np.arange(6 * N), y=np.arange(6 * N))), "a label that none of the population has"),
+    "every label different": (
+        text(pd.concat([frame()] * 6).assign(a=np.arange(6 * N), y=np.arange(6 * N))),
+        "a label that none of the population has",
+    ),
     "all rows alike": (text(frame(a=1, b=1, c="x", y=INDEX % 2)), "has 2 examples"),
     "html": (b"<!DOCTYPE html>\n<html><body>404</body></html>\n", "there is no column 'y'"),
     "json": (b'{"y": 1,\n"a": 2}\n', "there is no column"),

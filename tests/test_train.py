@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dptrain import augment, models, sampling
-from dptrain.noise import GaussianNoise, grid
+from dptrain.noise import GaussianNoise
 from dptrain.train import State, rate, train
 from dptrain.types import Mechanism, Recipe, Sampling, Setting
 from tests import reference
@@ -179,7 +179,7 @@ def test_every_step_is_the_clipped_sum_plus_its_own_noise_over_the_divisor(physi
                     parameter -= rate * (clipped[name] + sigma * clip * own.view_as(parameter)) / divisor
             for name, parameter in model.named_parameters():
                 # The sum is rounded to the grid, so each step may lie half of its spacing away.
-                away = state.step * 0.51 * rate * grid(sigma * clip) / divisor
+                away = state.step * 0.51 * rate * mechanism.spacing / divisor
                 torch.testing.assert_close(state.parameters[name][k], parameter.detach(), rtol=1e-4, atol=away)
         seen.append(state.step)
 
