@@ -115,8 +115,17 @@ class _Losses:
     def deltas(self, epsilons: np.ndarray) -> np.ndarray:
         if (mu := self.mu) is not None:
             return np.exp(_log_delta(mu, epsilons))
-        found = _pld(self.parts, self.group, self._grid(1e-9)).get_delta_for_epsilon(list(epsilons))
-        return np.clip(np.asarray(found, dtype=np.float64), 0, 1)
+        return np.maximum(*self.directions(epsilons))
+
+    def directions(self, epsilons: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """delta(epsilon) of the data with the example against those without it, and the other way round: they differ under sampling, since an
+        example that is seldom drawn moves the output seldom, and then far."""
+        if self.mu is not None:
+            return self.deltas(epsilons), self.deltas(epsilons)
+        whole = _pld(self.parts, self.group, self._grid(1e-9))
+        both = (whole._pmf_remove, whole._pmf_add)  # the library has no public name for one direction
+        one, other = (np.clip(np.asarray(pmf.get_delta_for_epsilon(list(epsilons)), dtype=np.float64), 0, 1) for pmf in both)
+        return one, other
 
     def _grid(self, delta: float) -> float:
         """Spacing of privacy losses: rounding is upwards, so a coarse one is safe, but it costs up to the spacing, and where it is wider
@@ -220,14 +229,16 @@ def least_noise(mechanism: Mechanism, risk: Callable[[Mechanism], float], target
 
 @dataclass(frozen=True)
 class TradeOff:
-    """The most any attack can reach, from pairs (epsilons[i], deltas[i]) that all hold.
+    """The most any attack that tells members from non-members can reach, from pairs of an epsilon and a delta that all hold.
 
-    Each pair bounds the ROC by TPR <= min(e^eps FPR + delta, 1 - e^-eps (1 - delta - FPR)) (Kairouz et al. 2015, theorem 2.1); the lower
-    envelope over the pairs is used, so each number is a valid bound.
+    With P the outputs without the example and Q those with it, deltas[i] bounds Q against P, so TPR <= e^eps FPR + delta, and others[i] bounds
+    P against Q, so 1 - FPR <= e^eps (1 - TPR) + delta (Kairouz et al. 2015, theorem 2.1; by direction, Zhu, Dong and Wang 2022, section 2).
+    The lower envelope over the pairs is used, so each number is a valid bound.
     """
 
     epsilons: np.ndarray
     deltas: np.ndarray
+    others: np.ndarray
     fpr = _FPR
 
     def max_tpr(self, fpr: float) -> float:
@@ -235,8 +246,8 @@ class TradeOff:
         return float(self._ceiling(np.array([fpr]))[0])
 
     def _ceiling(self, fpr: np.ndarray) -> np.ndarray:
-        growth, deltas = np.exp(self.epsilons)[:, None], self.deltas[:, None]
-        return np.clip(np.minimum(growth * fpr + deltas, 1 - (1 - deltas - fpr) / growth).min(axis=0), 0, 1)
+        growth, deltas, others = np.exp(self.epsilons)[:, None], self.deltas[:, None], self.others[:, None]
+        return np.clip(np.minimum(growth * fpr + deltas, 1 - (1 - others - fpr) / growth).min(axis=0), 0, 1)
 
     @cached_property
     def tpr(self) -> np.ndarray:
@@ -246,7 +257,8 @@ class TradeOff:
     @property
     def max_advantage(self) -> float:
         """Ceiling of TPR - FPR: the least of (e^eps - 1 + 2 delta) / (e^eps + 1), which is delta at epsilon 0 where that is known."""
-        return float(np.min(np.tanh(self.epsilons / 2) + 2 * self.deltas / (np.exp(self.epsilons) + 1)))
+        deltas = np.maximum(self.deltas, self.others)
+        return float(np.min(np.tanh(self.epsilons / 2) + 2 * deltas / (np.exp(self.epsilons) + 1)))
 
     @property
     def max_auc(self) -> float:
@@ -259,12 +271,12 @@ def trade_off(mechanism: Mechanism) -> TradeOff:
     """Ceiling over the whole ROC of distinguishing two neighbouring data sets."""
     losses = _Losses.of(mechanism)
     grid = np.linspace(0, min(max(losses.epsilon(1e-9), 0.1), 60.0), 600)
-    return TradeOff(grid, losses.deltas(grid))
+    return TradeOff(grid, *losses.directions(grid))
 
 
 def claimed_trade_off(epsilon: float, delta: float) -> TradeOff:
     """The same ceiling from nothing but a claim of (epsilon, delta), of which the mechanism is not known."""
-    return TradeOff(np.array([epsilon]), np.array([delta]))
+    return TradeOff(np.array([epsilon]), np.array([delta]), np.array([delta]))
 
 
 def unamplified_epsilon(mechanism: Mechanism, delta: float) -> float:

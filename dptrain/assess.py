@@ -58,7 +58,19 @@ def assess(
         result.curves[name] = metrics.roc(matrices[name].ravel(), member.ravel())
     result.exposed.update(
         vulnerable={name: exposure.vulnerable(matrix, member, scores.labels, ids) for name, matrix in matrices.items()},
-        stability={name: exposure.stability(matrix, member) for name, matrix in matrices.items()},
+        stability={name: _stability(scores, name, attacks[name], run) for name in matrices},
         agreement=exposure.agreement(matrices, member, ids),
     )
     return result
+
+
+def _stability(scores: Scores, attack: str, options: Mapping[str, Any], run: Run) -> float | None:
+    """Of an attack between two halves of the models, each attacked with its own half as shadows."""
+    parts = exposure.halves(scores.models) if not scores.targets and scores.separate is None else None
+    if parts is None:
+        return None
+    try:
+        first, second = ((run(part := scores.only(half), attack, options).matrix, part.membership) for half in parts)
+    except Refusal:  # a half has too few shadows
+        return None
+    return exposure.stability(first, second)

@@ -127,9 +127,10 @@ def from_scores(
 ) -> Bound:
     """A lower bound from membership scores of independent trials, higher = member.
 
-    clopper_pearson: the threshold is chosen on a random half of the scores and tried on the other half, since the best one for the very scores
-    it is reported on is not covered by any confidence. With `thresholds`, fixed without these scores, all of them are tried and paid for
-    (Bonferroni). gdp without thresholds needs none: of mu-Gaussian DP the AUC is at most Phi(mu / sqrt 2), and its lower limit is that of a rate
+    clopper_pearson: thresholds stand at fixed ranks of the scores out, and at fixed ranks of the scores in; all are tried and paid for
+    (Bonferroni). At the k-th largest of n scores out the false positive rate is a Beta(k, n - k + 1) whatever their law, which is the limit of
+    k - 1 false positives, and the scores in are counted independently of it. That loses less than choosing on one half and trying on the other.
+    Equal scores are put in random order. With `thresholds`, fixed without these scores, those are tried instead. gdp without thresholds needs none: of mu-Gaussian DP the AUC is at most Phi(mu / sqrt 2), and its lower limit is that of a rate
     over min(n_in, n_out) trials, whose variance is never below the AUC's (van Dantzig 1951).
     """
     if min(len(inside), len(outside)) < 4:
@@ -137,15 +138,28 @@ def from_scores(
     if method == "gdp" and thresholds is None:
         return _from_auc(inside, outside, delta, confidence)
     if thresholds is None:
-        rng = np.random.default_rng(seed)
-        inside, outside = rng.permutation(inside), rng.permutation(outside)
-        half_in, half_out = len(inside) // 2, len(outside) // 2
-        thresholds = np.array([_best_threshold(inside[:half_in], outside[:half_out], delta, confidence)])
-        inside, outside = inside[half_in:], outside[half_out:]
+        return _at_fixed_ranks(inside, outside, delta, method, confidence, seed)
     found = []
     for threshold in thresholds:
         tp, fp = int((inside >= threshold).sum()), int((outside >= threshold).sum())
         found.append(from_counts(tp, len(inside) - tp, fp, len(outside) - fp, delta, method, confidence, len(thresholds)))
+    return max(found, key=lambda bound: bound.epsilon)
+
+
+def _at_fixed_ranks(inside: np.ndarray, outside: np.ndarray, delta: float, method: str, confidence: float, seed: int) -> Bound:
+    n_in, n_out = len(inside), len(outside)
+    both = np.concatenate([inside, outside])
+    place = np.empty(n_in + n_out, dtype=np.int64)
+    place[np.lexsort((np.random.default_rng(seed).random(n_in + n_out), both))] = np.arange(n_in + n_out)
+    low, high = np.sort(place[:n_in]), np.sort(place[n_in:])
+    from_top, from_bottom = (np.unique(np.geomspace(1, n // 2, int(math.log2(n))).astype(int)) for n in (n_out, n_in))
+    fp = [*(from_top - 1), *(n_out - np.searchsorted(high, low[from_bottom - 1]))]
+    fn = [*np.searchsorted(low, high[n_out - from_top]), *(from_bottom - 1)]
+    tests = len(fp)
+    found = [
+        from_counts(n_in - misses, misses, alarms, n_out - alarms, delta, method, confidence, tests)
+        for alarms, misses in zip(fp, fn, strict=True)
+    ]
     return max(found, key=lambda bound: bound.epsilon)
 
 
@@ -160,18 +174,6 @@ def _from_auc(inside: np.ndarray, outside: np.ndarray, delta: float, confidence:
         return epsilon_of_mu(math.sqrt(2) * float(special.ndtri(low)), delta)
 
     return Bound(bound(auc), delta, confidence, n_in, n_out, bound(1.0), "gdp", METHODS["gdp"][1])
-
-
-def _best_threshold(inside: np.ndarray, outside: np.ndarray, delta: float, confidence: float) -> float:
-    """Of candidates that lie dense at both ends, where the best thresholds for large epsilons are."""
-    inside, outside = np.sort(inside), np.sort(outside)
-    ranked = np.sort(np.concatenate([inside, outside]))
-    steps = np.unique(np.geomspace(1, max(len(ranked) // 2, 1), 48).astype(int))
-    candidates = np.unique(ranked[np.concatenate([steps - 1, len(ranked) - steps])])
-    tail = (1 - confidence) / 2
-    fnr = upper_limit(np.searchsorted(inside, candidates), len(inside), tail)
-    fpr = upper_limit(len(outside) - np.searchsorted(outside, candidates), len(outside), tail)
-    return float(candidates[hypothesis_testing(fpr, fnr, delta).argmax()])
 
 
 def joint_beta(tp: int, tn: int, fp: int, fn: int, delta: float, alpha: float = 0.1) -> tuple[float, float]:

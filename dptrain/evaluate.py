@@ -46,7 +46,7 @@ def evaluate(fleet: Fleet, settings: tuple[Setting, ...], show_progress: bool) -
         try:
             return _judged(fleet, scores, name, options)
         finally:
-            work.update()
+            work.update(scores.models == len(fleet.membership))  # halves are looked at on the way
 
     right: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
     with work:

@@ -16,6 +16,8 @@ FPR = 0.01
 SHOWN = 20
 MIN_TARGETS = 4
 """Below it an example is in or out too seldom to say anything about it."""
+FALSE_DISCOVERIES = 0.05
+"""Share of the examples said to stand out that may do so by chance."""
 
 Record = dict[str, Any]
 
@@ -38,34 +40,61 @@ def per_example_auc(matrix: np.ndarray, membership: np.ndarray) -> np.ndarray:
     return np.where(pairs > 0, wins / np.maximum(pairs, 1), np.nan)
 
 
+def chances(hits: np.ndarray, membership: np.ndarray) -> np.ndarray:
+    """For each example the adjusted p-value of "it is found no more often where it is a member", float64 [N].
+
+    Fisher's exact test of its own finds and false alarms, so that one which looks like a member to every target does not count, corrected for
+    looking at all examples (Benjamini and Hochberg 1995): the largest of many is large by chance. hits and membership bool [T, N].
+    """
+    n_in = membership.sum(axis=0)
+    right, called = (hits & membership).sum(axis=0), hits.sum(axis=0)
+    plain = stats.hypergeom.sf(right - 1, len(hits), n_in, called)
+    order = np.argsort(plain)
+    scaled = plain[order] * len(plain) / np.arange(1, len(plain) + 1)
+    adjusted = np.empty(len(plain))
+    adjusted[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
+    return adjusted
+
+
 def vulnerable(matrix: np.ndarray, membership: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> list[Record]:
-    """The most exposed examples: those found in most of the targets that hold them, then by per_example_auc; at most SHOWN."""
+    """The most exposed examples: the least likely to be found so often by chance, then by per_example_auc; at most SHOWN.
+
+    Each says whether it stands out from chance at FALSE_DISCOVERIES, all of them looked at; its interval is simultaneous over all examples
+    (Bonferroni).
+    """
     if len(matrix) < MIN_TARGETS:
         return []
     each, hits = per_example_auc(matrix, membership), found(matrix, membership)
-    n_in = membership.sum(axis=0)
+    n_in, p = membership.sum(axis=0), chances(hits, membership)
     right = (hits & membership).sum(axis=0)
     share = right / np.maximum(n_in, 1)
+    confidence = 1 - (1 - metrics.CONFIDENCE) / len(labels)
     records = []
-    for i in np.lexsort((-np.nan_to_num(each), -share))[:SHOWN]:
-        low, high = metrics.clopper_pearson(int(right[i]), int(n_in[i])) if n_in[i] else (0.0, 1.0)
+    for i in np.lexsort((-np.nan_to_num(each), -share, p))[:SHOWN]:
+        low, high = metrics.clopper_pearson(int(right[i]), int(n_in[i]), confidence) if n_in[i] else (0.0, 1.0)
         wrong = int((hits & ~membership)[:, i].sum())
         counts = {"found": int(right[i]), "of": int(n_in[i]), "low": low, "high": high, "false_alarms": wrong}
-        records.append({"id": _plain(ids[i]), "label": int(labels[i]), "auc": float(each[i]) if np.isfinite(each[i]) else None, **counts})
+        known = {"p": float(p[i]), "stands_out": bool(p[i] <= FALSE_DISCOVERIES)}
+        records.append(
+            {"id": _plain(ids[i]), "label": int(labels[i]), "auc": float(each[i]) if np.isfinite(each[i]) else None, **counts, **known}
+        )
     return records
 
 
-def stability(matrix: np.ndarray, membership: np.ndarray) -> float | None:
-    """Rank correlation of per_example_auc between two halves of the targets: 1 if the same examples are exposed, 0 if it is chance.
-    None with fewer than 2 MIN_TARGETS targets."""
-    half = len(matrix) // 4 * 2  # whole pairs of complements
-    if half < MIN_TARGETS:
+def halves(targets: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Two halves of a fleet, whole pairs of complements each; None where they are too small."""
+    half = targets // 4 * 2
+    return None if half < MIN_TARGETS else (np.arange(half), np.arange(half, targets))
+
+
+def stability(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]) -> float | None:
+    """Rank correlation of per_example_auc between two halves of the targets, scores and memberships [T, N] each: 1 if the same examples are
+    exposed, 0 if it is chance. The halves must not have a shadow model in common, or its noise would be in both. None where one is constant."""
+    one, other = (per_example_auc(*half) for half in (first, second))
+    both = np.isfinite(one) & np.isfinite(other)
+    if both.sum() < 3 or np.ptp(one[both]) == 0 or np.ptp(other[both]) == 0:
         return None
-    first, second = (per_example_auc(matrix[part], membership[part]) for part in (slice(half), slice(half, None)))
-    both = np.isfinite(first) & np.isfinite(second)
-    if both.sum() < 3 or np.ptp(first[both]) == 0 or np.ptp(second[both]) == 0:
-        return None
-    return float(stats.spearmanr(first[both], second[both]).statistic)
+    return float(stats.spearmanr(one[both], other[both]).statistic)
 
 
 def agreement(matrices: Mapping[str, np.ndarray], membership: np.ndarray, ids: np.ndarray) -> Record:

@@ -55,9 +55,11 @@ def variant(scores: Scores, attack: str, options: Mapping[str, Any]) -> str:
     shadows = int(scores.shadows(int(scores.attacked[0])).sum())
     told = [f"{key} {value}" for key, value in options.items() if key != "variance"]
     if "variance" in options:
-        told = [f"{choose_variance(options['variance'], shadows)} variance", f"{shadows} shadows"]
-    if attack.startswith("rmia"):
+        told = [f"{choose_variance(options['variance'], attack == 'lira')} variance", f"{shadows} shadows"]
+    if attack.startswith(("rmia", "info_rmia")):
         told.append(f"{shadows} shadows, z from the {'pool' if scores.population is None else 'population'}")
+    if scores.saturated:
+        told.append(f"{scores.saturated:.1%} of the true class's probabilities were rounded to 0 or 1")
     return ", ".join(told)
 
 

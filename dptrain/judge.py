@@ -110,6 +110,7 @@ def attack_rows(
 
         def tpr(fpr: float = fpr, together: bool = together) -> metrics.Values:
             metrics.require_non_members(int((~member).sum()), fpr)
+            metrics.require_resolution([metrics.Ranking(view.own.ravel(), member.ravel())] if together else ranked, fpr)
             return metrics.tpr_at_fpr_together(view.own, member, fpr) if together else metrics.tprs_at_fpr(ranked, fpr)
 
         told = f"one threshold for all {len(member)} targets together" if together else ""

@@ -55,6 +55,11 @@ class Ranking:
         pairs = fp[-1] * tp[-1]  # 0 in a resample that lost all of one side
         return float(np.sum(np.diff(fp) * (tp[1:] + tp[:-1])) / 2 / pairs) if pairs else np.nan
 
+    def top(self) -> float:
+        """Share of the non-members that the highest score is given to: a lower false positive rate has no threshold but none at all."""
+        fp, _ = self.counts(np.ones(len(self._hits)))
+        return float(fp[1] / max(fp[-1], 1))
+
     def tpr(self, fpr: float, weights: np.ndarray) -> float:
         """The largest true positive rate of a threshold whose false positive rate is at most `fpr`; nothing is interpolated."""
         fp, tp = self.counts(weights)
@@ -253,6 +258,13 @@ def widen(interval: Interval, trials: int, confidence: float) -> Interval:
     """The interval of a rate, made to hold the Clopper-Pearson one of `trials` examples: no variation seen is not no error."""
     low, high = clopper_pearson(min(interval.estimate * trials, trials), trials, confidence)
     return replace(interval, low=min(interval.low, low), high=max(interval.high, high))
+
+
+def require_resolution(ranked: Sequence[Ranking], fpr: float) -> None:
+    """Raise Refusal where some target's highest score is that of more non-members than the FPR allows: a TPR of 0 would be a matter of ties."""
+    coarse = max(ranking.top() for ranking in ranked)
+    if coarse > fpr * (1 + 1e-12):
+        raise Refusal(f"this attack gives its highest score to {coarse:.2%} of a target's non-members, so it cannot resolve FPR {fpr:g}")
 
 
 def pooled(membership: np.ndarray, fpr: float) -> bool:

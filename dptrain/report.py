@@ -213,10 +213,12 @@ def _exposed(record: Mapping[str, Any], rows: Sequence[Row], setting: str) -> st
     title = f"which members each attack finds at {fpr:.0%} FPR"
     head = ["attack", "members found", "by no other attack", "stability", "ids it alone finds most"]
     parts = [f"<details><summary>{title}</summary>{_html_table(head, lines)}"]
-    parts.append("<p class='muted'>stability: rank correlation of the examples' exposure between two halves of the targets</p></details>")
+    parts.append(
+        "<p class='muted'>stability: rank correlation of the examples' exposure between two halves of the models, each attacked without the other</p></details>"
+    )
     best = max(alone, key=lambda name: alone[name]["found"])
     if record["vulnerable"][best]:
-        head = ["id", "label", "found / held by", "95 % interval", "false alarms", "AUC over targets"]
+        head = ["id", "label", "found / held by", "95 % interval, all at once", "false alarms", "AUC over targets", "stands out"]
         lines = [
             [
                 str(one["id"]),
@@ -225,10 +227,15 @@ def _exposed(record: Mapping[str, Any], rows: Sequence[Row], setting: str) -> st
                 f"[{number(one['low'])}, {number(one['high'])}]",
                 str(one["false_alarms"]),
                 number(one["auc"]),
+                f"yes, p {one['p']:.2g}" if one["stands_out"] else "no",
             ]
             for one in record["vulnerable"][best]
         ]
-        parts.append(f"<details><summary>most exposed examples ({html.escape(best)})</summary>{_html_table(head, lines)}</details>")
+        count = sum(one["stands_out"] for one in record["vulnerable"][best])
+        said = (
+            f"{count} of these {len(lines)} stand out from chance" if count else "none stands out from what chance would show among so many"
+        )
+        parts.append(f"<details><summary>most exposed examples ({html.escape(best)}): {said}</summary>{_html_table(head, lines)}</details>")
     return "".join(parts)
 
 

@@ -6,10 +6,11 @@ import csv
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
+from dptrain import saturation
 from dptrain.leaks import refuse_leaks, require_both
 from dptrain.limits import read_npz
 from dptrain.scores import EXTRAS, Scores
@@ -23,9 +24,6 @@ KNOWN |= {f"{part}_{name}" for part in ("target", "shadow") for name in (*GIVEN,
 
 LARGEST = 1e9
 """Beyond it nothing is a logit or a loss, and its square is no number for a classifier."""
-
-FLOOR = 1e-12
-"""Least probability: one that was rounded to 0 has no logarithm. Who has logits should give those."""
 
 Arrays = Mapping[str, np.ndarray]
 Value = TypeVar("Value")
@@ -110,8 +108,8 @@ def _labels(arrays: Arrays, name: str, examples: int, needed: bool) -> np.ndarra
     return labels.astype(np.int64)
 
 
-def _said(arrays: Arrays, prefix: str, models: int | None = None) -> dict[str, np.ndarray | None]:
-    """logits [M, N, Q, C] or given_loss [M, N, Q], whatever the file has under this prefix; M is 1 where an axis is missing."""
+def _said(arrays: Arrays, prefix: str, models: int | None = None) -> tuple[str, np.ndarray]:
+    """What the file has under this prefix, one of GIVEN, and its values [M, N, Q, C] or [M, N, Q]; M is 1 where an axis is missing."""
     names = [f"{prefix}{name}" for name in GIVEN if f"{prefix}{name}" in arrays]
     if len(names) != 1:
         choice = ", ".join(f"{prefix}{name}" for name in GIVEN)
@@ -142,59 +140,77 @@ def _said(arrays: Arrays, prefix: str, models: int | None = None) -> dict[str, n
             raise _wrong(f"{name} must lie in 0..1, got {values.min():g}..{values.max():g}")
         if wide and np.abs(values.sum(axis=-1) - 1).max(initial=0) > 1e-3:
             raise _wrong(f"{name} must add up to 1 over classes; are these logits?")
-        values = np.log(np.clip(values.astype(np.float64), FLOOR, 1.0))
-        return {"logits": values, "given_loss": None} if wide else {"logits": None, "given_loss": -values}
-    if not wide and values.min(initial=0) < 0:
+    elif not wide and values.min(initial=0) < 0:
         raise _wrong(f"{name} must be 0 or more, got {values.min():g}; a loss is -log of the probability of the true class")
-    return {"logits": values, "given_loss": None} if wide else {"logits": None, "given_loss": values}
+    return name.removeprefix(prefix), values
 
 
-def _table(arrays: Arrays, prefix: str, member: str, labels: str, **more: object) -> Scores:
-    said = _said(arrays, prefix)
-    given = said["logits"] if said["logits"] is not None else said["given_loss"]
-    assert given is not None
-    models, examples = given.shape[:2]
+def _ends(kind: str, values: np.ndarray, labels: np.ndarray) -> saturation.Ends:
+    """The file's own resolution at both ends."""
+    if kind == "probabilities":
+        return saturation.ends(*saturation.split(values, labels))
+    wide = values.astype(np.float64)
+    return saturation.ends(wide, 1 - wide) if kind == "confidence" else saturation.ends(np.exp(-wide), wide)
+
+
+def _scores(
+    kind: str, values: np.ndarray, labels: np.ndarray, member: np.ndarray, ends: saturation.Ends | None = None, **more: Any
+) -> Scores:
+    """Scores of what was said; ends: what stands for rounded probabilities, by default as these values have it."""
+    if kind == "logits":
+        return Scores(values, labels, member, **more)
+    ends = ends or _ends(kind, values, labels)
+    if kind == "probabilities":
+        true, rest = saturation.split(values, labels)
+        share = float(((true == 0) | (rest == 0)).mean())
+        return Scores(saturation.logits(values, labels, ends), labels, member, saturated=share, **more)
+    share = float(((values == 0) | (values == 1)).mean()) if kind == "confidence" else float((values == 0).mean())
+    loss = saturation.loss(values, ends) if kind == "confidence" else np.maximum(values.astype(np.float64), ends.high)
+    return Scores(None, labels, member, loss, saturated=share, **more)
+
+
+def _table(arrays: Arrays, prefix: str, member: str, labels: str, **more: Any) -> Scores:
+    kind, values = _said(arrays, prefix)
+    models, examples = values.shape[:2]
     membership = _binary(_need(arrays, member), member)
     membership = membership[None] if membership.ndim == 1 else membership
     if membership.shape != (models, examples):
         raise _wrong(f"{member} must be [{models}, {examples}] like the scores, got {membership.shape}")
-    known = _labels(arrays, labels, examples, said["logits"] is not None)
+    return _scores(kind, values, _known_labels(arrays, labels, kind, values), membership, **more)
+
+
+def _known_labels(arrays: Arrays, name: str, kind: str, values: np.ndarray) -> np.ndarray:
+    """Labels of the examples of some values, which lie within their classes."""
+    examples, wide = values.shape[1], kind in ("logits", "probabilities")
+    known = _labels(arrays, name, examples, wide)
     if len(known) != examples:
-        raise _wrong(f"{labels} must be [{examples}], got {known.shape}")
-    classes = None if said["logits"] is None else said["logits"].shape[-1]
-    if examples and (known.min() < 0 or (classes is not None and known.max() >= classes)):
-        raise _wrong(f"{labels} must lie in 0..{'C-1' if classes is None else classes - 1}, got {known.min()}..{known.max()}")
-    return Scores(said["logits"], known, membership, said["given_loss"], **more)  # type: ignore[arg-type]
+        raise _wrong(f"{name} must be [{examples}], got {known.shape}")
+    if examples and (known.min() < 0 or (wide and known.max() >= values.shape[-1])):
+        raise _wrong(f"{name} must lie in 0..{values.shape[-1] - 1 if wide else 'C-1'}, got {known.min()}..{known.max()}")
+    return known
 
 
 def _fleet(arrays: Arrays) -> Scores:
     """Models that all were asked about the same examples."""
-    plain = _table(arrays, "", "membership", "labels")
     population = None
     if any(name.startswith("population_") and name.removeprefix("population_") in GIVEN for name in arrays):
-        said = _said(arrays, "population_", plain.models)
-        given = said["logits"] if said["logits"] is not None else said["given_loss"]
-        assert given is not None
-        size = given.shape[1]
-        labels = _labels(arrays, "population_labels", size, said["logits"] is not None)
-        nobody = np.zeros((plain.models, size), dtype=bool)
-        population = Scores(said["logits"], labels, nobody, said["given_loss"], inputs=arrays.get("population_inputs"))
+        (kind, values), (also, mine) = _said(arrays, "population_", len(_said(arrays, "")[1])), _said(arrays, "")
+        labels = _known_labels(arrays, "population_labels", kind, values)
+        ends = _ends(also, mine, _known_labels(arrays, "labels", also, mine)) if also == kind != "logits" else None
+        nobody = np.zeros(values.shape[:2], dtype=bool)
+        population = _scores(kind, values, labels, nobody, ends, inputs=arrays.get("population_inputs"))
         if population.inputs is not None and "inputs" in arrays and population.inputs.shape[1:] != arrays["inputs"].shape[1:]:
-            raise _wrong(f"population_inputs must be [{size}, ...] like inputs, got {population.inputs.shape}")
+            raise _wrong(f"population_inputs must be [{len(labels)}, ...] like inputs, got {population.inputs.shape}")
     targets = arrays.get("targets", np.array([], dtype=int))
     if targets.ndim != 1 or (targets.size and targets.dtype.kind not in "iu"):
         raise _wrong(f"targets must be a list of whole numbers, got {targets.dtype} {targets.shape}")
-    extras = {name: arrays[name] for name in EXTRAS if name in arrays}
-    return Scores(
-        plain.logits,
-        plain.labels,
-        plain.membership,
-        plain.given_loss,
-        tuple(targets.tolist()),
-        arrays.get("inputs"),
-        population,
-        extras=extras,
-    )
+    more = {
+        "targets": tuple(targets.tolist()),
+        "inputs": arrays.get("inputs"),
+        "population": population,
+        "extras": {name: arrays[name] for name in EXTRAS if name in arrays},
+    }
+    return _table(arrays, "", "membership", "labels", **more)
 
 
 def _separate(arrays: Arrays) -> Scores:

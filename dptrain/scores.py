@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -35,7 +35,8 @@ class Scores:
     logits: float [M, N, Q, C], or None where only given_loss, the cross-entropy [M, N, Q], is known; labels: int [N], each in 0..C-1;
     membership: bool [M, N], True where the model trained on the example. targets: the models to attack, all by default. inputs [N, ...]:
     the examples themselves. population: the same models on examples that none trained on. separate: shadow models with examples of their own,
-    for a target whose shadows never saw its examples. extras: arrays of EXTRAS. Raises ValueError when shapes, labels or values do not fit.
+    for a target whose shadows never saw its examples. extras: arrays of EXTRAS. saturated: share of the true class's probabilities that were
+    rounded to 0 or 1 before they came here. Raises ValueError when shapes, labels or values do not fit.
     """
 
     logits: np.ndarray | None
@@ -47,6 +48,7 @@ class Scores:
     population: Scores | None = None
     separate: Scores | None = None
     extras: Mapping[str, np.ndarray] = field(default_factory=dict)
+    saturated: float = 0.0
 
     def __post_init__(self) -> None:
         if (self.logits is None) == (self.given_loss is None):
@@ -134,6 +136,18 @@ class Scores:
         if self.separate is not None:
             return self.separate, np.arange(self.separate.models)
         return self, np.flatnonzero(self.shadows(target))
+
+    def only(self, models: np.ndarray) -> Scores:
+        """Those of some models, int [K], which then are all that there are."""
+        return replace(
+            self,
+            logits=None if self.logits is None else self.logits[models],
+            membership=self.membership[models],
+            given_loss=None if self.given_loss is None else self.given_loss[models],
+            targets=(),
+            population=None if self.population is None else self.population.only(models),
+            extras={name: array[models] for name, array in self.extras.items()},
+        )
 
     def extra(self, name: str) -> np.ndarray:
         """An array of EXTRAS. Raises Refusal where these scores do not have it."""

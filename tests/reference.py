@@ -79,6 +79,9 @@ def lira(logits, labels, membership, target, online, variance):
         if variance == "global":
             shared = sum(squares) / sum(len(g) - 1 for g in groups)
             return means, [shared] * examples
+        if variance == "shrunk":  # 20 degrees of freedom of the shared variance beside an example's own
+            shared = sum(squares) / sum(len(g) - 1 for g in groups)
+            return means, [(20 * shared + s) / (20 + len(g) - 1) for s, g in zip(squares, groups, strict=True)]
         return means, [s / (len(g) - 1) for s, g in zip(squares, groups, strict=True)]
 
     def log_density(x, mean, var):
@@ -177,13 +180,16 @@ def modified_entropy(s, t):
     return found
 
 
-def difficulty(s, t, reference="out"):
+def difficulty(s, t, reference="out", signal="loss"):
+    def badness(m, i):
+        return s.loss(m, i) if signal == "loss" else -mean(s.phis(m, i))
+
     found = []
     for i in s.n:
-        middle = mean([s.loss(m, i) for m in s.outside(t, i)])
+        middle = mean([badness(m, i) for m in s.outside(t, i)])
         if reference == "both":
-            middle = (middle + mean([s.loss(m, i) for m in s.inside(t, i)])) / 2
-        found.append(middle - s.loss(t, i))
+            middle = (middle + mean([badness(m, i) for m in s.inside(t, i)])) / 2
+        found.append(middle - badness(t, i))
     return found
 
 
@@ -197,17 +203,16 @@ def attack_r(s, t):
 
 
 def lira_twin(s, t, online, variance="auto"):
-    """Queries one after the other; variance auto is global here, where shadows are few."""
+    """Queries one after the other."""
     total = [0.0] * len(s.labels)
     for q in range(s.s.logits.shape[2]):
-        kind = "global" if variance == "auto" else variance
+        kind = ("shrunk" if online else "global") if variance == "auto" else variance
         each = lira(s.s.logits[:, :, q], s.labels, s.s.membership, t, online, kind)
         total = [a + float(b) for a, b in zip(total, each, strict=True)]
     return total
 
 
-def rmia_twin(s, t, online, gamma=1.0, a=0.3):
-    """Every pair (x, z)."""
+def rmia_ratios(s, t, online, a):
     z_table = s if s.s.population is None else Twin(s.s.population)
 
     def ratio(table, i):
@@ -218,8 +223,18 @@ def rmia_twin(s, t, online, gamma=1.0, a=0.3):
             reference = 0.5 * ((1 + a) * mean([table.p_true(m, i) for m in used]) + (1 - a))
         return table.p_true(t, i) / reference
 
-    others = [ratio(z_table, z) for z in z_table.n]
-    return [mean([float(ratio(s, i) / z >= gamma) for z in others]) for i in s.n]
+    return [ratio(s, i) for i in s.n], [ratio(z_table, z) for z in z_table.n]
+
+
+def rmia_twin(s, t, online, gamma=1.0, a=0.3):
+    """Every pair (x, z); equal counts are ranked by the ratio."""
+    ratios, others = rmia_ratios(s, t, online, a)
+    return [(sum(float(x / z >= gamma) for z in others) + x / (1 + x)) / (len(others) + 1) for x in ratios]
+
+
+def info_rmia_twin(s, t, online, a=0.3):
+    ratios, others = rmia_ratios(s, t, online, a)
+    return [mean([math.log(x / z) for z in others]) for x in ratios]
 
 
 def merlin(s, t):
@@ -303,9 +318,19 @@ def quantile(s, t, alpha=0.05):
         return [[*np.ravel(table.s.inputs[i]), table.labels[i]] for i in table.n]
 
     outside = Twin(s.s.population)
-    model = HistGradientBoostingRegressor(loss="quantile", quantile=1 - alpha, max_iter=100, min_samples_leaf=20, random_state=0)
-    model.fit(features(outside), [margin(outside, i) for i in outside.n])
-    return [margin(s, i) - q for i, q in zip(s.n, model.predict(features(s)), strict=True)]
+    fold = list(np.random.default_rng(0).permutation(len(outside.labels)) % 3)
+    known, true, left_out, expected = features(outside), [margin(outside, i) for i in outside.n], [], [[] for _ in s.n]
+    for part in range(3):
+        model = HistGradientBoostingRegressor(loss="quantile", quantile=1 - alpha, max_iter=100, min_samples_leaf=20, random_state=0)
+        rows = [i for i in outside.n if fold[i] != part]
+        model.fit([known[i] for i in rows], [true[i] for i in rows])
+        held = [i for i in outside.n if fold[i] == part]
+        left_out += [true[i] - q for i, q in zip(held, model.predict([known[i] for i in held]), strict=True)]
+        for each, q in zip(expected, model.predict(features(s)), strict=True):
+            each.append(q)
+    ranked = sorted(left_out)
+    moved = ranked[math.ceil((len(ranked) - 1) * (1 - alpha) - 1e-9)]
+    return [margin(s, i) - mean(each) - moved for i, each in zip(s.n, expected, strict=True)]
 
 
 def gradient_norm(s, t):
@@ -323,6 +348,8 @@ TWINS = {
     "lira_offline": lambda s, t, **options: lira_twin(s, t, False, **options),
     "rmia": lambda s, t, **options: rmia_twin(s, t, True, **options),
     "rmia_offline": lambda s, t, **options: rmia_twin(s, t, False, **options),
+    "info_rmia": lambda s, t: info_rmia_twin(s, t, True),
+    "info_rmia_offline": lambda s, t, **options: info_rmia_twin(s, t, False, **options),
 }
 
 

@@ -20,11 +20,12 @@ from tests.fleets import fleet, rich
 
 SUBJECT = Subject("dpsgd-1", "dpsgd", 1.0, 1e-5)
 OPTIONS = {
-    "difficulty": [{"reference": "out"}, {"reference": "both"}],
-    "lira": [{"variance": "global"}, {"variance": "per_example"}],
+    "difficulty": [{"reference": "out"}, {"reference": "both"}, {"signal": "logit"}, {"reference": "both", "signal": "logit"}],
+    "lira": [{"variance": "global"}, {"variance": "per_example"}, {"variance": "shrunk"}, {}],
     "lira_offline": [{"variance": "global"}, {"variance": "per_example"}],
     "rmia": [{"gamma": 2.0}, {"gamma": 1.0}],
     "rmia_offline": [{"gamma": 2.0, "a": 0.3}, {"gamma": 1.0, "a": 1.0}],
+    "info_rmia_offline": [{"a": 0.3}, {"a": 1.0}],
     "label_only": [{"copies": "noisy"}, {"copies": "augmented"}],
     "quantile": [{"alpha": 0.05}, {"alpha": 0.3}],
 }
@@ -75,12 +76,12 @@ def test_rmia_falls_back_on_the_pool():
     assert "pool" in guesses.variant(scores, "rmia", {"gamma": 2.0})
 
 
-def test_variance_is_chosen_by_the_number_of_shadows():
-    assert choose_variance("auto", 63) == "global"
-    assert choose_variance("auto", 64) == "per_example"
-    assert choose_variance("global", 1000) == "global"
+def test_variance_is_chosen_by_the_kind_of_attack():
+    assert choose_variance("auto", online=True) == "shrunk"
+    assert choose_variance("auto", online=False) == "global"
+    assert choose_variance("global", online=True) == "global"
     with pytest.raises(ValueError, match="per_example"):
-        choose_variance("individual", 10)
+        choose_variance("individual", online=True)
 
 
 def test_phi_and_loss_survive_extreme_logits():

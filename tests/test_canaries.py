@@ -66,4 +66,7 @@ def test_canaries_measure_the_worst_case(tmp_path):
     assert "on the canaries" in record["statements"]["none"]["measured"]
     assert "on the canaries only" in (out / "report.html").read_text()
     exposed = record["exposed"]["none"]["vulnerable"]["lira"]
-    assert sum(one["id"] < 80 for one in exposed) > len(exposed) / 2
+    chosen = load("sweep", ["dataset.pool=800", "dataset.population=100", "dataset.test=100", "training.batch_size=100"])
+    canaries = set(data.parts(chosen.dataset, 0, 5000)[0][:80].tolist())  # rows of the file
+    assert sum(one["id"] in canaries for one in exposed) > len(exposed) / 2
+    assert exposed[0]["stands_out"]

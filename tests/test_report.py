@@ -54,7 +54,18 @@ def test_html_escapes():
 
 def test_page_shows_attacks_canaries_and_exposed_examples():
     rows = [ROW, dataclasses.replace(ROW, attack="loss", estimate=0.55), dataclasses.replace(ROW, examples="canaries", estimate=0.99)]
-    one = {"id": "row <7>", "label": 3, "found": 5, "of": 8, "low": 0.24, "high": 0.91, "false_alarms": 1, "auc": 0.9}
+    one = {
+        "id": "row <7>",
+        "label": 3,
+        "found": 5,
+        "of": 8,
+        "low": 0.24,
+        "high": 0.91,
+        "false_alarms": 1,
+        "auc": 0.9,
+        "p": 0.01,
+        "stands_out": True,
+    }
     alone = {name: {"found": 9, "only": 2, "ids": ["row <7>"]} for name in ("lira", "loss")}
     exposed = {
         "vulnerable": {"lira": [one], "loss": []},

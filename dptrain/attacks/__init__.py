@@ -20,7 +20,7 @@ from dptrain.attacks.lira import VARIANCES, lira
 from dptrain.attacks.outputs import confidence, correctness, entropy, loss, modified_entropy
 from dptrain.attacks.quantile import quantile
 from dptrain.attacks.reference import attack_p, attack_r, difficulty
-from dptrain.attacks.rmia import rmia
+from dptrain.attacks.rmia import info_rmia, rmia
 from dptrain.attacks.shadow import shadow
 from dptrain.attacks.whitebox import gradient_canary, gradient_norm, trajectory
 from dptrain.types import ConfigError
@@ -39,6 +39,8 @@ ATTACKS: dict[str, Callable[..., np.ndarray]] = {
     "lira_offline": partial(lira, online=False),
     "rmia": partial(rmia, online=True, a=0.0),
     "rmia_offline": partial(rmia, online=False),
+    "info_rmia": partial(info_rmia, online=True, a=0.0),
+    "info_rmia_offline": partial(info_rmia, online=False),
     "quantile": quantile,
     "merlin": merlin,
     "morgan": morgan,
@@ -59,7 +61,7 @@ def code_of(name: str) -> str:
     return plugins.code_of(registry()[name])
 
 
-CHOICES = {"variance": VARIANCES, "copies": ("noisy", "augmented"), "reference": ("out", "both")}
+CHOICES = {"variance": VARIANCES, "copies": ("noisy", "augmented"), "reference": ("out", "both"), "signal": ("loss", "logit")}
 LIMITS = {"gamma": (0.0, 1e6), "a": (0.0, 1.0), "alpha": (0.0, 1.0)}
 """Options that are one of some words, and those that are a number above the one and at most the other limit (`a` may be 0)."""
 

@@ -7,10 +7,10 @@ import numpy as np
 from dptrain.scores import Scores
 from dptrain.types import Refusal
 
-PER_EXAMPLE_FROM = 64
-"""Shadows from which an example's own variance beats the shared one (Carlini et al. 2022, section VI-C)."""
+PRIOR = 20
+"""Degrees of freedom that the shared variance counts for beside an example's own."""
 
-VARIANCES = ("auto", "global", "per_example")
+VARIANCES = ("auto", "shrunk", "global", "per_example")
 
 BLOCK = 2048
 """Examples at a time, so that what the sums read stays in the processor's cache."""
@@ -18,12 +18,12 @@ BLOCK = 2048
 _FLOOR = 1e-12
 
 
-def choose_variance(variance: str, shadows: int) -> str:
-    """What `auto` means for this number of shadows. Raises ValueError for an unknown name."""
+def choose_variance(variance: str, online: bool) -> str:
+    """What `auto` means. Raises ValueError for an unknown name."""
     if variance not in VARIANCES:
         raise ValueError(f"unknown value {variance!r}; choose from {', '.join(VARIANCES)}")
     if variance == "auto":
-        return "per_example" if shadows >= PER_EXAMPLE_FROM else "global"
+        return "shrunk" if online else "global"
     return variance
 
 
@@ -33,12 +33,16 @@ def lira(scores: Scores, target: int, *, online: bool, variance: str = "auto") -
     Online: log N(phi; mu_in, s_in^2) - log N(phi; mu_out, s_out^2), with the moments of each example over the shadows that did and did
     not train on it (Carlini et al. 2022, algorithm 1; several queries are a Gaussian with a diagonal covariance, ibid., section VI-C).
     Offline: (phi - mu_out) / s_out, which ranks like equation 4's
-    Phi((phi - mu_out) / s_out) but does not saturate at 1. `variance=global` pools
-    the squared residuals of all examples about their own means, with the unbiased divisor; `per_example` keeps each example's own.
+    Phi((phi - mu_out) / s_out) but does not saturate at 1.
+
+    variance: `global` pools the squared residuals of all examples about their own means, with the unbiased divisor; `per_example` keeps each
+    example's own, which few shadows know badly; `shrunk` is (PRIOR pooled + squares) / (PRIOR + n - 1), between the two by the number n of
+    shadows, without the cliff of a switch from one to the other (Carlini et al. 2022, section VI-C, switch at 64). `auto` is shrunk online; and
+    global offline, where an example's own variance divides its score and mostly adds noise.
 
     Raises Refusal where some example has fewer than two shadows on a side that is needed.
     """
-    variance = choose_variance(variance, int(scores.shadows(target).sum()))
+    variance = choose_variance(variance, online)
     inside, outside = scores.references(target)
     total = np.zeros(len(scores.labels))
     for query in range(scores.phi.shape[2]):
@@ -65,6 +69,10 @@ def _moments(phi: np.ndarray, used: np.ndarray, variance: str) -> tuple[np.ndarr
         mean[part] = np.einsum("mn,mn->n", values, weights) / count[part]
         residuals = values - mean[part]
         squares[part] = np.einsum("mn,mn,mn->n", residuals, residuals, weights)
-    if variance == "global":
-        return mean, np.full_like(mean, max(squares.sum() / (count - 1).sum(), _FLOOR))
-    return mean, np.maximum(squares / (count - 1), _FLOOR)
+    pooled = squares.sum() / (count - 1).sum()
+    own = {
+        "global": np.full_like(mean, pooled),
+        "shrunk": (PRIOR * pooled + squares) / (PRIOR + count - 1),
+        "per_example": squares / (count - 1),
+    }
+    return mean, np.maximum(own[variance], _FLOOR)

@@ -8,18 +8,20 @@ from dptrain.scores import Scores
 from dptrain.types import Refusal
 
 
-def difficulty(scores: Scores, target: int, *, reference: str = "out") -> np.ndarray:
-    """Loss of reference models less that of the target, float64 [N].
+def difficulty(scores: Scores, target: int, *, reference: str = "out", signal: str = "loss") -> np.ndarray:
+    """Loss of reference models less that of the target, float64 [N]; with signal=logit the scaled logit (Scores.phi) instead of the loss,
+    which does not saturate where all models are sure.
 
     reference=out: mean loss of the shadows that did not train on the example (Watson et al. 2022, equation 4). reference=both: midway
     between the means of those that did and those that did not (Sablayrolles et al. 2019, section 5.2, MALT with a threshold an example). Raises
     Refusal where an example has no such shadow.
     """
     inside, outside = scores.references(target)
-    middle = _mean(scores.loss, outside)
+    values = scores.loss if signal == "loss" else -scores.phi.mean(axis=2)
+    middle = _mean(values, outside)
     if reference == "both":
-        middle = (middle + _mean(scores.loss, inside)) / 2
-    return middle - scores.loss[target]
+        middle = (middle + _mean(values, inside)) / 2
+    return middle - values[target]
 
 
 def _mean(values: np.ndarray, used: np.ndarray) -> np.ndarray:

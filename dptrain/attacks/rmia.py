@@ -13,15 +13,30 @@ def rmia(scores: Scores, target: int, *, online: bool, gamma: float = 1.0, a: fl
 
     z is the population where the scores bring one, else all examples. p(x): online the mean over all shadows; offline
     ((1 + a) p_out(x) + 1 - a) / 2, with p_out the mean over shadows that did not train on x (ibid., equation 10). The ratio of x is compared with
-    the sorted ratios of z, so no N x Z table is ever made. Raises Refusal where an example has no shadow that is needed.
+    the sorted ratios of z, so no N x Z table is ever made. A share has no more values than there are z: within one of them x is ranked by its
+    own ratio, or a false positive rate below 1/Z would read as if nothing were found there. Raises Refusal where an example has no shadow that
+    is needed.
     """
+    ratio, others = _ratios(scores, target, online, a)
+    share = np.searchsorted(np.sort(others), ratio / gamma, side="right")
+    return (share + ratio / (1 + ratio)) / (len(others) + 1)
+
+
+def info_rmia(scores: Scores, target: int, *, online: bool, a: float = 0.3) -> np.ndarray:
+    """Mean over z of the logarithm of RMIA's ratio of x to z, float64 [N] (InfoRMIA; Tao and Shokri 2025, arXiv 2510.05582): how much more
+    the target says of x than of an example of the population, in the place of the share of z for which it says more. Raises Refusal as rmia."""
+    ratio, others = (np.log(np.maximum(values, np.finfo(float).tiny)) for values in _ratios(scores, target, online, a))
+    return ratio - others.mean()
+
+
+def _ratios(scores: Scores, target: int, online: bool, a: float) -> tuple[np.ndarray, np.ndarray]:
+    """p(x | target) / p(x) of the examples, [N], and of z, [Z]."""
     inside, outside = scores.references(target)
     ratio = _ratio(scores, target, inside | outside if online else outside, online, a)
-    others = ratio
-    if scores.population is not None:  # which no shadow trained on
-        chosen = np.broadcast_to(scores.shadows(target)[:, None], scores.population.membership.shape)
-        others = _ratio(scores.population, target, chosen, online, a)
-    return np.searchsorted(np.sort(others), ratio / gamma, side="right") / len(others)
+    if scores.population is None:
+        return ratio, ratio
+    chosen = np.broadcast_to(scores.shadows(target)[:, None], scores.population.membership.shape)  # no shadow trained on z
+    return ratio, _ratio(scores.population, target, chosen, online, a)
 
 
 def _ratio(scores: Scores, target: int, used: np.ndarray, online: bool, a: float) -> np.ndarray:
