@@ -16,11 +16,10 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 from dp_accounting.pld import privacy_loss_distribution as pld_lib
-from scipy.optimize import brentq
-from scipy.special import log_ndtr
 from scipy.stats import binom
 
 from dptrain import rdp
+from dptrain.gaussian import gaussian_epsilon, log_delta
 from dptrain.types import Mechanism, Neighbouring, Sampling
 
 SLACK = 1e-3
@@ -114,7 +113,7 @@ class _Losses:
 
     def deltas(self, epsilons: np.ndarray) -> np.ndarray:
         if (mu := self.mu) is not None:
-            return np.exp(_log_delta(mu, epsilons))
+            return np.exp(log_delta(mu, epsilons))
         return np.maximum(*self.directions(epsilons))
 
     def directions(self, epsilons: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -160,26 +159,6 @@ def _pld(parts: Composition, group: int, grid: float) -> pld_lib.PrivacyLossDist
         own = single.self_compose(mechanism.steps * times)
         whole = own if whole is None else whole.compose(own)
     return whole
-
-
-def _log_delta(mu: float | np.ndarray, epsilons: np.ndarray) -> np.ndarray:
-    """Logarithm of delta(epsilon) of the Gaussian mechanism (Dong et al. 2022, corollary 2.13); -inf where it is zero in double precision."""
-    first = log_ndtr(mu / 2 - epsilons / mu)
-    second = epsilons + log_ndtr(-mu / 2 - epsilons / mu)
-    with np.errstate(divide="ignore"):
-        return first + np.log(-np.expm1(np.minimum(second - first, 0.0)))
-
-
-def gaussian_epsilon(mu: float, delta: float) -> float:
-    """Epsilon of the Gaussian mechanism with sensitivity / standard deviation mu, within 1e-8 relative, rounded upwards."""
-
-    def excess(candidate: float) -> float:
-        return max(float(_log_delta(mu, np.array(candidate))), -1e6) - math.log(delta)
-
-    if excess(0.0) <= 0:
-        return 0.0
-    top = mu * mu / 2 + mu * math.sqrt(-2 * math.log(delta)) + 1
-    return float(brentq(excess, 0.0, top, xtol=1e-12, rtol=1e-13)) * (1 + 1e-10) + 1e-9
 
 
 @lru_cache(maxsize=64)
@@ -303,10 +282,10 @@ def gaussian_mu(mechanism: Mechanism, delta: float) -> float:
     points = np.linspace(0, most, 4001)
     grid, log_deltas = points[1:], np.log(np.maximum(losses.deltas(points[:-1]), delta))
     low, high = np.zeros_like(grid), np.full_like(grid, 1.0)
-    while np.any(below := _log_delta(high, grid) < log_deltas):
+    while np.any(below := log_delta(high, grid) < log_deltas):
         high = np.where(below, high * 2, high)
     for _ in range(60):
         middle = (low + high) / 2
-        enough = _log_delta(middle, grid) >= log_deltas
+        enough = log_delta(middle, grid) >= log_deltas
         low, high = np.where(enough, low, middle), np.where(enough, middle, high)
     return float(high.max())

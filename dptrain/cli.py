@@ -93,7 +93,8 @@ keys (default):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 done, 1 a contradiction or failure, 2 a wrong configuration, 130 interrupted."""
+    """Run a command; returns the exit code: 0 done, 1 a contradiction or failure, 2 a wrong configuration, 3 the machine failed (a full disk, no
+    permission, no memory), 130 interrupted."""
     parser = argparse.ArgumentParser(
         "dptrain", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False
     )
@@ -125,8 +126,26 @@ def _run(command: str | None, rest: Sequence[str], help_wanted: bool) -> int:
             raise ConfigError("", f"unknown command {command!r}; choose from {', '.join(commands)}")
         return commands[command](rest)
     except ConfigError as error:
-        print(f"dptrain: error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         return 2
+    except BrokenPipeError:
+        raise
+    except (OSError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or "no memory is left"
+        name = getattr(error, "filename", None)
+        where = f" ({name})" if name else ""
+        _say(f"stopped: {reason}{where}. {KEPT}")
+        return 3
+
+
+KEPT = "What was finished is kept: mend that, and the same command goes on from there."
+
+
+def _say(text: str) -> None:
+    """A line on standard error, whatever is in it."""
+    from dptrain.types import printable
+
+    print(f"dptrain: {printable(text)}", file=sys.stderr)
 
 
 def _sweep(rest: Sequence[str]) -> int:
@@ -140,7 +159,7 @@ def _sweep(rest: Sequence[str]) -> int:
     chosen = config.load("sweep", list(rest))
     allocator.keep_memory()
     from dptrain import report  # these load torch: a wrong key has been answered by now
-    from dptrain.executor import Interrupted
+    from dptrain.executor import Interrupted, WorkerDied
     from dptrain.pipeline import sweep
     from dptrain.statement import as_lines
 
@@ -150,6 +169,9 @@ def _sweep(rest: Sequence[str]) -> int:
     except Interrupted:
         print("dptrain: stopped, everything saved; the same command goes on from here", file=sys.stderr)
         return 130
+    except WorkerDied as error:
+        _say(f"stopped: {error}. {KEPT}")
+        return 3
     print(report.table(*report.summary(result.rows)) + "\n")
     print("\n".join(report.legend(result.rows)))
     for name, parts in result.statements.items():
@@ -161,7 +183,7 @@ def _sweep(rest: Sequence[str]) -> int:
     print(f"tensorboard --logdir {folder}/tensorboard")
     alarms = report.warnings(result.rows)
     for line in alarms:
-        print(f"dptrain: {line}", file=sys.stderr)
+        _say(line)
     return 1 if alarms else 0
 
 
@@ -185,7 +207,7 @@ def _attack(rest: Sequence[str]) -> int:
             print(f"Report: {result.folder}/report.html; numbers: {result.folder}/metrics.json")
     alarms = report.warnings(result.rows)
     for line in alarms:
-        print(f"dptrain: {line}", file=sys.stderr)
+        _say(line)
     return 1 if alarms else 0
 
 
@@ -222,7 +244,7 @@ def _list(rest: Sequence[str]) -> int:
         print("usage: dptrain list\n\nData sets, models, defences, attacks and experiments, with one line each.")
         return 0
     from dptrain import config
-    from dptrain.types import ConfigError
+    from dptrain.types import ConfigError, printable
 
     if rest:
         raise ConfigError(rest[0], "dptrain list takes no arguments; remove it")
@@ -230,7 +252,9 @@ def _list(rest: Sequence[str]) -> int:
     for group, title in titles.items():
         print(f"{title} ({group}=...)")
         for name in config.groups()[group]:
-            print(f"  {name:<14} {config.summary(group, name)}")
+            print(f"  {name:<18} {config.summary(group, name)}")
+        for name, package in config.added(group):
+            print(f"  {printable(name):<18} of the package {printable(package)}")
     return 0
 
 

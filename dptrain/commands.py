@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from dptrain.schema import MAX_EPSILON, check_audits, choose, option, positive, require
+from dptrain.schema import MAX_EPSILON, check_audits, check_name, choose, option, positive, require
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class AttackConfig:
     output: str | None = option("folder for metrics.json, report.html and roc.png; null for none")
 
     def __post_init__(self) -> None:
+        check_name(self.name)
         require(self.scores is not None, "scores", "give the file, scores=FILE.npz or scores=FILE.csv; see dptrain attack --help")
         require(len(self.attacks) > 0, "attacks", "give at least one, such as [loss,lira]")
         check_audits(self.audits)

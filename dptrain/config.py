@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -22,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dptrain import plugins
 from dptrain.commands import AdviseConfig, AttackConfig, CalibrateConfig
 from dptrain.schema import Config
-from dptrain.types import ConfigError
+from dptrain.types import ConfigError, printable
 
 
 def conf_folder() -> Path:
@@ -36,7 +38,10 @@ def load(command: str, overrides: list[str]) -> Config:
     plain = _compose(command, overrides)
     epsilons = plain.get("epsilons")
     if isinstance(epsilons, int | float):
-        plain["epsilons"] = [epsilons]
+        plain["epsilons"] = epsilons = [epsilons]
+    named = any(re.match(r"defences?=", override) for override in overrides)
+    if named and "none" in plain.get("defence", {}) and isinstance(epsilons, list) and math.inf not in epsilons:
+        plain["epsilons"] = [math.inf, *epsilons]  # who names the baseline wants it, whatever the epsilons are
     return _build(Config, plain, "")
 
 
@@ -57,17 +62,34 @@ def load_advise(overrides: list[str]) -> AdviseConfig:
 
 def _compose(command: str, overrides: list[str]) -> dict[str, Any]:
     for override in overrides:
-        if override.lstrip("+~").startswith("hydra"):
-            raise ConfigError(override.split("=")[0], "Hydra's own settings are not for users; remove it")
+        _refuse_override(override)
     overrides = [re.sub(r"^defences=", "defence=", part) for override in overrides for part in _foreign(override)]
     try:
         with initialize_config_dir(str(conf_folder().resolve()), version_base="1.3"):
             composed = compose(command, overrides)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: Hydra's answer to group=3
-        raise _translate(error, command) from None
-    plain: Any = OmegaConf.to_container(composed, resolve=False)
+        plain: Any = OmegaConf.to_container(composed, resolve=False)
+    except (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError) as error:  # ValueError: Hydra's answer to group=3
+        raise _translate(error, command, overrides) from None
+    except RecursionError:
+        raise ConfigError("", "an argument is nested too deeply; write key=value") from None
     _refuse_code("", plain)
     return plain
+
+
+def _refuse_override(override: str) -> None:
+    """Raise ConfigError for an argument that Hydra would take for something else, or that names a file outside of our own."""
+    key, _, value = override.partition("=")
+    if printable(override) != override:
+        raise ConfigError(printable(key), "holds characters that cannot be printed; remove them")
+    if override.startswith("-"):
+        raise ConfigError(key, "is no option; arguments are written key=value, such as epsilons=[8,2]")
+    if key.lstrip("+~").startswith("hydra"):
+        raise ConfigError(key, "Hydra's own settings are not for users; remove it")
+    group = key.lstrip("+~").split("@")[0]
+    if (group in (*groups(), "defences", "experiment") and re.search(r"[/\\]|\.\.", value)) or "/" in group:
+        raise ConfigError(group, f"{value!r} is a path, and this takes a name; see dptrain list")
+    if re.fullmatch(r"[^\[{('\"]*,[^\]})'\"]*", value) and group not in ("output", "dataset.path"):
+        raise ConfigError(key, f"takes one value in a run; write a list as {key}=[{value}], or run once for each")
 
 
 def _foreign(override: str) -> list[str]:
@@ -87,6 +109,12 @@ def _foreign(override: str) -> list[str]:
     return [override]
 
 
+def added(group: str) -> list[tuple[str, str]]:
+    """Names that other packages add to a group, each with its package."""
+    kind = {"dataset": "datasets", "model": "models", "attacks": "attacks"}.get(group)
+    return [] if kind is None else [item for item in plugins.packages(kind) if item[0] not in groups()[group]]
+
+
 def groups() -> dict[str, list[str]]:
     """Config groups and the names in each."""
     root = conf_folder()
@@ -99,11 +127,11 @@ def summary(group: str, name: str) -> str:
     return next((line.lstrip("# ") for line in first if line.startswith("#") and "@package" not in line), "")
 
 
-def _translate(error: Exception, command: str) -> ConfigError:
+def _translate(error: Exception, command: str, overrides: list[str]) -> ConfigError:
     text = " ".join(str(error).split())
     if match := re.search(r"Could not override '([^']+)'", text) or re.search(r"Could not append to config.*'([^']+)'", text):
         key = match[1]
-        return ConfigError(key, f"unknown key{_suggest(key, _known_keys(command))}; see dptrain {command} --help")
+        return ConfigError(key, f"unknown key{_suggest_key(key, _known_keys(command, overrides))}; see dptrain {command} --help")
     if match := re.search(r"Could not (?:find|load) '([^'/]+)/([^']+)'", text):
         group, name = match.groups()
         available = groups().get(group, [])
@@ -115,9 +143,11 @@ def _translate(error: Exception, command: str) -> ConfigError:
     return ConfigError("", text.split(" See https")[0])
 
 
-def _known_keys(command: str) -> list[str]:
+def _known_keys(command: str, overrides: list[str]) -> list[str]:
+    """All keys, with the model, data set and so on that the overrides choose."""
+    chosen = [override for override in overrides if override.split("=")[0] in groups()]
     with initialize_config_dir(str(conf_folder().resolve()), version_base="1.3"):
-        composed = compose(command)
+        composed = compose(command, chosen)
     keys: list[str] = list(groups())
 
     def walk(prefix: str, values: dict[Any, Any]) -> None:
@@ -130,6 +160,17 @@ def _known_keys(command: str) -> list[str]:
     assert isinstance(plain, dict)
     walk("", plain)
     return keys
+
+
+def _suggest_key(key: str, known: Sequence[str]) -> str:
+    """A key of the same name elsewhere, or one of the same group with a like name: the whole of a key is like any other of its group."""
+    group, _, name = key.rpartition(".")
+    same = [other for other in known if other.rpartition(".")[2] == name]
+    if same:
+        return f"; did you mean {' or '.join(repr(other) for other in same[:2])}?"
+    near = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == group]
+    close = difflib.get_close_matches(name, near, n=1, cutoff=0.7)
+    return f"; did you mean {'.'.join(filter(None, (group, close[0])))!r}?" if close else _suggest(key, known) if not group else ""
 
 
 def _suggest(word: str, known: typing.Iterable[str]) -> str:

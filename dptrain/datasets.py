@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from dptrain import images, plugins, tables
+from dptrain import images, plugins, table_files, tables
 from dptrain.data import Examples, Source
 from dptrain.fetch import Remote, combined_digest, obtain
 from dptrain.schema import DatasetConfig
@@ -113,9 +113,9 @@ DATASETS: dict[str, Declared] = {
     "texas100": _hundred("texas100", TEXAS),
     "digits": _bundled("digits"),
     "breast_cancer": _bundled("breast_cancer"),
-    "csv": tables.csv_source,
-    "parquet": tables.parquet_source,
-    "openml": tables.openml_source,
+    "csv": table_files.csv_source,
+    "parquet": table_files.parquet_source,
+    "openml": table_files.openml_source,
     "idx": images.idx,
     "npz": images.npz,
     "blank": _blank,
@@ -124,19 +124,18 @@ DATASETS: dict[str, Declared] = {
 packages add theirs by the entry point group `dptrain.datasets`."""
 
 
-def registry() -> dict[str, Declared]:
-    """DATASETS and those of other packages."""
-    return plugins.registry("datasets", DATASETS)
+def names() -> list[str]:
+    """Of all data sets, those of other packages too."""
+    return plugins.known("datasets", DATASETS)
 
 
 def code_of(name: str) -> str:
     """The source of a data set that is not ours."""
-    return plugins.code_of(registry()[name])
+    return plugins.code_of(plugins.find("datasets", DATASETS, name))
 
 
 def source(config: DatasetConfig, seed: int) -> Source:
     """What is public about a data set. Raises ConfigError."""
-    known = registry()
-    if config.name not in known:
-        raise ConfigError("dataset.name", f"unknown data set {config.name!r}; choose from {', '.join(sorted(known))}")
-    return known[config.name](config, seed)
+    if config.name not in names():
+        raise ConfigError("dataset.name", f"unknown data set {config.name!r}; choose from {', '.join(sorted(names()))}")
+    return plugins.find("datasets", DATASETS, config.name)(config, seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -113,7 +114,10 @@ class DPClassifier(ClassifierMixin, BaseEstimator):
         """[rows, classes], in the order of classes_."""
         check_is_fitted(self)
         X = validate_data(self, X, reset=False)
-        logits = score.logits(self._model, self._parameters, torch.from_numpy(_finite32(X)))[0].astype(np.float64)
+        # In float64, so that a row's answer does not depend on how many others are asked about.
+        wide = {name: value.double() for name, value in self._parameters.items()}
+        inputs = torch.from_numpy(_finite32(X).astype(np.float64))
+        logits = score.logits(copy.deepcopy(self._model).double(), wide, inputs)[0].astype(np.float64)
         weights = np.exp(logits - logits.max(1, keepdims=True))
         return weights / weights.sum(1, keepdims=True)
 

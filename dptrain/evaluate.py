@@ -18,6 +18,7 @@ from dptrain.guesses import Judged
 from dptrain.judge import Row, Subject
 from dptrain.measure import extras
 from dptrain.scores import Scores
+from dptrain.spending import verify
 from dptrain.store import code_fingerprint, fingerprint, from_npy, to_npy, versions
 from dptrain.types import Setting
 
@@ -51,7 +52,7 @@ def evaluate(fleet: Fleet, settings: tuple[Setting, ...], show_progress: bool) -
     right: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
     with work:
         for setting in settings:
-            fleet.verify(setting)
+            verify(fleet, setting)
             scores, test = _scores(fleet, setting)
             right[setting.name] = _right(fleet, scores, test)
             result.rows.extend(judge.accuracy_rows(subject := _subject(setting), *right[setting.name]))

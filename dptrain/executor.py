@@ -13,9 +13,11 @@ import traceback
 import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dptrain import allocator
+from dptrain.guard import live_as_worker
 from dptrain.types import ConfigError
 
 POLL_SECONDS = 0.2
@@ -31,6 +33,10 @@ class Interrupted(Exception):
     """Work stopped at a good moment, its state saved."""
 
 
+class WorkerDied(RuntimeError):
+    """A worker ended without a word: it was killed, perhaps for want of memory."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a worker computes: a torch device, and threads of a CPU."""
@@ -39,16 +45,24 @@ class Place:
     threads: int
 
 
-def run(jobs: Sequence[Any], setup: Callable[[Place], Work], places: Sequence[Place], on_event: Emit, stop: Callable[[], bool]) -> None:
+def run(
+    jobs: Sequence[Any],
+    setup: Callable[[Place], Work],
+    places: Sequence[Place],
+    on_event: Emit,
+    stop: Callable[[], bool],
+    folder: Path | None = None,
+) -> None:
     """Do every job; on_event is called in this process, in the order of each worker's events.
 
     With one place the jobs run here. With more, each place gets a process, to which `setup` is sent, and takes jobs as it is free. A
-    job's ConfigError is raised here after the others have stopped with their work saved; so is Interrupted, and any other exception as
-    a RuntimeError with its traceback. A worker that is killed raises RuntimeError, one whose parent is killed ends by itself at the next step.
+    job's ConfigError is raised here after the others have stopped with their work saved; so are Interrupted and OSError, and any other
+    exception as a RuntimeError with its traceback. A worker that is killed raises WorkerDied; one whose parent is killed ends at once, and
+    holds `folder`, where the jobs write, for as long as it lives.
     """
     places = places[: len(jobs)]
     if len(places) > 1:
-        _run_processes(jobs, setup, places, on_event, stop)
+        _run_processes(jobs, setup, places, on_event, stop, folder)
     elif jobs:
         work = setup(places[0])
         for job in jobs:
@@ -56,14 +70,19 @@ def run(jobs: Sequence[Any], setup: Callable[[Place], Work], places: Sequence[Pl
 
 
 def _run_processes(
-    jobs: Sequence[Any], setup: Callable[[Place], Work], places: Sequence[Place], on_event: Emit, stop: Callable[[], bool]
+    jobs: Sequence[Any],
+    setup: Callable[[Place], Work],
+    places: Sequence[Place],
+    on_event: Emit,
+    stop: Callable[[], bool],
+    folder: Path | None,
 ) -> None:
     context = multiprocessing.get_context("spawn")  # a fork of a process with OpenMP threads hangs
     todo, events, halt = context.Queue(), context.Queue(), context.Event()
     for job in [*jobs, *[None] * len(places)]:
         todo.put(job)
     workers = [
-        context.Process(target=_worker, args=(number, setup, place, todo, events, halt, os.getpid()), daemon=True)
+        context.Process(target=_worker, args=(number, setup, place, todo, events, halt, os.getpid(), folder), daemon=True)
         for number, place in enumerate(places)
     ]
     ended: set[int] = set()
@@ -90,7 +109,7 @@ def _run_processes(
                         halt.set()
             if time.monotonic() - looked > DEAD_SECONDS:  # long enough for the last words of one that has just ended to arrive
                 if silent := [workers[n] for n in dead if n not in ended]:
-                    raise RuntimeError(
+                    raise WorkerDied(
                         f"a worker died with exit code {silent[0].exitcode}, perhaps for want of memory; use training.workers=1"
                     )
                 looked, dead = time.monotonic(), [n for n, worker in enumerate(workers) if worker.exitcode is not None]
@@ -141,7 +160,11 @@ def _wind_down(workers: Sequence[Any], events: Any, grace: float) -> None:
             worker.join()
 
 
-def _worker(number: int, setup: Callable[[Place], Work], place: Place, todo: Any, events: Any, halt: Any, parent: int) -> None:
+def _worker(
+    number: int, setup: Callable[[Place], Work], place: Place, todo: Any, events: Any, halt: Any, parent: int, folder: Path | None
+) -> None:
+    live_as_worker(folder, parent)
+
     def stop() -> bool:
         if os.getppid() != parent:
             os._exit(1)  # killed: a later run may hold the files by now, so nothing more is written
@@ -165,10 +188,14 @@ def _told(error: BaseException) -> tuple[str, ...]:
     """An exception in words, since not every one survives the way to the parent."""
     if isinstance(error, ConfigError):
         return ("configuration", error.key, error.message)
+    if isinstance(error, OSError) and error.errno is not None:
+        return ("system", str(error.errno), str(error.strerror), str(error.filename or ""))
     return ("interrupted",) if isinstance(error, Interrupted) else ("failed", "".join(traceback.format_exception(error)))
 
 
 def _exception(told: tuple[str, ...]) -> Exception:
     if told[0] == "configuration":
         return ConfigError(*told[1:])
+    if told[0] == "system":
+        return OSError(int(told[1]), told[2], *filter(None, told[3:]))
     return Interrupted() if told[0] == "interrupted" else RuntimeError(f"a worker failed:\n{told[1]}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +18,8 @@ FPR = 0.01
 SHOWN = 20
 MIN_TARGETS = 4
 """Below it an example is in or out too seldom to say anything about it."""
+EXACT = 40
+"""Targets a side up to which the null distribution of a rank sum is counted out."""
 FALSE_DISCOVERIES = 0.05
 """Share of the examples said to stand out that may do so by chance."""
 
@@ -40,15 +44,17 @@ def per_example_auc(matrix: np.ndarray, membership: np.ndarray) -> np.ndarray:
     return np.where(pairs > 0, wins / np.maximum(pairs, 1), np.nan)
 
 
-def chances(hits: np.ndarray, membership: np.ndarray) -> np.ndarray:
-    """For each example the adjusted p-value of "it is found no more often where it is a member", float64 [N].
+def chances(matrix: np.ndarray, membership: np.ndarray) -> np.ndarray:
+    """For each example the adjusted p-value of "its scores are no higher where it is a member", float64 [N].
 
-    Fisher's exact test of its own finds and false alarms, so that one which looks like a member to every target does not count, corrected for
-    looking at all examples (Benjamini and Hochberg 1995): the largest of many is large by chance. hits and membership bool [T, N].
+    The rank-sum test of its scores over targets (Mann and Whitney 1947), which asks whether an example gives its membership away, and not whether
+    it looks like a member to every target; corrected for looking at all examples (Benjamini and Hochberg 1995), since the largest of many is
+    large by chance.
     """
     n_in = membership.sum(axis=0)
-    right, called = (hits & membership).sum(axis=0), hits.sum(axis=0)
-    plain = stats.hypergeom.sf(right - 1, len(hits), n_in, called)
+    n_out = len(matrix) - n_in
+    wins = np.floor(np.nan_to_num(per_example_auc(matrix, membership)) * n_in * n_out + 1e-9).astype(int)
+    plain = np.array([_tail(int(i), int(o))[u] if i and o else 1.0 for i, o, u in zip(n_in, n_out, wins, strict=True)])
     order = np.argsort(plain)
     scaled = plain[order] * len(plain) / np.arange(1, len(plain) + 1)
     adjusted = np.empty(len(plain))
@@ -56,8 +62,25 @@ def chances(hits: np.ndarray, membership: np.ndarray) -> np.ndarray:
     return adjusted
 
 
+@functools.lru_cache(maxsize=256)
+def _tail(n_in: int, n_out: int) -> np.ndarray:
+    """P(U >= u) of the rank-sum statistic where nothing differs, for u = 0..n_in n_out: exact up to EXACT a side, else by its normal limit."""
+    most = n_in * n_out
+    if max(n_in, n_out) > EXACT:
+        scale = math.sqrt(most * (n_in + n_out + 1) / 12)
+        return stats.norm.sf((np.arange(most + 1) - 0.5 - most / 2) / scale)
+    counts = [1] + [0] * most  # the coefficients of a Gaussian binomial, as whole numbers
+    for i in range(1, n_in + 1):
+        for u in range(most, n_out + i - 1, -1):
+            counts[u] -= counts[u - n_out - i]
+        for u in range(i, most + 1):
+            counts[u] += counts[u - i]
+    above = list(itertools.accumulate(reversed(counts)))[::-1]
+    return np.array([value / above[0] for value in above])
+
+
 def vulnerable(matrix: np.ndarray, membership: np.ndarray, labels: np.ndarray, ids: np.ndarray) -> list[Record]:
-    """The most exposed examples: the least likely to be found so often by chance, then by per_example_auc; at most SHOWN.
+    """The most exposed examples: the least likely by chance, then those found in most of the targets that hold them; at most SHOWN.
 
     Each says whether it stands out from chance at FALSE_DISCOVERIES, all of them looked at; its interval is simultaneous over all examples
     (Bonferroni).
@@ -65,7 +88,7 @@ def vulnerable(matrix: np.ndarray, membership: np.ndarray, labels: np.ndarray, i
     if len(matrix) < MIN_TARGETS:
         return []
     each, hits = per_example_auc(matrix, membership), found(matrix, membership)
-    n_in, p = membership.sum(axis=0), chances(hits, membership)
+    n_in, p = membership.sum(axis=0), chances(matrix, membership)
     right = (hits & membership).sum(axis=0)
     share = right / np.maximum(n_in, 1)
     confidence = 1 - (1 - metrics.CONFIDENCE) / len(labels)

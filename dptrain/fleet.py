@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,11 +25,11 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from dptrain import ledger, models, sampling, score
+from dptrain.blueprint import build
 from dptrain.checkpoint import OnCurve, Point, Progress, Steps
 from dptrain.data import Dataset
 from dptrain.executor import Emit, Interrupted, Place, Work
 from dptrain.placement import Placement
-from dptrain.probe import build
 from dptrain.regularise import masked
 from dptrain.schema import Config
 from dptrain.store import Store, code_fingerprint, fingerprint, from_npy, to_json, to_npy, versions
@@ -45,10 +45,7 @@ CURVE_POINTS = 50
 
 @dataclass
 class Fleet:
-    """What one sweep trains: the architecture, the data, who trains on what, and where results lie.
-
-    It can be sent to another process.
-    """
+    """What one sweep trains: the architecture, the data, who trains on what, and where results lie. It can be sent to another process."""
 
     config: Config
     store: Store
@@ -90,7 +87,7 @@ class Fleet:
         return models.trained(self._whole(0, setting))
 
     def initial(self, index: int, setting: Setting) -> nn.Module:
-        """`module` with the initial parameters of model `index`, the same for every setting of one architecture."""
+        """`module` with the initial parameters of model `index`."""
         seed = int.from_bytes(sampling.seeded_key(self.config.seed, "initialisation", str(index))[:4], "big")
         drawn = dict(models.trained(self._whole(seed, setting)).named_parameters())
         model = self.module(setting)
@@ -132,8 +129,7 @@ class Fleet:
         return [index for index in asked if self.store.read("model", self.key(setting, index)) is None]
 
     def key(self, setting: Setting, index: int) -> str:
-        """Artefact key of one model: all that shaped it, and the statement in its header. The number of models is not part of it, so a
-        larger fleet keeps the models of a smaller one."""
+        """Artefact key of one model: all that shaped it, and the statement in its header, but not how many models there are."""
         config = self.config
         upstream = (
             self.data_digest,
@@ -150,8 +146,8 @@ class Fleet:
         return fingerprint("model", code, upstream, setting.shaping(), setting.name, delta, index)
 
     def _secret(self, setting: Setting, index: int) -> bytes:
-        """The key of a model's batches and noise. A seeded one depends on all that shapes the model: the same noise over other gradients, of
-        another setting, architecture or data, would be subtracted by whoever has both models."""
+        """The key of a model's batches and noise. A seeded one depends on all that shapes the model, since whoever has two models of one noise
+        can subtract it."""
         if self.config.privacy.noise == "os":
             return sampling.os_key()
         return sampling.seeded_key(self.config.seed, "noise", self.key(setting, index))
@@ -208,7 +204,7 @@ class Fleet:
             self.store.delete_file("checkpoint", checkpoint)
             raise _diverged(setting)
         progress.write(self.store, checkpoint)  # so that a kill between the following files repeats none of the work
-        constants = {name: value.detach().cpu().clone().contiguous() for name, value in model.named_buffers()}
+        constants = {name: value.cpu().clone().contiguous() for name, value in model.named_buffers()}
         for row, key in enumerate(progress.artefacts):
             parameters = {name: value[row].contiguous().cpu() for name, value in progress.state.released.items()}
             files = {
@@ -223,34 +219,12 @@ class Fleet:
 
     @property
     def ledger_folder(self) -> Path:
-        """The folder of what was spent, in the store: what was trained and what it cost stay together."""
         return self.store.root / "ledger"
 
     @cached_property
     def spent(self) -> ledger.Snapshot:
         """The ledger, read once when training is over: what is verified is what is added up and named."""
         return ledger.read(self.ledger_folder)
-
-    def retrained(self, settings: Sequence[Setting]) -> list[tuple[Setting, list[int]]]:
-        """Models that the ledger says were trained before and that are not there any more, nor in a checkpoint: they would spend again."""
-        accounts = ledger.read(self.ledger_folder).accounts
-        charged = {(account.setting, account.split, account.model) for key, account in accounts.items()}
-        going_on = {(name, model) for name, models in self._in_checkpoints() for model in models}
-        found = []
-        for setting in (setting for setting in settings if setting.mechanism.private):
-            again = [
-                index
-                for index in self.missing(setting)
-                if (setting.name, self.split, index) in charged and (self.key(setting, index), index) not in going_on
-            ]
-            found += [(setting, again)] if again else []
-        return found
-
-    def _in_checkpoints(self) -> Iterator[tuple[str, list[int]]]:
-        """Artefact keys with the models whose training a checkpoint goes on with."""
-        for name in self.store.file_keys("checkpoint"):
-            if progress := Progress.read(self.store, name):
-                yield from ((key, [model]) for key, model in zip(progress.artefacts, progress.models, strict=True))
 
     @property
     def split(self) -> str:
@@ -266,20 +240,8 @@ class Fleet:
 
     def curve(self, setting: Setting) -> list[Point]:
         """The training curve of a setting, mean over its models."""
-        curves = [json.loads(self._model(setting, index)["curve.json"]) for index in range(self.config.models_per_setting)]
+        curves = [json.loads(self.stored(setting, index)["curve.json"]) for index in range(self.config.models_per_setting)]
         return [{name: _mean([point[name] for point in points]) for name in points[0]} for points in zip(*curves, strict=True)]
-
-    def verify(self, setting: Setting) -> None:
-        """Raise unless every model of the setting took the steps, under the plan, that the claim speaks of, and the ledger holds each of them."""
-        plan, accounts = setting.mechanism, self.spent.accounts if setting.mechanism.private else {}
-        for index in range(self.config.models_per_setting):
-            ran = json.loads(self._model(setting, index)["mechanism.json"])
-            key = ran.pop("key", None)
-            if ran != plan.to_json():
-                raise RuntimeError(f"model {index} of {setting.name} ran another mechanism than planned")
-            if plan.private and not (key in accounts and accounts[key].matches(plan)):
-                reason = f"the ledger in {self.ledger_folder} does not hold the steps of model {index} of {setting.name}: its epsilon is not known"
-                raise ConfigError("output", f"{reason}; restore it, or choose another folder")
 
     def logits(self, setting: Setting) -> dict[str, np.ndarray]:
         """Logits of every model on pool, population and test, [M, N, 1, C] each, computed where not yet stored."""
@@ -306,22 +268,22 @@ class Fleet:
 
     def parameters(self, setting: Setting, index: int) -> dict[str, Tensor]:
         """Of one trained model, each [1, ...]. Its file holds the constants of `module` too."""
-        stored = load(self._model(setting, index)["parameters.safetensors"])
+        stored = load(self.stored(setting, index)["parameters.safetensors"])
         names = [name for name, _ in self.module(setting).named_parameters()]
         return {name: stored[name][None].to(self.device) for name in names}
 
     def digest(self, setting: Setting, index: int) -> str:
         """Of one model's trained parameters: two runs of one configuration differ in their noise."""
-        return hashlib.sha256(self._model(setting, index)["parameters.safetensors"]).hexdigest()
+        return hashlib.sha256(self.stored(setting, index)["parameters.safetensors"]).hexdigest()
 
     def trajectories(self, setting: Setting) -> np.ndarray | None:
         """Losses of every model on every pool example at the checkpoints, float32 [M, N, E]; None where none were kept."""
         if not self.config.training.trajectory:
             return None
-        files = [self._model(setting, index)["trajectory.npy"] for index in range(self.config.models_per_setting)]
+        files = [self.stored(setting, index)["trajectory.npy"] for index in range(self.config.models_per_setting)]
         return np.stack([from_npy(file) for file in files])
 
-    def _model(self, setting: Setting, index: int) -> dict[str, bytes]:
+    def stored(self, setting: Setting, index: int) -> dict[str, bytes]:
         files = self.store.read("model", self.key(setting, index))
         if files is None:
             raise RuntimeError(f"model {index} of {setting.name} is not in the store; run the sweep again")

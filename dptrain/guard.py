@@ -3,29 +3,62 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from dptrain.types import ConfigError
 
+LOCK, WORKERS = ".lock", ".workers"
+"""Files of a results folder: held by the process that writes there, and by each worker of it for as long as it lives."""
+DIE_WITH_PARENT = 1
+"""PR_SET_PDEATHSIG of Linux's prctl."""
+
+
+def _open(path: Path) -> int:
+    """For a lock: made if need be, never emptied, and no link, which would lead elsewhere."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+
 
 @contextlib.contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process alone, made if need be; the lock ends with the process. Raises ConfigError."""
+    """Hold a folder for this process alone, made if need be; the lock ends with the process. Raises ConfigError.
+
+    A worker that outlives its parent could still write, so a folder is not held while one does.
+    """
+    held = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".lock").touch()
-    except OSError as error:
-        raise ConfigError("output", f"cannot write to {folder}: {error.strerror}; choose another folder") from None
-    with open(folder / ".lock", "w") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError("output", f"another dptrain is at work in {folder}; wait for it, or choose another folder") from None
+            folder.mkdir(parents=True, exist_ok=True)
+            held = [_open(folder / name) for name in (LOCK, WORKERS)]
+        except OSError as error:
+            raise ConfigError("output", f"cannot write to {folder}: {error.strerror}; choose another folder") from None
+        for descriptor, who in zip(held, ("another dptrain is", "workers of a dptrain that was killed are still"), strict=True):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError("output", f"{who} at work in {folder}; wait for it, or choose another folder") from None
+        os.close(held.pop())  # for workers to hold; none of an earlier run can be left
         yield
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+
+
+def live_as_worker(folder: Path | None, parent: int) -> None:
+    """Tie this process to its parent: it holds the folder against others, and ends at once where the parent has."""
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
+    if folder is not None:
+        fcntl.flock(_open(folder / WORKERS), fcntl.LOCK_SH)
+    if os.getppid() != parent:  # it ended before the lock was ours: a later run may hold the folder by now
+        os._exit(1)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dptrain import metrics
-from dptrain.attacks import registry
+from dptrain.attacks import find
 from dptrain.attacks.lira import choose_variance
 from dptrain.scores import Scores
 from dptrain.types import Refusal
@@ -34,7 +34,7 @@ def run(scores: Scores, attack: str, options: Mapping[str, Any]) -> Judged:
     """An attack on every model, on all that a threshold can be chosen on. Raises Refusal."""
 
     def matrix(table: Scores, models: np.ndarray) -> np.ndarray:
-        run = registry()[attack]
+        run = find(attack)
         return np.stack([run(table, model, **options) for model in models])
 
     known = population = None

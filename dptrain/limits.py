@@ -7,7 +7,7 @@ import os
 import stat
 import zipfile
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -65,11 +65,11 @@ def read_npz(path: Path, key: str) -> dict[str, np.ndarray]:
         raise ConfigError(key, f"{path} cannot be read ({reason[:200]}); write it with numpy.savez, of plain arrays") from None
 
 
-def _require_whole(opened: BinaryIO | zipfile.ZipExtFile, size: int) -> None:
+def _require_whole(opened: IO[bytes], size: int) -> None:
     """Raise ValueError unless the shape in an array's header is that of its bytes."""
-    version = np.lib.format.read_magic(opened)  # type: ignore[arg-type]
+    version = np.lib.format.read_magic(opened)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(opened, max_header_size=HEADER)  # type: ignore[arg-type]
+    shape, _, dtype = read(opened, max_header_size=HEADER)
     count = 1
     for length in shape:
         count *= int(length)

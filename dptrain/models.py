@@ -141,9 +141,9 @@ def apply(frozen: nn.Module, inputs: Tensor) -> Tensor:
     return torch.cat([each(block) for block in inputs.split(256)])
 
 
-def registry() -> dict[str, Callable[..., nn.Module]]:
-    """MODELS and those that installed packages add through the entry point group `dptrain.models`."""
-    return plugins.registry("models", MODELS)
+def names() -> list[str]:
+    """Of MODELS and of those that installed packages add through the entry point group `dptrain.models`."""
+    return plugins.known("models", MODELS)
 
 
 def known_elsewhere(name: str) -> bool:
@@ -164,21 +164,21 @@ def code_of(name: str, model: nn.Module) -> str:
         return ""
     held = [value for part in model.modules() for value in vars(part).values() if isinstance(value, FunctionType)]
     classes = sorted({type(part) for part in model.modules()}, key=lambda kind: kind.__qualname__)
-    return "\n".join(map(plugins.code_of, (registry()[name], *classes, *held)))
+    return "\n".join([plugins.code_of(plugins.find("models", MODELS, name)), *map(plugins.code_of, classes), *map(plugins.code_of, held)])
 
 
 def build(name: str, options: Mapping[str, Any], shape: Sequence[int], classes: int, seed: int = 0) -> nn.Module:
     """A freshly initialised model, a function of `seed` alone. Raises ConfigError for an unknown name or option."""
-    builders = registry()
-    if name not in builders:
-        raise ConfigError("model.name", f"unknown model {name!r}; choose from {', '.join(sorted(builders))}")
-    allowed = list(inspect.signature(builders[name]).parameters)[2:]
+    if name not in names():
+        raise ConfigError("model.name", f"unknown model {name!r}; choose from {', '.join(sorted(names()))}")
+    builder = plugins.find("models", MODELS, name)
+    allowed = list(inspect.signature(builder).parameters)[2:]
     for option in options:
         if option not in allowed:
             raise ConfigError(f"model.{option}", f"{name} has no such option; it takes {', '.join(allowed) or 'none'}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return builders[name](shape, classes, **options)
+            return builder(shape, classes, **options)
         except (TypeError, RuntimeError, MemoryError) as error:
             raise ConfigError("model", f"{name} cannot be built: {first_line(error)}; check its options") from None

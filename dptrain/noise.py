@@ -58,10 +58,10 @@ class GaussianNoise:
                 for start in range(0, half, BLOCK):
                     at = (slice(first, first + rows), slice(start, start + BLOCK))
                     beyond = self._box_muller(bits[:, number, 0][at], bits[:, number, 1][at], out[:, 0][at], out[:, 1][at])
-                    for row, column in beyond:
-                        far.setdefault(first + row, []).append(start + column)
-            for row, found in far.items():
-                self._refine(keys[row], step, number, row, np.array(found), out)
+                    for model, column in beyond:
+                        far.setdefault(first + model, []).append(start + column)
+            for model, columns in far.items():
+                self._refine(keys[model], step, number, model, np.array(columns), out)
             if number:
                 self._normals.add_(out)
         if summed > 1:

@@ -27,9 +27,13 @@ def prv_epsilon(mechanism: Mechanism, delta: float, seconds: float = SECONDS) ->
 
     ran = accounted(mechanism)
     question = [ran.noise_multiplier, float(ran.sample_rate), ran.steps, delta]
-    try:
+    try:  # -P: not to run a json.py or an opacus.py of the working folder
         child = subprocess.run(
-            [sys.executable, "-m", "dptrain.opinions", json.dumps(question)], capture_output=True, text=True, timeout=seconds, check=True
+            [sys.executable, "-P", "-m", "dptrain.opinions", json.dumps(question)],
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=True,
         )
         value = float(child.stdout)
     except (subprocess.SubprocessError, ValueError):

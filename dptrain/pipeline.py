@@ -5,132 +5,33 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import io
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import torch
-from matplotlib.image import imread
 from tqdm import tqdm
 
-from dptrain import accounting, attacks, data, datasets, defences, ledger, models, opinions, plots, probe, report, sampling, tensorboard
-from dptrain.augment import require_images
+from dptrain import accounting, data, ledger, models, opinions, probe, sampling, tensorboard
+from dptrain.blueprint import build
 from dptrain.checkpoint import OnCurve, Steps
 from dptrain.evaluate import Evaluation, evaluate
 from dptrain.executor import Place
 from dptrain.executor import run as run_jobs
 from dptrain.fleet import Fleet
 from dptrain.guard import only_writer, stop_requests
-from dptrain.judge import Row
-from dptrain.placement import Placement, choose, choose_device, choose_engine, cores, memory
-from dptrain.probe import architecture, build
+from dptrain.outputs import Result, read_result, write_outputs
+from dptrain.placement import Placement, choose, cores, memory
+from dptrain.plan import Plan, plan
 from dptrain.schema import Config
+from dptrain.spending import retrained
 from dptrain.statement import UNIT, as_lines, checked, measured, refuted, rounded_up, statement
-from dptrain.store import Store, code_fingerprint, digests, fingerprint, seal, to_json, unseal, versions, write_atomic
-from dptrain.types import ConfigError, Setting
-
-OUTPUTS = ("report.html", "table.md", "frontier.png", "frontier.svg", "roc.png", "roc.svg", "tensorboard")
-
+from dptrain.store import Store, code_fingerprint, fingerprint, to_json, versions
+from dptrain.types import Setting
 
 PROBED = 8
 """Population examples that the probe looks at."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A sweep frozen before anything is trained; of the data it knows what is public."""
-
-    config: Config
-    source: data.Source
-    settings: tuple[Setting, ...]
-    engine: str
-    device: torch.device
-    architecture: str
-    notes: tuple[str, ...]
-    tokens: bool
-    """Whether the model takes whole numbers only."""
-    supplied: tuple[str, ...]
-    """Weights that the builder of a model brings along."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Of everything that a result depends on: the configuration, all code, the libraries."""
-        shaping = self.config.to_json()
-        del shaping["output"]
-        for name in ("width", "workers", "physical_batch", "device", "checkpoint_seconds"):
-            del shaping["training"][name]
-        foreign = [datasets.code_of(self.config.dataset.name), *(attacks.code_of(name) for name in self.config.attacks)]
-        return fingerprint(
-            "run", foreign, shaping, self.source.digest, self.engine, self.architecture, code_fingerprint("*", "attacks/*"), versions()
-        )
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished sweep: its folder, its rows, a statement for each setting, and the models trained by this very call."""
-
-    folder: Path
-    rows: tuple[Row, ...]
-    statements: Mapping[str, Mapping[str, str]]
-    trained: int
-
-    def to_frame(self) -> pd.DataFrame:
-        """A line for each number; the columns are those of judge.Row."""
-        return pd.DataFrame([row.to_json() for row in self.rows])
-
-
-def plan(config: Config) -> Plan:
-    """Check everything that needs no data, calibrate the noise, choose engine and device. Raises ConfigError."""
-    source = datasets.source(config.dataset, config.seed)
-    data.parts(config.dataset, config.seed, source.size, source.usable)  # whether there are enough
-    attacks.check(config.attacks)
-    if "trajectory" in config.attacks and not config.training.trajectory:
-        raise ConfigError("training.trajectory", "must be at least 1 for the attack trajectory; use 10, or leave that attack out")
-    if config.attacks.get("label_only", {}).get("copies") == "augmented" and (len(source.shape) != 3 or min(source.shape[1:]) <= 4):
-        raise ConfigError("attacks.label_only.copies", f"augmented copies are for images, and inputs are {list(source.shape)}; use noisy")
-    model = build(config, source.shape, source.classes)
-    probe.refuse_mixing(model, source.shape)
-    tokens = probe.takes_tokens(model, source.shape)
-    _refuse_tokens(config, tokens)
-    probe.refuse_sampler(config.training.batch_size, config.public_n)
-    settings, name = tuple(defences.settings(config)), str(config.model["name"])
-    for setting in settings:
-        if setting.recipe.augmentations:
-            require_images(models.trained_shape(model, source.shape))
-        if setting.model:
-            probe.refuse_mixing(build(config, source.shape, source.classes, 0, dict(setting.model)), source.shape)
-    engine, reason = choose_engine(config.training.engine, models.trained(model), models.trained_shape(model, source.shape))
-    notes = (*source.notes, *((f"engine {engine}, one model at a time: {reason}",) if reason else ()))
-    if engine != "stacked" and (other := next((setting for setting in settings if setting.recipe.regularised), None)):
-        raise ConfigError("defence", f"{other.name} needs the stacked engine, and this model runs with {engine}; leave it out")
-    return Plan(
-        config,
-        source,
-        settings,
-        engine,
-        choose_device(config.training.device),
-        architecture(model, source.shape, name),
-        notes,
-        tokens,
-        () if models.is_ours(name) else tuple(probe.supplied(*(build(config, source.shape, source.classes, seed) for seed in (1, 2)))),
-    )
-
-
-def _refuse_tokens(config: Config, tokens: bool) -> None:
-    """Raise ConfigError for what adds numbers to inputs that are looked up in a table."""
-    looked_up = "needs inputs that are numbers, and this model looks them up in a table; leave it out"
-    if tokens and config.dataset.canaries and config.dataset.canary in ("noise", "gradient"):
-        raise ConfigError("dataset.canary", f"{config.dataset.canary} {looked_up}")
-    for name, options in config.attacks.items():
-        if tokens and any(extra.endswith("_logits") for extra in attacks.needs(name, options)):
-            raise ConfigError(f"attacks.{name}", looked_up)
-    if tokens and "mixup" in config.defence:
-        raise ConfigError("defence.mixup", looked_up)
 
 
 def sweep(config: Config, show_progress: bool = True) -> Result:
@@ -236,7 +137,7 @@ def train(ready: Plan, fleet: Fleet, statements: Mapping[str, Mapping[str, str]]
             done = f"setting {number}/{len(ready.settings)} {event.setting.name}, model {int(bar.n / all_steps)}/{total}"
             bar.set_description(done, refresh=False)
 
-        run_jobs(jobs, functools.partial(fleet.at, headers), fleet.placement.places, on_event, stop.is_set)
+        run_jobs(jobs, functools.partial(fleet.at, headers), fleet.placement.places, on_event, stop.is_set, folder)
     return total
 
 
@@ -248,7 +149,7 @@ def _together(spent: ledger.Snapshot, delta: float) -> float | None:
 
 def _say_what_is_spent_again(ready: Plan, fleet: Fleet) -> None:
     """Before private models are trained a second time, say which, and what all models of the folder then come to."""
-    again = fleet.retrained(ready.settings)
+    again = retrained(fleet, ready.settings)
     if not again:
         return
     delta = ready.config.privacy.delta
@@ -277,58 +178,3 @@ def finish(ready: Plan, fleet: Fleet, found: Evaluation, statements: Mapping[str
         told = checked(found.rows, setting, together, len(fleet.spent.accounts), record) if private else measured(setting.name, found.rows)
         finished[setting.name] = refuted({**statements[setting.name], **told}, setting.name, found.rows)
     return finished
-
-
-def write_outputs(ready: Plan, fleet: Fleet, found: Evaluation, statements: Mapping[str, Mapping[str, str]]) -> None:
-    """Chart files, page, TensorBoard, and last metrics.json, whose fingerprint says that all of them are there."""
-    folder, config, rows, curves = ready.config.folder, ready.config, found.rows, found.curves
-    figures = {"frontier": plots.frontier(rows), "roc": plots.roc(curves)}
-    png = {name: report.image(figure, "png") for name, figure in figures.items()}
-    for name, figure in figures.items():
-        write_atomic(folder / f"{name}.png", png[name])
-        write_atomic(folder / f"{name}.svg", report.image(figure, "svg"))
-    plain = config.to_json()
-    page = report.page(
-        config.name,
-        rows,
-        statements,
-        {"Privacy and utility": png["frontier"], "ROC of every attack": png["roc"]},
-        found.exposed,
-        json.dumps(plain, indent=1),
-        versions(),
-    )
-    write_atomic(folder / "report.html", page.encode())
-    write_atomic(folder / "table.md", (report.table(*report.summary(rows)) + "\n").encode())
-    lines = {name: as_lines(parts) for name, parts in statements.items()}
-    training = {setting.name: fleet.curve(setting) for setting in ready.settings}
-    panels = {curve.setting: _pixels(report.image(plots.roc([curve]), "png")) for curve in curves}
-    tensorboard.rebuild(folder / "tensorboard", ready.settings, training, rows, lines, panels, _pixels(png["frontier"]))
-    record = {
-        "rows": [row.to_json() for row in rows],
-        "exposed": found.exposed,
-        "statements": statements,
-        "config": plain,
-        "versions": versions(),
-        "ledger": fleet.spent.digest,
-        "fingerprint": ready.fingerprint,
-        "differences": found.differences,
-        "outputs": digests(folder, OUTPUTS),
-    }
-    write_atomic(folder / "metrics.json", seal(record))
-
-
-def _pixels(png: bytes) -> np.ndarray:
-    return (imread(io.BytesIO(png))[..., :3] * 255).astype(np.uint8)
-
-
-def read_result(folder: Path, ready: Plan) -> Result | None:
-    """The finished sweep of this very plan in `folder`, or None."""
-    try:
-        record = unseal((folder / "metrics.json").read_bytes())
-        if record.get("fingerprint") != ready.fingerprint or record.get("outputs") != digests(folder, OUTPUTS):
-            return None
-    except (OSError, ValueError):
-        return None
-    if record.get("ledger") != ledger.read(folder / "store" / "ledger").digest:  # what was spent since, or what was lost, must be told anew
-        return None
-    return Result(folder, tuple(Row(**row) for row in record["rows"]), record["statements"], 0)

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dptrain import models, sampling
-from dptrain.clipping import CLIPPINGS, ENGINES, Factor, stack
+from dptrain import sampling
+from dptrain.clipping import CLIPPINGS, Factor, stack
+from dptrain.engines import ENGINES
 from dptrain.row_wise import one_by_one, row_wise
 from dptrain.rules import RULES
-from dptrain.schema import Config
 from dptrain.types import ConfigError, first_line
 
 SAMPLER_STEPS, SAMPLER_MEMBERS = 1000, 256
-ENOUGH = 100
-"""Numbers of a tensor from which a correlation of one half is no chance."""
 SEEDS = 5
 """Random batches tried until two examples have a gradient."""
 
@@ -270,34 +266,3 @@ def _gradients(model: nn.Module, batch: Tensor) -> tuple[list[dict[str, Tensor]]
         nn.functional.cross_entropy(own(views), label.expand(len(views))).backward()
         found.append({name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in own.named_parameters()})
     return found, labels
-
-
-def build(config: Config, shape: Sequence[int], classes: int, seed: int = 0, instead: Mapping[str, Any] | None = None) -> nn.Module:
-    """A freshly initialised model of the configuration for inputs of a shape, some of its options replaced."""
-    options = {key: value for key, value in {**config.model, **(instead or {})}.items() if key != "name"}
-    return models.build(str(config.model.get("name")), options, shape, classes, seed)
-
-
-def architecture(model: nn.Module, shape: Sequence[int], name: str) -> str:
-    """Digest of a module's structure, initial values, logits of some inputs and code: a name in a configuration does not pin a plug-in, and
-    a head of zeros says the same whatever stands before it."""
-    hashed = hashlib.sha256((repr(model) + models.code_of(name, model)).encode())
-    for part, value in sorted(model.state_dict().items()):
-        hashed.update(part.encode() + value.cpu().numpy().tobytes())
-    with torch.no_grad():
-        hashed.update(model(inputs(model, shape, 8)).numpy().tobytes())
-    return hashed.hexdigest()
-
-
-def supplied(first: nn.Module, second: nn.Module) -> list[str]:
-    """Names of the weights that two models, built from different seeds, have in common beyond constants: they were not drawn, but brought
-    along, as pretrained ones are. A little noise on top hides nothing."""
-    found, others = [], {**dict(second.named_parameters()), **dict(second.named_buffers())}
-    for name, value in [*first.named_parameters(), *first.named_buffers()]:
-        mine, other = value.detach().flatten().double(), others[name].detach().flatten().double()
-        if mine.numel() < 2 or mine.numel() != other.numel() or float(mine.std()) <= 1e-6 * float(mine.abs().max()):
-            continue
-        alike = float(torch.corrcoef(torch.stack([mine, other]))[0, 1]) if float(other.std()) > 0 else 0.0
-        if torch.equal(mine, other) or (mine.numel() >= ENOUGH and alike > 0.5):
-            found.append(name)
-    return found

@@ -29,11 +29,11 @@ def _inner(*names: str) -> Check:
 
 
 def _without_statistics(module: nn.Module) -> bool:
-    return not module.track_running_stats  # type: ignore[return-value]
+    return not module.track_running_stats
 
 
 def _no_draws(module: nn.Module) -> bool:
-    return module.p == 0
+    return bool(module.p == 0)
 
 
 ELEMENTWISE = (

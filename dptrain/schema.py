@@ -151,12 +151,13 @@ def check_audits(audits: tuple[str, ...]) -> None:
     require(len(set(audits)) == len(audits), "audits", "each may stand there once; remove the repeats")
 
 
+def check_name(name: str) -> None:
+    fits = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None
+    require(fits, "name", f"use letters, digits, '.', '_' and '-', got {name!r}")
+
+
 def _check(config: Config) -> None:
-    require(
-        re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", config.name) is not None,
-        "name",
-        f"use letters, digits, '.', '_' and '-', got {config.name!r}",
-    )
+    check_name(config.name)
     for part in ("pool", "population", "test"):
         value = getattr(config.dataset, part)
         require(1 <= value <= MOST_EXAMPLES, f"dataset.{part}", f"must lie in 1..{MOST_EXAMPLES:,}, got {value:,}")

@@ -8,9 +8,6 @@ at most CATEGORIES of them, and the rest share one if there is a rest. In the po
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +18,6 @@ import pandas as pd
 import yaml
 
 from dptrain.data import Examples, Source, parts
-from dptrain.fetch import digest
 from dptrain.limits import MOST_CLASSES, require_memory, require_regular
 from dptrain.schema import DatasetConfig
 from dptrain.types import ConfigError, first_line, printable
@@ -29,52 +25,11 @@ from dptrain.types import ConfigError, first_line, printable
 DEVIATIONS = 5.0
 RARE = 5
 CATEGORIES = 100
-MOST_COLUMNS, LONGEST_LINE, SCHEMA_BYTES = 10_000, 10_000_000, 10_000_000
+MOST_COLUMNS, SCHEMA_BYTES = 10_000, 10_000_000
 FITTED = "the population split only"
 MISSING = ["", "?", "NA", "N/A", "NaN", "nan", "NULL", "null"]
 NOTHING = ["na", "n/a", "None", "none", "-"]
 """Texts for a value that is not there. Those of NOTHING are only in a column to learn from: as a label they may well be a class."""
-DELIMITERS = ",;\t|"
-
-
-def csv_source(config: DatasetConfig, seed: int) -> Source:
-    path = _path(config, "FILE.csv")
-    return table_source(_read_csv(path, config.header), config, seed, digest(path, "sha256"))
-
-
-def parquet_source(config: DatasetConfig, seed: int) -> Source:
-    path = _path(config, "FILE.parquet")
-    try:
-        import pyarrow.parquet
-
-        about = pyarrow.parquet.read_metadata(path)
-        _require_columns([], about.num_columns)
-        require_memory(8 * about.num_rows * about.num_columns, "dataset.path", f"{path}, unpacked,")
-        frame = pd.read_parquet(path)
-    except ConfigError:
-        raise
-    except ImportError:
-        raise ConfigError("dataset.name", "parquet needs pyarrow; pip install 'dptrain[parquet]', or convert the file to CSV") from None
-    except Exception as error:  # pyarrow has many for a file that is not what it should be
-        raise ConfigError("dataset.path", f"{path} cannot be read ({first_line(error)}); give a Parquet file") from None
-    return table_source(frame, config, seed, digest(path, "sha256"))
-
-
-def openml_source(config: DatasetConfig, seed: int) -> Source:
-    """scikit-learn's fetcher, which verifies the checksum of OpenML's own record, and its cache."""
-    from sklearn.datasets import fetch_openml
-
-    if config.id is None:
-        raise ConfigError("dataset.id", "openml needs the number of a data set; give dataset.id=1590, which is adult")
-    try:
-        bunch = fetch_openml(data_id=config.id, as_frame=True, parser="auto", data_home=config.path)
-    except Exception as error:  # of the network, of OpenML, of its file
-        reason = f"OpenML's data set {config.id} cannot be had ({first_line(error)})"
-        raise ConfigError("dataset.id", f"{reason}; go online once, or give dataset.path=FOLDER of scikit-learn's cache") from None
-    frame = bunch.frame
-    target = config.target or (bunch.target_names or [None])[0]
-    own = dataclasses.replace(config, target=target)
-    return table_source(frame, own, seed, hashlib.sha256(pd.util.hash_pandas_object(frame.astype(str)).to_numpy().tobytes()).hexdigest())
 
 
 def table_source(frame: pd.DataFrame, config: DatasetConfig, seed: int, made_of: str) -> Source:
@@ -145,60 +100,21 @@ def _schema(config: DatasetConfig, names: Sequence[str]) -> dict[str, Any]:
     return schema
 
 
-def _path(config: DatasetConfig, example: str) -> Path:
-    if config.path is None:
-        raise ConfigError("dataset.path", f"{config.name} needs a file; give dataset.path={example} dataset.target=COLUMN")
-    if not Path(config.path).is_file():
-        raise ConfigError("dataset.path", f"there is no file {config.path}; give dataset.path={example}")
-    require_memory(2 * Path(config.path).stat().st_size, "dataset.path", f"reading {config.path}")
-    return Path(config.path)
-
-
-def _read_csv(path: Path, header: bool) -> pd.DataFrame:
-    """Every value as text. The delimiter is the one of DELIMITERS that stands most often in the first line."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            first = file.readline(LONGEST_LINE + 1)
-            if len(first) > LONGEST_LINE:
-                raise ValueError(f"its first line is longer than {LONGEST_LINE:,} characters")
-            if "\0" in first or not first.strip():
-                raise ValueError("its first line is empty or not text")
-            delimiter = max(DELIMITERS, key=first.count)
-            file.seek(0)
-            reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
-            names = [name.strip() for name in next(reader)]
-            _require_columns(names if header else [], len(names))
-            for row in reader:  # pandas would take the first cell for a name of the row, and shift the others
-                if len(row) > len(names):
-                    message = f"line {reader.line_num} of {path} has {len(row)} cells, and the first line {len(names)}; mend it"
-                    raise ConfigError("dataset.path", message)
-        frame = pd.read_csv(
-            path,
-            sep=delimiter,
-            header=0 if header else None,
-            names=names if header else [f"c{number}" for number in range(len(names))],
-            index_col=False,
-            dtype=str,
-            keep_default_na=False,
-            skipinitialspace=True,
-            encoding="utf-8-sig",
-            on_bad_lines="error",
-            low_memory=False,
-        )
-    except ConfigError:
-        raise
-    except UnicodeDecodeError:
-        raise ConfigError("dataset.path", f"{path} is not UTF-8 text; convert it, such as with iconv -t UTF-8") from None
-    except Exception as error:  # pandas and csv have many
-        raise ConfigError("dataset.path", f"{path} cannot be read as CSV ({first_line(error)}); mend it") from None
-    return frame
+def require_columns(names: Sequence[str], count: int) -> None:
+    """Raise ConfigError for names that stand twice or that a terminal would act on, and for too many of them."""
+    if count > MOST_COLUMNS:
+        raise ConfigError("dataset.path", f"the table has {count:,} columns, and there may be {MOST_COLUMNS:,}; leave some out")
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
+        raise ConfigError("dataset.path", f"the column {printable(min(twice))!r} stands more than once; rename one")
+    if odd := [name for name in names if printable(name) != name or len(name) > 200]:
+        raise ConfigError("dataset.path", f"the column name {printable(odd[0])[:60]!r} is no plain text of at most 200 letters; rename it")
 
 
 def _columns(frame: pd.DataFrame, config: DatasetConfig) -> tuple[pd.DataFrame, str]:
     """Column names as text; the target and the group are among them."""
     frame = frame.set_axis([str(name).strip() for name in frame.columns], axis=1)
     names = list(frame.columns)
-    _require_columns(names, len(names))
+    require_columns(names, len(names))
     shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
     if config.target is None:
         raise ConfigError("dataset.target", f"give the column to predict, one of {shown}")
@@ -211,16 +127,6 @@ def _columns(frame: pd.DataFrame, config: DatasetConfig) -> tuple[pd.DataFrame, 
     if not len(frame):
         raise ConfigError("dataset.path", "the table has no rows; give one that has")
     return frame, config.target
-
-
-def _require_columns(names: Sequence[str], count: int) -> None:
-    """Raise ConfigError for names that stand twice or that a terminal would act on, and for too many of them."""
-    if count > MOST_COLUMNS:
-        raise ConfigError("dataset.path", f"the table has {count:,} columns, and there may be {MOST_COLUMNS:,}; leave some out")
-    if twice := [name for name, times in Counter(names).items() if times > 1]:
-        raise ConfigError("dataset.path", f"the column {printable(min(twice))!r} stands more than once; rename one")
-    if odd := [name for name in names if printable(name) != name or len(name) > 200]:
-        raise ConfigError("dataset.path", f"the column name {printable(odd[0])[:60]!r} is no plain text of at most 200 letters; rename it")
 
 
 def _rows(frame: pd.DataFrame, target: str, config: DatasetConfig) -> tuple[pd.DataFrame, list[str]]:
@@ -292,8 +198,8 @@ def _labels(column: pd.Series, population: np.ndarray, given: Sequence[Any] | No
     """Class of each row, int64 [N], -1 where its label is none of the classes; the classes, as given or as the population has them."""
     numbers = _numeric(column, population)
     if given is not None:
-        numbers = _numbers(pd.Series(given)) is not None and not np.isnan(_numbers(pd.Series(given, dtype=object))).any()  # type: ignore[assignment]
-        numbers = _numbers(column) if numbers else None
+        listed = _numbers(pd.Series(given, dtype=object))
+        numbers = _numbers(column) if listed is not None and not np.isnan(listed).any() else None
     values = pd.Series(numbers if numbers is not None else column.astype(str).to_numpy(dtype=object))
     known = pd.Series(given) if given is not None else values.iloc[population]
     classes = np.unique(known.to_numpy(dtype=np.float64) if numbers is not None else known.astype(str).to_numpy(dtype=object))

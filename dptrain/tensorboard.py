@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from dptrain.judge import Row
-from dptrain.types import ConfigError, Setting
+from dptrain.types import ConfigError, Setting, printable
 
 STEPS_PER_EPSILON = 1000
 MARK = ".dptrain"
@@ -65,7 +66,7 @@ def rebuild(
                 writer.file_writer.add_summary(summary)
             for tag, value in measured.items():
                 writer.add_scalar(tag, value, 0)
-            writer.add_text("privacy statement", "\n\n".join(statements[setting.name]))
+            writer.add_text("privacy statement", "\n\n".join(map(_plain, statements[setting.name])))
             writer.add_image("ROC, logarithmic axes", rocs[setting.name], dataformats="HWC")
     described = f"step = {STEPS_PER_EPSILON} x epsilon"
     for run in ("measured", "proved ceiling"):
@@ -100,3 +101,8 @@ def _clear(folder: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / MARK).touch()
+
+
+def _plain(text: str) -> str:
+    """A text as Markdown that shows it as it is: the name of a column must not become a link or load an image."""
+    return re.sub(r"([\\`*_{}\[\]()<>#!|])", r"\\\1", printable(text))

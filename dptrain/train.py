@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from dptrain import sampling
 from dptrain.augment import augment, draw
-from dptrain.clipping import ENGINES, clipper, stack
+from dptrain.clipping import clipper, stack
+from dptrain.engines import ENGINES
 from dptrain.noise import GaussianNoise
 from dptrain.regularise import Regulariser
 from dptrain.types import Mechanism, Recipe, Sampling, Setting

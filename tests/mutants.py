@@ -16,7 +16,7 @@ class Mutant:
     tests: str
 
 
-NOISY = "gradient.add_(own.view_as(gradient), alpha=noise_std)"
+NOISY = "gradient.add_(own.view_as(gradient), alpha=noise_std / ran.spacing)"
 DRAW = "normals = noise.draw(keys, step)"
 COINS = "np.flatnonzero((bits <= np.uint64((batch_size << 64) // public_n - 1)) & membership)"
 FLAT = '"flat": lambda norms, clip: torch.clamp(clip / (norms + 1e-12), max=1.0)'
@@ -43,24 +43,24 @@ MUTANTS = [
         "weights[:, at], lambda norms: torch.ones_like(norms) * factor(norms.sum(1, keepdim=True)), target, regulariser)",
         STEP,
     ),
-    Mutant("mean before noise", "train", NOISY, "gradient.div_(ran.divisor).add_(own.view_as(gradient), alpha=noise_std)", STEP),
-    Mutant("noise / B", "train", NOISY, "gradient.add_(own.view_as(gradient), alpha=noise_std / ran.divisor)", STEP),
+    Mutant("mean before noise", "train", NOISY, "gradient.div_(ran.divisor).add_(own.view_as(gradient), alpha=noise_std / ran.spacing)", STEP),
+    Mutant("noise / B", "train", NOISY, "gradient.add_(own.view_as(gradient), alpha=noise_std / ran.spacing / ran.divisor)", STEP),
     Mutant(
         "noise x .99",
         "train",
         NOISY,
-        "gradient.add_(own.view_as(gradient), alpha=0.99 * noise_std)",
+        "gradient.add_(own.view_as(gradient), alpha=0.99 * noise_std / ran.spacing)",
         "tests/test_train.py::test_zero_gradients_leave_noise_of_the_stated_size",
     ),
     Mutant(
-        "noise off in the last step", "train", NOISY, "gradient.add_(own.view_as(gradient), alpha=noise_std * (step < ran.steps - 1))", STEP
+        "noise off in the last step", "train", NOISY, "gradient.add_(own.view_as(gradient), alpha=noise_std / ran.spacing * (step < ran.steps - 1))", STEP
     ),
     Mutant("noise reused each step", "train", DRAW, "normals = noise.draw(keys, 0)", STEP),
     Mutant(
         "one noise for all layers",
         "train",
         NOISY,
-        "gradient.add_((normals[0][:, :1] * torch.ones_like(own)).view_as(gradient), alpha=noise_std)",
+        "gradient.add_((normals[0][:, :1] * torch.ones_like(own)).view_as(gradient), alpha=noise_std / ran.spacing)",
         STEP,
     ),
     Mutant(
@@ -81,7 +81,7 @@ MUTANTS = [
         "noise per microbatch",
         "train",
         "gradient.add_(parts[name])",
-        "gradient.add_(parts[name]).add_(torch.randn_like(gradient), alpha=noise_std)",
+        "gradient.add_(parts[name]).add_(torch.randn_like(gradient), alpha=noise_std / ran.spacing)",
         "tests/test_train.py::test_a_batch_in_parts_is_the_same_step",
     ),
     Mutant(
@@ -147,7 +147,7 @@ MUTANTS = [
     Mutant(
         "batch-centring layer",
         "probe",
-        "if not torch.allclose(first[others], second[others], rtol=1e-5, atol=1e-6):",
+        "if not same(first[others], second[others]):",
         "if False:",
         "tests/test_probe.py::test_mixing_is_found_by_moving_examples",
     ),
@@ -158,7 +158,7 @@ MUTANTS = [
         '                for term in (term for name, term in own.items() if name != "bias"):',
         "tests/test_clipping.py::test_engines_equal_micro_batches_of_one",
     ),
-    Mutant("max_grad_norm ignored", "train", "clipper(recipe.clipping, ran.clip)", "clipper(recipe.clipping, 1.0)", STEP),
+    Mutant("max_grad_norm ignored", "train", "clipper(recipe.clipping, ran.clip, ran.spacing)", "clipper(recipe.clipping, 1.0, ran.spacing)", STEP),
     Mutant(
         "bfloat16 norm",
         "clipping",
@@ -168,7 +168,7 @@ MUTANTS = [
     ),
     Mutant(
         "parameter without a per-example gradient",
-        "clipping",
+        "engines",
         'if not isinstance(sample, Tensor) or len(sample) != batch * views:\n            raise RuntimeError(f"parameter {name!r} has no gradient for each of the {batch} examples")',
         "if not isinstance(sample, Tensor) or len(sample) != batch * views:\n            return torch.zeros((batch, *parameter.shape))",
         "tests/test_clipping.py::test_a_parameter_without_a_gradient_for_each_example_is_refused",
@@ -177,7 +177,7 @@ MUTANTS = [
         "noise falls while the account stays",
         "train",
         NOISY,
-        "gradient.add_(own.view_as(gradient), alpha=noise_std * (1 - step / ran.steps))",
+        "gradient.add_(own.view_as(gradient), alpha=noise_std / ran.spacing * (1 - step / ran.steps))",
         STEP,
     ),
     Mutant(
@@ -295,8 +295,8 @@ MUTANTS = [
     Mutant(
         "neighbours divided by sizes of their own",
         "train",
-        "gradient.div_(ran.divisor)",
-        "gradient.div_(max(1, int(weights.sum()) / len(keys)))",
+        "gradient.mul_(ran.spacing / ran.divisor)",
+        "gradient.mul_(ran.spacing / max(1, int(weights.sum()) / len(keys)))",
         STEP,
     ),
 ]

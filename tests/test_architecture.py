@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dptrain import audit, augment, clipping, config, one_run, schema, train
+from dptrain import audit, augment, clipping, config, engines, one_run, schema, train
 from dptrain.attacks import ATTACKS
 from dptrain.canaries import CANARIES
 from dptrain.datasets import DATASETS
@@ -17,16 +17,18 @@ from dptrain.models import MODELS
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    ["types", "layers", "terms", "allocator", "canaries", "rdp", "plugins"],
-    ["schema", "fetch", "store", "sampling", "guard", "rules", "executor", "scores", "audit"],
+    ["types", "layers", "terms", "allocator", "canaries", "rdp", "gaussian", "saturation"],
+    ["schema", "fetch", "store", "sampling", "guard", "rules", "scores", "audit", "plugins", "row_wise", "limits"],
     ["commands", "adversary", "data", "noise", "augment", "metrics", "models", "accounting", "attacks", "one_run", "leaks", "ledger"],
-    ["regularise", "config", "images", "tables", "guesses", "exposure", "defences", "whitebox", "scorefile", "opinions"],
-    ["clipping", "datasets", "judge", "calibration"],
-    ["train", "score", "probe", "plots", "advice", "assess", "statement"],
-    ["placement", "checkpoint", "report"],
-    ["fleet"],
-    ["measure", "tensorboard", "foreign"],
+    ["executor", "regularise", "config", "images", "tables", "guesses", "exposure", "defences", "whitebox", "scorefile", "opinions"],
+    ["clipping", "table_files", "judge", "calibration"],
+    ["engines", "datasets", "score", "plots", "advice", "assess", "statement"],
+    ["train", "probe", "report"],
+    ["placement", "checkpoint", "blueprint"],
+    ["fleet", "plan"],
+    ["measure", "tensorboard", "foreign", "spending"],
     ["evaluate"],
+    ["outputs"],
     ["pipeline"],
     ["api", "estimator"],
     ["cli"],
@@ -123,7 +125,7 @@ def test_privacy_path_never_counts_private_data():
 
 def test_names_in_the_schema_are_those_of_the_registries():
     """They stand twice, because a configuration is checked before torch is loaded."""
-    assert tuple(clipping.ENGINES) == schema.ENGINES
+    assert tuple(engines.ENGINES) == schema.ENGINES
     assert tuple(clipping.CLIPPINGS) == schema.CLIPPINGS
     assert tuple(train.OPTIMISERS) == schema.OPTIMISERS
     assert tuple(train.SCHEDULES) == schema.SCHEDULES

@@ -31,7 +31,8 @@ from dptrain import (
     statement,
     store,
 )
-from dptrain.clipping import ENGINES, clipper, stack
+from dptrain.clipping import clipper, stack
+from dptrain.engines import ENGINES
 from dptrain.estimator import DPClassifier
 from dptrain.guesses import Judged
 from dptrain.judge import Row, Subject
@@ -402,7 +403,7 @@ def test_07_constants_are_the_same_in_training_attacks_and_files(tmp_path, monke
     [setting] = pipeline.plan(fleet.config).settings
     labels = torch.from_numpy(fleet.dataset.pool.labels)
     for index in range(4):
-        stored = safetensors.torch.load(fleet._model(setting, index)["parameters.safetensors"])
+        stored = safetensors.torch.load(fleet.stored(setting, index)["parameters.safetensors"])
         model = Projected()
         model.load_state_dict(stored)  # the file holds all that the model is
         says = fleet.logits(setting)["pool"][index, :, 0]

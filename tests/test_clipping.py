@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from dptrain import models
-from dptrain.clipping import CLIPPINGS, ENGINES, OpacusEngine, clipper, stack
+from dptrain.clipping import CLIPPINGS, clipper, stack
+from dptrain.engines import ENGINES, OpacusEngine
 from dptrain.probe import disagreement, unsupported
 from dptrain.terms import Outer, norm
 from tests import reference

@@ -272,7 +272,7 @@ def test_torn_and_pickled_files_are_refused(tmp_path):
     pickled = tmp_path / "pickled.npz"
     np.savez(pickled, **BASE, ids=np.array([object()] * 30))
     for file in (torn, pickled):
-        with pytest.raises(ConfigError, match="cannot read"):
+        with pytest.raises(ConfigError, match="cannot be read"):
             scorefile.read(str(file))
 
 

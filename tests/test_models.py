@@ -103,7 +103,7 @@ def test_building_leaves_the_global_generator_alone():
 
 
 def test_packages_add_models(fake_package):
-    assert "scaled" in models.registry()
+    assert "scaled" in models.names()
     probe.refuse_mixing(models.build("scaled", {}, (1, 28, 28), 10), (1, 28, 28))
 
 

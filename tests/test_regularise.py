@@ -14,7 +14,8 @@ from torch.nn import functional
 from dptrain import models, sampling
 from dptrain.adversary import Adversary
 from dptrain.attacks import label_only, loss
-from dptrain.clipping import ENGINES, stack
+from dptrain.clipping import stack
+from dptrain.engines import ENGINES
 from dptrain.regularise import Regulariser, masked
 from dptrain.train import State, keep_best, train
 from dptrain.types import Mechanism, Recipe, Sampling, Setting

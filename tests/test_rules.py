@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from dptrain.clipping import ENGINES, clipper, stack
+from dptrain.clipping import clipper, stack
+from dptrain.engines import ENGINES
 from dptrain.layers import ResidualBlock, WSConv2d
 from dptrain.probe import disagreement, unsupported
 from dptrain.rules import RULES

@@ -51,14 +51,19 @@ ATTACKS: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
-def registry() -> dict[str, Callable[..., np.ndarray]]:
-    """ATTACKS and those of other packages."""
-    return plugins.registry("attacks", ATTACKS)
+def names() -> list[str]:
+    """Of ATTACKS and of those of other packages."""
+    return plugins.known("attacks", ATTACKS)
+
+
+def find(name: str) -> Callable[..., np.ndarray]:
+    """An attack by its name."""
+    return plugins.find("attacks", ATTACKS, name)
 
 
 def code_of(name: str) -> str:
     """The source of an attack that is not ours."""
-    return plugins.code_of(registry()[name])
+    return plugins.code_of(find(name))
 
 
 CHOICES = {"variance": VARIANCES, "copies": ("noisy", "augmented"), "reference": ("out", "both"), "signal": ("loss", "logit")}
@@ -68,7 +73,7 @@ LIMITS = {"gamma": (0.0, 1e6), "a": (0.0, 1.0), "alpha": (0.0, 1.0)}
 
 def options_of(name: str) -> tuple[str, ...]:
     """The options that a user may give to an attack."""
-    attack = registry()[name]
+    attack = find(name)
     known = inspect.signature(attack).parameters.values()
     fixed = getattr(attack, "keywords", {})
     return tuple(item.name for item in known if item.kind is item.KEYWORD_ONLY and item.name not in fixed)
@@ -86,8 +91,8 @@ def needs(name: str, options: Mapping[str, Any]) -> tuple[str, ...]:
 def check(attacks: Mapping[str, Mapping[str, Any]]) -> None:
     """Raise ConfigError for an unknown attack, option or value."""
     for name, options in attacks.items():
-        if name not in registry():
-            raise ConfigError(f"attacks.{name}", f"unknown attack; choose from {', '.join(registry())}")
+        if name not in names():
+            raise ConfigError(f"attacks.{name}", f"unknown attack; choose from {', '.join(names())}")
         for key, value in options.items():
             path = f"attacks.{name}.{key}"
             if key not in options_of(name):
