@@ -123,6 +123,8 @@ def load(declared: Source, config: DatasetConfig, seed: int, tokens: bool = Fals
     if k := config.canaries:
         rng = generator(seeded_key(seed, config.name), Purpose.CANARY)
         made = CANARIES[config.canary](pool.inputs[:k], pool.labels[:k], declared.classes, rng)
-        inputs, labels = (np.concatenate([new.astype(old.dtype), old[k:]]) for new, old in zip(made, (pool.inputs, pool.labels), strict=True))
+        inputs, labels = (
+            np.concatenate([new.astype(old.dtype), old[k:]]) for new, old in zip(made, (pool.inputs, pool.labels), strict=True)
+        )
         pool = Examples(inputs, labels, pool.ids)
     return Dataset(pool, population, test, declared.classes, k, copies([pool, population, test]))

@@ -43,7 +43,9 @@ MUTANTS = [
         "weights[:, at], lambda norms: torch.ones_like(norms) * factor(norms.sum(1, keepdim=True)), target, regulariser)",
         STEP,
     ),
-    Mutant("mean before noise", "train", NOISY, "gradient.div_(ran.divisor).add_(own.view_as(gradient), alpha=noise_std / ran.spacing)", STEP),
+    Mutant(
+        "mean before noise", "train", NOISY, "gradient.div_(ran.divisor).add_(own.view_as(gradient), alpha=noise_std / ran.spacing)", STEP
+    ),
     Mutant("noise / B", "train", NOISY, "gradient.add_(own.view_as(gradient), alpha=noise_std / ran.spacing / ran.divisor)", STEP),
     Mutant(
         "noise x .99",
@@ -53,7 +55,11 @@ MUTANTS = [
         "tests/test_train.py::test_zero_gradients_leave_noise_of_the_stated_size",
     ),
     Mutant(
-        "noise off in the last step", "train", NOISY, "gradient.add_(own.view_as(gradient), alpha=noise_std / ran.spacing * (step < ran.steps - 1))", STEP
+        "noise off in the last step",
+        "train",
+        NOISY,
+        "gradient.add_(own.view_as(gradient), alpha=noise_std / ran.spacing * (step < ran.steps - 1))",
+        STEP,
     ),
     Mutant("noise reused each step", "train", DRAW, "normals = noise.draw(keys, 0)", STEP),
     Mutant(
@@ -158,7 +164,13 @@ MUTANTS = [
         '                for term in (term for name, term in own.items() if name != "bias"):',
         "tests/test_clipping.py::test_engines_equal_micro_batches_of_one",
     ),
-    Mutant("max_grad_norm ignored", "train", "clipper(recipe.clipping, ran.clip, ran.spacing)", "clipper(recipe.clipping, 1.0, ran.spacing)", STEP),
+    Mutant(
+        "max_grad_norm ignored",
+        "train",
+        "clipper(recipe.clipping, ran.clip, ran.spacing)",
+        "clipper(recipe.clipping, 1.0, ran.spacing)",
+        STEP,
+    ),
     Mutant(
         "bfloat16 norm",
         "clipping",

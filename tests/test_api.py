@@ -130,7 +130,9 @@ def test_classifier_learns_and_states_what_it_promises():
     assert model.epsilon_ == accounting.epsilon(model.mechanism_, 1e-5)
     assert 3.99 <= model.epsilon_ <= 4
     told = model.privacy_statement_
-    assert told["guarantee"].startswith("none against whoever knows the seed of the noise; against all others (4.000, 1e-05)-differential privacy")
+    assert told["guarantee"].startswith(
+        "none against whoever knows the seed of the noise; against all others (4.000, 1e-05)-differential privacy"
+    )
     assert told["neighbours"] == "zero-out-one; the number of rows, 400, is public, and the same in both"
     assert "whoever knows the seed" in told["randomness"]
     assert "GridSearchCV" in told["tuning"]
@@ -142,9 +144,7 @@ def test_classifier_learns_and_states_what_it_promises():
 
 def test_fresh_noise_unless_seeded():
     X, y = data()
-    fits = [
-        dptrain.DPClassifier(epochs=2, random_state=0, noise_seed=seed).fit(X, y).predict_proba(X) for seed in (None, None, 3, 3)
-    ]
+    fits = [dptrain.DPClassifier(epochs=2, random_state=0, noise_seed=seed).fit(X, y).predict_proba(X) for seed in (None, None, 3, 3)]
     assert not np.array_equal(fits[0], fits[1])
     np.testing.assert_array_equal(fits[2], fits[3])
 

@@ -1,19 +1,27 @@
 """Files, faults and inputs with which a hostile reader once broke a run. The number is that of the finding."""
 
+import errno
+import fcntl
 import gzip
 import io
 import os
+import shutil
+import subprocess
+import sys
 import time
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from torch import nn
 
-from dptrain import config, data, datasets, images, models
-from dptrain.types import ConfigError
+from dptrain import accounting, api, cli, config, data, datasets, guard, images, models, opinions, outputs, pipeline, store, tensorboard
+from dptrain.executor import WorkerDied
+from dptrain.types import ConfigError, Mechanism, Sampling
 
+ROOT = Path(__file__).parent.parent
 N = 300
 SPLIT = ("dataset.pool=120", "dataset.population=100", "dataset.test=40", "training.batch_size=20")
 
@@ -167,8 +175,6 @@ def test_24_numbers_without_end_are_refused_at_once(override):
 
 
 def test_30_whole_numbers_stay_tokens_for_a_model_that_looks_them_up(tmp_path, monkeypatch):
-    from dptrain import pipeline
-
     def bag(shape, classes):
         class Bag(nn.Module):
             def __init__(self):
@@ -195,3 +201,246 @@ def test_30_whole_numbers_stay_tokens_for_a_model_that_looks_them_up(tmp_path, m
 def test_30_a_group_that_is_too_coarse_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"dataset\.group: c has 2 different values, of each of which one row is used"):
         loaded(tmp_path, table(), "dataset.group=c")
+
+
+SMALL = [
+    *("name=small", "dataset=digits", "dataset.pool=100", "dataset.population=60", "dataset.test=60", "training.batch_size=20"),
+    *("training.epochs=1", "training.width=2", "training.workers=1", "models_per_setting=2", "attacks=[loss]", "epsilons=[8]"),
+]
+
+
+def go(folder, *overrides):
+    return pipeline.sweep(config.load("sweep", [*SMALL, *overrides, f"output={folder}"]), show_progress=False)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr("dptrain.opinions.prv_epsilon", lambda *_: 1.0)
+
+
+def slow_work(folder, place):
+    def work(job, emit, stop):
+        (folder / "started").touch()
+        time.sleep(job)
+        (folder / "written").touch()
+
+    return work
+
+
+def test_21_a_worker_whose_parent_was_killed_writes_nothing(tmp_path):
+    code = (
+        "import functools, pathlib, sys\n"
+        "from tests.test_files import slow_work\n"
+        "from dptrain import executor, guard\n"
+        f"folder = pathlib.Path({str(tmp_path)!r})\n"
+        "with guard.only_writer(folder):\n"
+        "    places = [executor.Place('cpu', 1)] * 2\n"
+        "    executor.run([4, 4], functools.partial(slow_work, folder), places, print, lambda: False, folder)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    for _ in range(600):
+        if (tmp_path / "started").exists():
+            break
+        time.sleep(0.1)
+    with pytest.raises(ConfigError, match="another dptrain is at work"), guard.only_writer(tmp_path):
+        pass
+    parent.kill()
+    parent.wait()
+    time.sleep(5)
+    assert not (tmp_path / "written").exists()
+    with guard.only_writer(tmp_path):
+        pass
+
+
+def test_21_a_folder_is_not_held_while_a_worker_of_an_earlier_run_lives(tmp_path):
+    with guard.only_writer(tmp_path):
+        pass
+    worker = os.open(tmp_path / guard.WORKERS, os.O_RDWR)
+    fcntl.flock(worker, fcntl.LOCK_SH)
+    with pytest.raises(ConfigError, match="workers of a dptrain that was killed are still at work"), guard.only_writer(tmp_path):
+        pass
+    os.close(worker)
+    with guard.only_writer(tmp_path):
+        pass
+
+
+def damages(data, rng, count):
+    """Altered copies of a file: cut, with bits changed, with digits changed, with a part twice, empty."""
+    for number in range(count):
+        kind = number % 6
+        spot = int(rng.integers(1, max(2, len(data) - 1)))
+        if kind == 0:
+            yield data[:spot]
+        elif kind == 1:
+            yield data[:spot] + bytes([data[spot] ^ (1 << int(rng.integers(8)))]) + data[spot + 1 :]
+        elif kind == 2:  # another digit in a number: JSON as before
+            digits = [i for i, byte in enumerate(data) if 48 <= byte <= 57]
+            if not digits:
+                yield b""
+                continue
+            place = digits[int(rng.integers(len(digits)))]
+            yield data[:place] + bytes([48 + (data[place] - 48 + 1 + int(rng.integers(9))) % 10]) + data[place + 1 :]
+        elif kind == 3:
+            yield data[:spot] + data[spot // 2 :]
+        elif kind == 4:
+            yield bytes(len(data))
+        else:
+            yield data[:spot] + b"\xff\x00NaN" + data[spot:]
+
+
+def same(one, other):
+    return [row.to_json() for row in one.rows] == [row.to_json() for row in other.rows]
+
+
+def test_22_no_damaged_file_is_printed_as_a_result(tmp_path, quick):
+    """300 damaged files of a finished run: each is answered, mended from what is whole, or changes nothing. None changes a number in silence."""
+    whole = go(tmp_path / "run")
+    files = sorted(
+        path for path in (tmp_path / "run").rglob("*") if path.is_file() and path.name not in (guard.LOCK, guard.WORKERS, ".dptrain")
+    )
+    rng, ready = np.random.default_rng(0), pipeline.plan(config.load("sweep", [*SMALL, f"output={tmp_path / 'run'}"]))
+    counts, tried = {"answered": 0, "mended": 0}, 0
+    for number in range(300):
+        path = files[number % len(files)]
+        if not path.exists():
+            continue
+        before = path.read_bytes()
+        damaged = list(damages(before, rng, 1 + number % 6))[-1]
+        if damaged == before:
+            continue
+        tried += 1
+        copy = tmp_path / "copy"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(tmp_path / "run", copy)
+        (copy / path.relative_to(tmp_path / "run")).write_bytes(damaged)
+        try:
+            found = outputs.read_result(copy, ready)
+        except ConfigError:
+            counts["answered"] += 1
+            continue
+        if found is None:
+            counts["mended"] += 1
+            continue
+        assert same(found, whole), path  # a file that no result is read from
+        assert "store" in path.parts, path
+    assert tried >= 100
+    assert counts["answered"] + counts["mended"] > tried / 4
+
+
+def test_22_a_damaged_report_or_table_is_written_anew(tmp_path, quick):
+    whole = go(tmp_path)
+    for name in outputs.OUTPUTS:
+        path = tmp_path / name
+        path = next(item for item in sorted(path.rglob("events*"))) if path.is_dir() else path
+        good = path.read_bytes()
+        path.write_bytes(good[: len(good) // 2])
+        again = go(tmp_path)
+        assert (again.trained, same(again, whole)) == (0, True)
+        assert not path.exists() or path.read_bytes() != good[: len(good) // 2]
+        assert outputs.read_result(tmp_path, pipeline.plan(config.load("sweep", [*SMALL, f"output={tmp_path}"])))
+
+
+@pytest.mark.parametrize(
+    "text", ['{"rows": [], "checksum": "0"}', '{"rows": [{"estimate": NaN}]}', "[" * 100_000, '{"rows": [{"estimate": 1e999}]}']
+)
+def test_25_advice_takes_no_damaged_file(tmp_path, text):
+    (tmp_path / "metrics.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"run: .* was altered"):
+        api.advise(tmp_path)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES, errno.EROFS, errno.EMFILE])
+def test_23_faults_of_the_machine_are_one_line_and_exit_code_3(tmp_path, quick, monkeypatch, capsys, code):
+    def fails(path, *_, **__):
+        raise OSError(code, os.strerror(code), str(path))
+
+    monkeypatch.setattr(store, "_write_synced", fails)
+    assert cli.main(["sweep", *SMALL, f"output={tmp_path}"]) == 3
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dptrain: ")]
+    assert len(told) == 1
+    assert os.strerror(code) in told[0]
+    assert "the same command goes on" in told[0]
+
+
+def test_23_a_worker_that_dies_is_one_line(tmp_path, quick, monkeypatch, capsys):
+    def dies(*_, **__):
+        raise WorkerDied("a worker died with exit code -9")
+
+    monkeypatch.setattr(pipeline, "run_jobs", dies)
+    assert cli.main(["sweep", *SMALL, f"output={tmp_path}"]) == 3
+    assert "dptrain: stopped: a worker died with exit code -9. What was finished is kept" in capsys.readouterr().err
+
+
+def test_25_second_opinions_run_nothing_of_the_working_folder(tmp_path, monkeypatch):
+    for name in ("json", "opacus", "math"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise SystemExit\n")
+    monkeypatch.chdir(tmp_path)
+    ran = Mechanism(Sampling.POISSON, 10, 100, 20, 1.0, 1.0, 10)
+    assert opinions.prv_epsilon(ran, 1e-5) == pytest.approx(accounting.epsilon(ran, 1e-5), abs=0.05)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_25_a_plug_in_that_fails_at_import_stops_nobody_else(tmp_path, monkeypatch, capsys):
+    (tmp_path / "broken_plugin.py").write_text("raise RuntimeError('no such library')\n")
+    info = tmp_path / "broken_plugin-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-plugin\nVersion: 1.0\n")
+    groups = "".join(f"[dptrain.{kind}]\nbroken = broken_plugin:thing\n" for kind in ("models", "datasets", "attacks"))
+    (info / "entry_points.txt").write_text(groups)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert cli.main(["list"]) == 0
+    assert "broken             of the package broken-plugin" in capsys.readouterr().out
+    assert config.load("sweep", ["model=logistic", "attacks=[loss]"]).attacks
+    pipeline.plan(config.load("sweep", SMALL))
+    for override in ("model=broken", "dataset=broken", "attacks=[broken]"):
+        with pytest.raises(ConfigError, match=r"broken-plugin, which adds 'broken' .* fails at import"):
+            pipeline.plan(config.load("sweep", [part for part in SMALL if part.split("=")[0] != override.split("=")[0]] + [override]))
+
+
+def test_25_a_lock_that_is_a_link_leads_nowhere(tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("kept")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(precious)
+    with pytest.raises(ConfigError, match="cannot write"), guard.only_writer(tmp_path / "run"):
+        pass
+    assert precious.read_text() == "kept"
+
+
+def test_25_temporaries_of_a_killed_run_are_removed(tmp_path, quick):
+    tmp_path.joinpath(".metrics.json.0123456789abcdef.tmp").write_text("half")
+    go(tmp_path)
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_25_column_names_reach_no_terminal_and_no_page_as_they_are(tmp_path, capsys):
+    frame = table().rename(columns={"a": "\x1b[2J\x07evil"})
+    with pytest.raises(ConfigError) as error:
+        loaded(tmp_path, frame)
+    assert "\x1b" not in str(error.value)
+    assert "\\x1b[2J" in str(error.value)
+    assert cli.main(["sweep", "dataset.path=\x1b[2J"]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+    assert tensorboard._plain("![x](http://there/pixel.png) <img src=x>") == r"\!\[x\]\(http://there/pixel.png\) \<img src=x\>"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["experiment=../../etc/passwd"],
+        ["dataset=../../x"],
+        ["defences=[../none]"],
+        ["attacks=[../../loss]"],
+        ["epsilons=" + "[" * 5000],
+        ["model.hidden=" + "{a:" * 2000],
+        ["name=\udcff"],
+        ["epsilons=[8", "name=]["],
+        ["--multirun", "seed=0,1"],
+    ],
+)
+def test_25_hostile_arguments_are_one_line(arguments, capsys):
+    assert cli.main(["sweep", *arguments]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("dptrain: error: ")
+    assert told.count("\n") == 1
+    assert len(told) < 7000

@@ -93,6 +93,7 @@ def check(attacks: Mapping[str, Mapping[str, Any]]) -> None:
     for name, options in attacks.items():
         if name not in names():
             raise ConfigError(f"attacks.{name}", f"unknown attack; choose from {', '.join(names())}")
+        find(name)
         for key, value in options.items():
             path = f"attacks.{name}.{key}"
             if key not in options_of(name):
