@@ -60,7 +60,8 @@ def write_outputs(ready: Plan, fleet: Fleet, found: Evaluation, statements: Mapp
     lines = {name: as_lines(parts) for name, parts in statements.items()}
     training = {setting.name: fleet.curve(setting) for setting in ready.settings}
     panels = {curve.setting: _pixels(report.image(plots.roc([curve]), "png")) for curve in curves}
-    tensorboard.rebuild(folder / "tensorboard", ready.settings, training, rows, lines, panels, _pixels(png["frontier"]))
+    with tensorboard.faults():
+        tensorboard.rebuild(folder / "tensorboard", ready.settings, training, rows, lines, panels, _pixels(png["frontier"]))
     record = {
         "rows": [row.to_json() for row in rows],
         "exposed": found.exposed,

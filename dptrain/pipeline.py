@@ -126,7 +126,7 @@ def train(ready: Plan, fleet: Fleet, statements: Mapping[str, Mapping[str, str]]
     if show_progress:
         tqdm.write(f"{total} models to train, {fleet.placement}", file=sys.stderr)
     live = tensorboard.Live(folder / "tensorboard")
-    with bar, contextlib.closing(live), stop_requests() as stop:
+    with bar, tensorboard.faults(), contextlib.closing(live), stop_requests() as stop:
 
         def on_event(event: Steps | OnCurve) -> None:
             if isinstance(event, OnCurve):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,27 @@ from dptrain.types import ConfigError, Setting, printable
 
 STEPS_PER_EPSILON = 1000
 MARK = ".dptrain"
+
+
+@contextlib.contextmanager
+def faults() -> Iterator[None]:
+    """TensorBoard writes from threads of its own: raise here what the disk answered there, where it would only be printed."""
+    found: list[OSError] = []
+    before = threading.excepthook
+
+    def keep(thread: threading.ExceptHookArgs) -> None:
+        if isinstance(thread.exc_value, OSError):
+            found.append(thread.exc_value)
+        else:
+            before(thread)
+
+    threading.excepthook = keep
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+    if found:
+        raise found[0]
 
 
 class Live:
