@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from dptrain.executor import Place
 from dptrain.executor import run as run_jobs
 from dptrain.fleet import Fleet
 from dptrain.guard import only_writer, stop_requests
+from dptrain.limits import require_memory
 from dptrain.outputs import Result, read_result, write_outputs
 from dptrain.placement import Placement, choose, cores, memory
 from dptrain.plan import Plan, plan
@@ -28,7 +30,7 @@ from dptrain.schema import Config
 from dptrain.spending import retrained
 from dptrain.statement import UNIT, as_lines, checked, measured, refuted, rounded_up, statement
 from dptrain.store import Store, code_fingerprint, fingerprint, to_json, versions
-from dptrain.types import Setting
+from dptrain.types import ConfigError, Setting
 
 PROBED = 8
 """Population examples that the probe looks at."""
@@ -123,8 +125,9 @@ def train(ready: Plan, fleet: Fleet, statements: Mapping[str, Mapping[str, str]]
     _say_what_is_spent_again(ready, fleet)
     bar = tqdm(total=total * all_steps, unit="step", disable=not show_progress, unit_scale=True, dynamic_ncols=True, mininterval=0.5)
     fleet.prepare()
+    takes = _takes(ready, fleet, total)
     if show_progress:
-        tqdm.write(f"{total} models to train, {fleet.placement}", file=sys.stderr)
+        tqdm.write(f"{total} models to train, {fleet.placement}; {takes}", file=sys.stderr)
     live = tensorboard.Live(folder / "tensorboard")
     with bar, tensorboard.faults(), contextlib.closing(live), stop_requests() as stop:
 
@@ -139,6 +142,23 @@ def train(ready: Plan, fleet: Fleet, statements: Mapping[str, Mapping[str, str]]
 
         run_jobs(jobs, functools.partial(fleet.at, headers), fleet.placement.places, on_event, stop.is_set, folder)
     return total
+
+
+def _takes(ready: Plan, fleet: Fleet, total: int) -> str:
+    """About how long the training takes, and the disk. Raises ConfigError where the disk or the memory does not hold it."""
+    config, dataset = ready.config, fleet.dataset
+    parameters = sum(value.numel() for value in fleet.module(ready.settings[0]).state_dict().values())
+    examples = sum(len(part.labels) for part in dataset.parts.values())
+    said = 4 * examples * dataset.classes
+    require_memory(6 * said * config.models_per_setting, "models_per_setting", "judging one setting")  # float64, and a copy or two
+    disk = total * (4 * parameters + 2 * said)
+    free = shutil.disk_usage(config.folder).free
+    if disk > free:
+        message = f"{total:,} models take about {disk / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free at {config.folder}"
+        raise ConfigError("output", f"{message}; choose another folder, or fewer models")
+    seconds = fleet.placement.step_seconds
+    time = f"about {max(1, round(total * config.steps * seconds)):,} s, " if seconds else ""
+    return f"{time}{disk / 2**20:,.0f} MiB on disk"
 
 
 def _together(spent: ledger.Snapshot, delta: float) -> float | None:

@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -33,11 +33,13 @@ STEP_SECONDS, START_SECONDS = 0.3, 8.0
 
 @dataclass(frozen=True)
 class Placement:
-    """width: models in a stack; physical_batch: examples of a model in memory at once, None for whole batches; places: one a worker."""
+    """width: models in a stack; physical_batch: examples of a model in memory at once, None for whole batches; places: one a worker;
+    step_seconds: of one model's step in such a stack, where it was measured."""
 
     width: int
     physical_batch: int | None
     places: tuple[Place, ...]
+    step_seconds: float | None = None
 
     def __str__(self) -> str:
         where = ", ".join(f"{place.device} ({place.threads} threads)" for place in self.places)
@@ -125,7 +127,8 @@ def choose(config: Config, model: nn.Module, shape: tuple[int, ...], engine: str
     names = [f"cuda:{index % gpus}" if gpus else str(device) for index in range(workers)]
     places = tuple(Place(name, max(1, torch.get_num_threads() // workers)) for name in names)
     each = max(1, fits // (width * (1 if gpus else workers)))
-    return Placement(width, wanted.physical_batch or (each if each < batch else None), places)
+    seconds = None if trial is None else trial.seconds.get(width) or trial.step_seconds(width)
+    return Placement(width, wanted.physical_batch or (each if each < batch else None), places, seconds)
 
 
 @dataclass
@@ -139,6 +142,8 @@ class _Trial:
     device: torch.device
     batch: int
 
+    seconds: dict[int, float] = field(default_factory=dict)
+
     def __post_init__(self) -> None:
         self.examples = inputs(self.model, self.shape, self.batch)
         self.model = copy.deepcopy(self.model).to(self.device)
@@ -149,7 +154,7 @@ class _Trial:
     def best_width(self, widths: Sequence[int]) -> int:
         best, least = 1, math.inf
         for width in widths:
-            seconds = self.step_seconds(width)
+            seconds = self.seconds[width] = self.step_seconds(width)
             if seconds < least:
                 best, least = width, seconds
             if seconds * width > STEP_SECONDS:

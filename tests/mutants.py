@@ -1,4 +1,4 @@
-"""48 one-line bugs of private training and auditing, most of them found live in the tools people use, and the tests that must catch each."""
+"""63 one-line bugs of private training and auditing, most of them found live in the tools people use, and the tests that must catch each."""
 
 from __future__ import annotations
 
@@ -310,6 +310,111 @@ MUTANTS = [
         "gradient.mul_(ran.spacing / ran.divisor)",
         "gradient.mul_(ran.spacing / max(1, int(weights.sum()) / len(keys)))",
         STEP,
+    ),
+    Mutant(
+        "jackknife of examples without its inflation",
+        "metrics",
+        "(groups - 1) / groups * np.sum",
+        "1 / groups * np.sum",
+        "tests/test_numbers.py::test_19_the_jackknife_of_examples_is_inflated",
+    ),
+    Mutant(
+        "upper median of bounds",
+        "judge",
+        "return found[(len(found) - 1) // 2]",
+        "return found[len(found) // 2]",
+        "tests/test_numbers.py::test_19_of_several_bounds_the_lower_median_counts_each_at_half_the_error",
+    ),
+    Mutant(
+        "each of several bounds at the full error",
+        "judge",
+        "each = confidence if len(view.own) == 1 else 1 - (1 - confidence) / 2",
+        "each = confidence",
+        "tests/test_numbers.py::test_19_of_several_bounds_the_lower_median_counts_each_at_half_the_error",
+    ),
+    Mutant(
+        "epsilon of a group computed for one",
+        "accounting",
+        "return _Losses.of(mechanism, group).epsilon(delta)",
+        "return _Losses.of(mechanism).epsilon(delta)",
+        "tests/test_numbers.py::test_19_group_epsilons_are_of_groups",
+    ),
+    Mutant(
+        "noise keeps its last digits",
+        "train",
+        f"{NOISY}.round_()",
+        NOISY,
+        "tests/test_claims.py::test_02_released_steps_are_multiples_of_a_grid",
+    ),
+    Mutant(
+        "gaps in the tail of the noise",
+        "noise",
+        "if float(radius.amax()) > FAR else []",
+        "if float(radius.amax()) > 100 else []",
+        "tests/test_claims.py::test_02_the_tail_has_no_gaps",
+    ),
+    Mutant(
+        "unknown modules get whole batches",
+        "row_wise",
+        "if changed or type(model) not in KNOWN or not KNOWN[type(model)](model):",
+        "if changed:",
+        "tests/test_claims.py::test_01_mixing_models_are_refused_or_one_example_moves_the_sum_by_the_clip_at_most",
+    ),
+    Mutant(
+        "engines checked at initial weights only",
+        "probe",
+        "copy.deepcopy(weights).double(), shape, 1e-5)",
+        "copy.deepcopy(model).double(), shape, 1e-5)",
+        "tests/test_claims.py::test_06_engines_are_checked_at_other_weights",
+    ),
+    Mutant(
+        "ties read as a rate of zero",
+        "metrics",
+        "if coarse > fpr * (1 + 1e-12):",
+        "if False:",
+        "tests/test_numbers.py::test_13_a_rate_below_the_resolution_of_an_attack_is_refused",
+    ),
+    Mutant(
+        "ceiling of the symmetrised curve",
+        "accounting",
+        "        return one, other\n",
+        "        return np.maximum(one, other), np.maximum(one, other)\n",
+        "tests/test_numbers.py::test_14_the_ceiling_of_the_auc_is_that_of_members_against_non_members",
+    ),
+    Mutant(
+        "guesses chosen on the coins they are tried on",
+        "one_run",
+        "looked, tried = mixed[: len(mixed) // QUARTER], mixed[len(mixed) // QUARTER :]",
+        "looked = tried = mixed",
+        "tests/test_audit.py::test_the_best_of_all_guesses_would_be_caught",
+    ),
+    Mutant(
+        "a fixed floor under rounded probabilities",
+        "saturation",
+        "true, rest = split(probabilities, labels)\n    values",
+        "given, (true, rest) = Ends(1e-12, 1e-12), split(probabilities, labels)\n    values",
+        "tests/test_numbers.py::test_12_lira_on_rounded_probabilities",
+    ),
+    Mutant(
+        "a refuted setting recommended",
+        "advice",
+        "[one for one in every if not one.refuted], [one for one in every if one.refuted]",
+        "list(every), []",
+        "tests/test_claims.py::test_09_a_refuted_claim_is_shown_as_refuted_everywhere",
+    ),
+    Mutant(
+        "columns shaped by the pool",
+        "tables",
+        "population = parts(config, seed, len(kept))[1]",
+        "population = np.arange(len(kept))",
+        "tests/test_files.py::test_03_a_cell_of_the_pool_does_not_shape_the_features",
+    ),
+    Mutant(
+        "seeded noise shared by data sets",
+        "estimator",
+        'sampling.seeded_key(int(self.noise_seed), "estimator", rows.hexdigest(), plan)',
+        'sampling.seeded_key(int(self.noise_seed), "estimator")',
+        "tests/test_claims.py::test_05_a_noise_seed_repeats_a_fit_and_no_other",
     ),
 ]
 

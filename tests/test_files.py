@@ -5,6 +5,7 @@ import fcntl
 import gzip
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,23 @@ import pandas as pd
 import pytest
 from torch import nn
 
-from dptrain import accounting, api, cli, config, data, datasets, guard, images, models, opinions, outputs, pipeline, store, tensorboard
+from dptrain import (
+    accounting,
+    api,
+    cli,
+    config,
+    data,
+    datasets,
+    guard,
+    images,
+    limits,
+    models,
+    opinions,
+    outputs,
+    pipeline,
+    store,
+    tensorboard,
+)
 from dptrain.executor import WorkerDied
 from dptrain.types import ConfigError, Mechanism, Sampling
 
@@ -444,3 +461,15 @@ def test_25_hostile_arguments_are_one_line(arguments, capsys):
     assert told.startswith("dptrain: error: ")
     assert told.count("\n") == 1
     assert len(told) < 7000
+
+
+def test_24_what_a_run_takes_is_said_and_checked_before_it_starts(tmp_path, quick, monkeypatch, capfd):
+    measured = [part for part in SMALL if not part.startswith("training.width")]
+    pipeline.sweep(config.load("sweep", [*measured, f"output={tmp_path / 'one'}"]))
+    assert re.search(r"2 models to train, .*; about [\d,]+ s, [\d,]+ MiB on disk", capfd.readouterr().err)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10_000))
+    with pytest.raises(ConfigError, match="GiB are free at"):
+        go(tmp_path / "other")
+    monkeypatch.setattr(limits, "memory", lambda: 10_000)
+    with pytest.raises(ConfigError, match="half of this machine's memory"):
+        go(tmp_path / "third")
