@@ -61,28 +61,33 @@ class GaussianNoise:
                     for model, column in beyond:
                         far.setdefault(first + model, []).append(start + column)
             for model, columns in far.items():
-                self._refine(keys[model], step, number, model, np.array(columns), out)
+                self._refine(keys[model], step, number, model, sorted(columns), out)
             if number:
                 self._normals.add_(out)
         if summed > 1:
             self._normals.mul_(summed**-0.5)
         return self._normals.flatten(1)[:, : self._size]
 
-    def _refine(self, key: bytes, step: int, number: int, row: int, found: np.ndarray, out: Tensor) -> None:
-        """Draw the pairs of the tail again, those in the columns `found` of a row, with 64 more bits for each radius."""
-        one, two = self._bits[row, number][:, found]
-        bits = np.empty(len(found), dtype=np.uint64)
+    def _refine(self, key: bytes, step: int, number: int, row: int, columns: list[int], out: Tensor) -> None:
+        """Draw the pairs of the tail again, those in some columns of a row, with 64 more bits for each radius."""
+        bits = np.empty(len(columns), dtype=np.uint64)
         fill(key, Purpose.TAIL, step * SUMS + number, bits)
-        radius = np.sqrt(-2 * np.log(np.abs(one + (bits / 2.0**64 - 0.5)) * 2.0**-31 + 1e-30))
-        angle = two * (math.pi * 2.0**-31)
-        out[row, 0, found] = torch.from_numpy((np.cos(angle) * radius).astype(np.float32))
-        out[row, 1, found] = torch.from_numpy((np.sin(angle) * radius).astype(np.float32))
+        for column, drawn in zip(columns, bits.tolist(), strict=True):
+            one, two = self._bits[row, number, :, column].tolist()
+            radius = math.sqrt(-2 * math.log(max(abs(one + drawn / 2.0**64 - 0.5) * 2.0**-31, 1e-30)))
+            angle = two * (math.pi * 2.0**-31)
+            out[row, 0, column], out[row, 1, column] = math.cos(angle) * radius, math.sin(angle) * radius
 
-    def _box_muller(self, one: Tensor, two: Tensor, cosines: Tensor, sines: Tensor) -> list[list[int]]:
+    def _box_muller(self, one: Tensor, two: Tensor, cosines: Tensor, sines: Tensor) -> list[tuple[int, int]]:
         """Write the pairs of some integers, and return the places [row, column] of those that are to be drawn again."""
         radius, angle = (buffer[: one.numel()].view(one.shape) for buffer in (self._radius, self._angle))
         radius.copy_(one).abs_().mul_(2.0**-31).log_().mul_(-2).sqrt_()
         angle.copy_(two).mul_(math.pi * 2.0**-31)
         torch.cos(angle, out=cosines).mul_(radius)
         torch.sin(angle, out=sines).mul_(radius)
-        return radius.gt(FAR).nonzero().tolist() if float(radius.amax()) > FAR else []
+        beyond = []
+        while float(radius.amax()) > FAR:  # one in 500,000: the largest again and again is faster than a list of them
+            place = int(radius.argmax())
+            beyond.append(divmod(place, radius.shape[1]))
+            radius[beyond[-1]] = 0
+        return beyond

@@ -31,7 +31,7 @@ class Refusal(Exception):
     """A number that these data cannot support; the message is the reason, for the reader of the report."""
 
 
-GRID = -8
+GRID = -4
 """Power of two, in standard deviations of the noise, of the multiples that noisy sums are rounded to (docs/noise.md says why this one)."""
 
 

@@ -311,14 +311,14 @@ def test_02_the_last_digits_of_noise_tell_nothing():
 def test_02_released_steps_are_multiples_of_a_grid():
     model = nn.Linear(30, 10)
     mechanism = Mechanism(Sampling.POISSON, 4, 4, 1, 3.0, 0.7, 4)
-    assert 2.1 / 512 < mechanism.spacing <= 2.1 / 256
+    assert 2.1 / 32 < mechanism.spacing <= 2.1 / 16
     setting = Setting("s", "dpsgd", 1.0, 1e-5, mechanism, Recipe(1.0))
     state, before = State.start([model]), stack([model])
     inputs, labels = torch.randn(4, 30), torch.arange(4)
     train(model, setting, "stacked", state, [sampling.os_key()], inputs, labels, np.ones((1, 4), bool), lambda *_: None)
     steps = (before["weight"] - state.parameters["weight"]).double() * 4 / mechanism.spacing
     assert float((steps - steps.round()).abs().max()) < 0.01  # but for the rounding of the difference itself
-    assert float(steps.abs().max()) > 200
+    assert float(steps.abs().max()) > 20
 
 
 def test_02_the_tail_has_no_gaps():

@@ -23,8 +23,9 @@ from torch import nn
 
 from dptrain import cli, config, defences, judge, ledger, models, report, sampling
 from dptrain.noise import GaussianNoise
-from dptrain.pipeline import OUTPUTS, plan, sweep
+from dptrain.outputs import OUTPUTS
 from dptrain.pipeline import load as load_fleet
+from dptrain.pipeline import plan, sweep
 from dptrain.store import Store, from_npy
 from dptrain.types import ConfigError
 from tests.conftest import TINY, strict_json
@@ -432,7 +433,7 @@ def test_checkpoints_are_for_their_owner_alone_and_reveal_damage(tmp_path):
 def test_a_finished_result_does_not_vouch_for_anothers_files(tmp_path, monkeypatch, quick):
     first = go(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("dptrain.pipeline.tensorboard.rebuild", lambda *_: (_ for _ in ()).throw(SystemExit))
+        patch.setattr("dptrain.outputs.tensorboard.rebuild", lambda *_: (_ for _ in ()).throw(SystemExit))
         with pytest.raises(SystemExit):
             go(tmp_path, "epsilons=[inf,3]")
     again = go(tmp_path)
