@@ -353,23 +353,42 @@ def attack_table() -> dict[str, object]:
     return found
 
 
+class _Plain(GaussianNoise):
+    """The same without what hardens it: 32-bit radii, their gaps included."""
+
+    def _box_muller(self, one: torch.Tensor, two: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> list[tuple[int, int]]:
+        radius, angle = (buffer[: one.numel()].view(one.shape) for buffer in (self._radius, self._angle))
+        radius.copy_(one).abs_().add_(0.5).mul_(2.0**-31).log_().mul_(-2).sqrt_()
+        angle.copy_(two).mul_(math.pi * 2.0**-31)
+        torch.cos(angle, out=cosines).mul_(radius)
+        torch.sin(angle, out=sines).mul_(radius)
+        return []
+
+
 def noise_table() -> dict[str, float]:
-    """Milliseconds for the noise of one step of one model: our keystream, sums of such against attacks on floating point, torch's generator."""
-    size, rounds = 101_770, 40
-    keys = [sampling.seeded_key(0, "bench")]
-    sources = {f"{n} summed" if n > 1 else "AES-256-CTR": GaussianNoise(1, size, n) for n in (1, 2, 4)}
+    """Milliseconds for the noise of one step of one model, added to its sum and divided: as trained with, and without what hardens it; for
+    sums of Gaussians; and for torch's generator, which is none for secrets."""
+    size, models, rounds = 101_770, 16, 60
+    keys, total = [sampling.seeded_key(model, "bench") for model in range(models)], torch.zeros(models, size)
+    sources = {
+        "as trained with": GaussianNoise(models, size),
+        "without hardening": _Plain(models, size),
+        "4 summed": GaussianNoise(models, size, 4),
+    }
     generator = torch.Generator().manual_seed(0)
     seconds: dict[str, list[float]] = {name: [] for name in (*sources, "torch.randn")}
     for step in range(rounds):
         for name, times in seconds.items():
             start = time.perf_counter()
-            if name in sources:
-                sources[name].draw(keys, step)
+            drawn = sources[name].draw(keys, step) if name in sources else torch.randn(models, size, generator=generator)
+            if name in ("as trained with", "4 summed"):
+                total.add_(drawn, alpha=16.0).round_().mul_(1 / 4096)
             else:
-                torch.randn(size, generator=generator)
-            times.append(time.perf_counter() - start)
-    medians = {name: 1e3 * statistics.median(times) for name, times in seconds.items()}
-    print(f"noise of {size:,} parameters: " + ", ".join(f"{name} {value:.2f} ms" for name, value in medians.items()))
+                total.add_(drawn, alpha=1.0).div_(256)
+            times.append((time.perf_counter() - start) / models)
+    medians = {name: 1e3 * statistics.median(times[5:]) for name, times in seconds.items()}
+    print(f"noise of {size:,} parameters: " + ", ".join(f"{name} {value:.3f} ms" for name, value in medians.items()))
+    print(f"hardened / not: {medians['as trained with'] / medians['without hardening']:.3f}")
     return medians
 
 
