@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dptrain import exposure, guesses, judge, metrics
+from dptrain.attacks import ALONE, RERUN
 from dptrain.guesses import Judged
 from dptrain.judge import Row, Subject
 from dptrain.scores import Scores
@@ -58,17 +59,23 @@ def assess(
         result.curves[name] = metrics.roc(matrices[name].ravel(), member.ravel())
     result.exposed.update(
         vulnerable={name: exposure.vulnerable(matrix, member, scores.labels, ids) for name, matrix in matrices.items()},
-        stability={name: _stability(scores, name, attacks[name], run) for name in matrices},
+        stability={name: _stability(scores, name, attacks[name], run, matrix) for name, matrix in matrices.items()},
         agreement=exposure.agreement(matrices, member, ids),
     )
     return result
 
 
-def _stability(scores: Scores, attack: str, options: Mapping[str, Any], run: Run) -> float | None:
-    """Of an attack between two halves of the models, each attacked with its own half as shadows."""
+def _stability(scores: Scores, attack: str, options: Mapping[str, Any], run: Run, matrix: np.ndarray) -> float | None:
+    """Of an attack between two halves of the models, each attacked with its own half as shadows; None for attacks that would have to train
+    classifiers again for it."""
+    if attack not in RERUN and attack not in ALONE:
+        return None
     parts = exposure.halves(scores.models) if not scores.targets and scores.separate is None else None
     if parts is None:
         return None
+    if attack in ALONE:
+        first, second = ((matrix[half], scores.membership[half]) for half in parts)
+        return exposure.stability(first, second)
     try:
         first, second = ((run(part := scores.only(half), attack, options).matrix, part.membership) for half in parts)
     except Refusal:  # a half has too few shadows

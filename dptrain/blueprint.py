@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,8 +14,8 @@ from dptrain import models
 from dptrain.probe import inputs
 from dptrain.schema import Config
 
-ENOUGH = 100
-"""Numbers of a tensor from which a correlation of one half is no chance."""
+ENOUGH, DEVIATIONS = 100, 6.0
+"""Numbers of a tensor from which a correlation is looked at, and the standard errors from which it is no chance."""
 
 
 def build(config: Config, shape: Sequence[int], classes: int, seed: int = 0, instead: Mapping[str, Any] | None = None) -> nn.Module:
@@ -43,6 +44,6 @@ def supplied(first: nn.Module, second: nn.Module) -> list[str]:
         if mine.numel() < 2 or mine.numel() != other.numel() or float(mine.std()) <= 1e-6 * float(mine.abs().max()):
             continue
         alike = float(torch.corrcoef(torch.stack([mine, other]))[0, 1]) if float(other.std()) > 0 else 0.0
-        if torch.equal(mine, other) or (mine.numel() >= ENOUGH and alike > 0.5):
+        if torch.equal(mine, other) or (mine.numel() >= ENOUGH and abs(alike) * math.sqrt(mine.numel()) > DEVIATIONS):
             found.append(name)
     return found

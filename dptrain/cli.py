@@ -159,7 +159,7 @@ def _sweep(rest: Sequence[str]) -> int:
     chosen = config.load("sweep", list(rest))
     allocator.keep_memory()
     from dptrain import report  # these load torch: a wrong key has been answered by now
-    from dptrain.executor import Interrupted, WorkerDied
+    from dptrain.executor import Interrupted, WorkerDied, no_memory
     from dptrain.pipeline import sweep
     from dptrain.statement import as_lines
 
@@ -172,6 +172,10 @@ def _sweep(rest: Sequence[str]) -> int:
     except WorkerDied as error:
         _say(f"stopped: {error}. {KEPT}")
         return 3
+    except RuntimeError as error:
+        if not no_memory(error):
+            raise
+        raise MemoryError("no memory is left; use training.physical_batch=64, or fewer models side by side (training.width=1)") from None
     print(report.table(*report.summary(result.rows)) + "\n")
     print("\n".join(report.legend(result.rows)))
     for name, parts in result.statements.items():

@@ -88,8 +88,10 @@ def _refuse_override(override: str) -> None:
     group = key.lstrip("+~").split("@")[0]
     if (group in (*groups(), "defences", "experiment") and re.search(r"[/\\]|\.\.", value)) or "/" in group:
         raise ConfigError(group, f"{value!r} is a path, and this takes a name; see dptrain list")
-    if re.fullmatch(r"[^\[{('\"]*,[^\]})'\"]*", value) and group not in ("output", "dataset.path"):
-        raise ConfigError(key, f"takes one value in a run; write a list as {key}=[{value}], or run once for each")
+    if re.fullmatch(r"[^\[{('\"]*,[^\]})'\"]*", value):
+        text = group in ("output", "dataset.path", "dataset.target", "dataset.group", "dataset.schema", "scores", "run")
+        mend = f"quote it: \"{key}='{value}'\"" if text else f"write a list as {key}=[{value}], or run once for each"
+        raise ConfigError(key, f"takes one value in a run, and a comma parts two; {mend}")
 
 
 def _foreign(override: str) -> list[str]:

@@ -62,8 +62,8 @@ class Dataset:
 @dataclass(frozen=True)
 class Source:
     """What is public about a data set, and how to read it; digest: of its files, where it is not bundled; unit: of privacy, where it is not
-    one example; notes: what a user should know, and nobody whom a model is given to; usable: bool [size], which examples may be in pool
-    and test set, all by default."""
+    one example; notes: what a user should know, and nobody whom a model is given to; split: indices of pool, population and test, where what
+    is fitted on the population decides which others can be used."""
 
     preprocessing: str
     shape: tuple[int, ...]
@@ -73,32 +73,34 @@ class Source:
     digest: str = ""
     unit: str | None = None
     notes: tuple[str, ...] = ()
-    usable: np.ndarray | None = None
+    split: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
 
-def parts(config: DatasetConfig, seed: int, size: int, usable: np.ndarray | None = None) -> list[np.ndarray]:
-    """Indices of pool, population and test among `size` examples. Raises ConfigError where there are not enough.
+def order_of(config: DatasetConfig, seed: int, size: int) -> np.ndarray:
+    """The order in which `size` examples are dealt out, a function of the seed and of how many there are alone."""
+    return generator(seeded_key(seed, config.name), Purpose.SPLIT).permutation(size)
 
-    The population comes from a place that depends on the seed and the sizes alone, so what is fitted on it may say which of the other
-    examples are usable, bool [size].
-    """
-    pool, population, test = config.pool, config.population, config.test
-    order = generator(seeded_key(seed, config.name), Purpose.SPLIT).permutation(size)
-    others = np.concatenate([order[:pool], order[pool + population :]])
-    others = others if usable is None else others[usable[others]]
-    if pool + population + test > size or len(others) < pool + test:
-        wanted = pool + population + test
-        size = min(size, len(others) + population)
+
+def require_enough(config: DatasetConfig, size: int) -> None:
+    """Raise ConfigError where pool, population and test want more than `size` examples."""
+    wanted = config.pool + config.population + config.test
+    if wanted > size:
         test, population = max(1, size // 5), max(1, size // 10)
-        fitting = (size - test - population) // 2 * 2
-        fix = (
-            f"use such as dataset.pool={fitting} dataset.population={population} dataset.test={test}"
-            if fitting >= MIN_POOL
-            else "it is too small"
-        )
+        pool = (size - test - population) // 2 * 2
+        sizes = f"use such as dataset.pool={pool} dataset.population={population} dataset.test={test}"
+        fix = sizes if pool >= MIN_POOL else "it is too small"
         message = f"pool + population + test is {wanted:,}, but {config.name} has {size:,} examples; {fix}"
         raise ConfigError("dataset.pool", message)
-    return [others[:pool], order[pool : pool + population], others[pool : pool + test]]
+
+
+def parts(config: DatasetConfig, seed: int, declared: Source) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices of pool, population and test among a data set's examples. Raises ConfigError where there are not enough."""
+    require_enough(config, declared.size)
+    if declared.split is not None:
+        return declared.split
+    order, ends = order_of(config, seed, declared.size), np.cumsum([config.pool, config.population, config.test])
+    pool, population, test = np.split(order[: ends[-1]], ends[:-1])
+    return pool, population, test
 
 
 def copies(of: Sequence[Examples]) -> int:
@@ -119,7 +121,7 @@ def load(declared: Source, config: DatasetConfig, seed: int, tokens: bool = Fals
         raise ConfigError("dataset.name", f"{config.name} has shape {examples.inputs.shape}, expected {expected}; reinstall its package")
     if not tokens and examples.inputs.dtype != np.float32:
         examples = Examples(examples.inputs.astype(np.float32), examples.labels, examples.ids)
-    pool, population, test = (examples.take(part) for part in parts(config, seed, declared.size, declared.usable))
+    pool, population, test = (examples.take(part) for part in parts(config, seed, declared))
     if k := config.canaries:
         rng = generator(seeded_key(seed, config.name), Purpose.CANARY)
         made = CANARIES[config.canary](pool.inputs[:k], pool.labels[:k], declared.classes, rng)

@@ -34,7 +34,6 @@ def _recipe(config: Config, defence: str, learning_rate: float, momentum: float,
         learning_rate=rate,
         momentum=float(momentum),
         clipping=clipping,
-        summed_gaussians=config.privacy.summed_gaussians,
         **{name: getattr(training, name) for name in shared},
     )
 

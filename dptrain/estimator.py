@@ -92,8 +92,8 @@ class DPClassifier(ClassifierMixin, BaseEstimator):
         setting = self._setting(len(X))
         device = choose_device(self.device)
         inputs = torch.from_numpy(_finite32(X)).to(device)
-        key = self._key(X, labels, setting)
         self._model = _build(X.shape[1:], len(self.classes_), self.hidden, self._initial_seed())
+        key = self._key(X, labels, setting)
         refuse_mixing(self._model, X.shape[1:])
         refuse_sampler(setting.mechanism.batch_size, setting.mechanism.public_n)
         state = State.start([self._model]).to(device)
@@ -145,12 +145,14 @@ class DPClassifier(ClassifierMixin, BaseEstimator):
         return Setting("model", "dpsgd", self.epsilon if private else None, delta, plan, Recipe(float(rate), float(self.momentum)))
 
     def _key(self, X: np.ndarray, labels: np.ndarray, setting: Setting) -> bytes:
-        """Of batches and noise. A seeded one depends on the rows and the plan too: equal noise over neighbouring rows, or over two folds
-        of the same ones, would be subtracted by whoever has both models."""
+        """Of batches and noise. A seeded one depends on all that a fit depends on, initial weights included: equal noise over other gradients
+        would be subtracted by whoever has both models."""
         if self.noise_seed is None:
             return sampling.os_key()
         rows = hashlib.sha256(repr((X.shape, X.dtype)).encode() + np.ascontiguousarray(X).tobytes() + labels.tobytes())
-        plan = json.dumps([setting.shaping(), list(self.hidden)], sort_keys=True)
+        for name, value in self._model.state_dict().items():
+            rows.update(name.encode() + value.numpy().tobytes())
+        plan = json.dumps([setting.shaping(), list(self.hidden), [str(label) for label in self.classes_]], sort_keys=True)
         return sampling.seeded_key(int(self.noise_seed), "estimator", rows.hexdigest(), plan)
 
     def _initial_seed(self) -> int:
@@ -159,7 +161,7 @@ class DPClassifier(ClassifierMixin, BaseEstimator):
         return int(check_random_state(self.random_state).randint(2**31))
 
     def _statement(self, setting: Setting) -> Mapping[str, str]:
-        privacy = PrivacyConfig(setting.delta, "os" if self.noise_seed is None else "seeded", 1)
+        privacy = PrivacyConfig(setting.delta, "os" if self.noise_seed is None else "seeded")
         told = dict(statement.statement(setting, privacy, PREPROCESSING, None, "one row of X"))
         if setting.mechanism.private:
             told |= {

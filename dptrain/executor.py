@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import queue
@@ -33,6 +34,12 @@ class Interrupted(Exception):
     """Work stopped at a good moment, its state saved."""
 
 
+def no_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is used up: Python's, or torch's of a GPU or of a CPU, which are none of Python's."""
+    out = isinstance(error, RuntimeError) and ("out of memory" in str(error) or "not enough memory" in str(error))
+    return out or isinstance(error, MemoryError)
+
+
 class WorkerDied(RuntimeError):
     """A worker ended without a word: it was killed, perhaps for want of memory."""
 
@@ -57,8 +64,8 @@ def run(
 
     With one place the jobs run here. With more, each place gets a process, to which `setup` is sent, and takes jobs as it is free. A
     job's ConfigError is raised here after the others have stopped with their work saved; so are Interrupted and OSError, and any other
-    exception as a RuntimeError with its traceback. A worker that is killed raises WorkerDied; one whose parent is killed ends at once, and
-    holds `folder`, where the jobs write, for as long as it lives.
+    exception as a RuntimeError with its traceback. A worker that is killed raises WorkerDied; one whose parent is killed ends at once on Linux,
+    at its next step elsewhere, and holds `folder`, where the jobs write, for as long as it lives.
     """
     places = places[: len(jobs)]
     if len(places) > 1:
@@ -188,6 +195,8 @@ def _told(error: BaseException) -> tuple[str, ...]:
     """An exception in words, since not every one survives the way to the parent."""
     if isinstance(error, ConfigError):
         return ("configuration", error.key, error.message)
+    if no_memory(error):
+        return ("system", str(errno.ENOMEM), os.strerror(errno.ENOMEM), "")
     if isinstance(error, OSError) and error.errno is not None:
         return ("system", str(error.errno), str(error.strerror), str(error.filename or ""))
     return ("interrupted",) if isinstance(error, Interrupted) else ("failed", "".join(traceback.format_exception(error)))

@@ -56,6 +56,7 @@ class Fleet:
     dataset: Dataset
     membership: np.ndarray
     data_digest: str = field(init=False, repr=False)
+    _names: dict[tuple[tuple[str, Any], ...], list[str]] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.data_digest = self.dataset.digest
@@ -164,7 +165,7 @@ class Fleet:
         progress.state = progress.state.to(self.device)
         progress.write(self.store, checkpoint)  # before any noise is drawn, so that a restart draws the same
         path = self.ledger_folder / f"{setting.name}-{checkpoint}.jsonl"
-        book = ledger.Ledger(path, setting.name, self.split, progress.models, progress.keys)
+        book = ledger.Ledger(path, setting.name, self.split, progress.models, progress.keys, progress.artefacts)
         emit(Steps(setting, len(progress.models), progress.state.step))
         model = self.module(setting).to(self.device)
         pool, test = self.tensors["pool"], self.tensors["test"]
@@ -269,8 +270,9 @@ class Fleet:
     def parameters(self, setting: Setting, index: int) -> dict[str, Tensor]:
         """Of one trained model, each [1, ...]. Its file holds the constants of `module` too."""
         stored = load(self.stored(setting, index)["parameters.safetensors"])
-        names = [name for name, _ in self.module(setting).named_parameters()]
-        return {name: stored[name][None].to(self.device) for name in names}
+        if setting.model not in self._names:
+            self._names[setting.model] = [name for name, _ in self.module(setting).named_parameters()]
+        return {name: stored[name][None].to(self.device) for name in self._names[setting.model]}
 
     def digest(self, setting: Setting, index: int) -> str:
         """Of one model's trained parameters: two runs of one configuration differ in their noise."""

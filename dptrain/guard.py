@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,23 @@ LOCK, WORKERS = ".lock", ".workers"
 """Files of a results folder: held by the process that writes there, and by each worker of it for as long as it lives."""
 DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of Linux's prctl."""
+
+
+ORPHAN_SECONDS = 10
+"""How long workers of a parent that was killed may take to end."""
+
+
+def _locked(descriptor: int, seconds: float) -> bool:
+    """Whether a lock could be had within a time."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.1)
 
 
 def _open(path: Path) -> int:
@@ -39,10 +57,8 @@ def only_writer(folder: Path) -> Iterator[None]:
         except OSError as error:
             raise ConfigError("output", f"cannot write to {folder}: {error.strerror}; choose another folder") from None
         for descriptor, who in zip(held, ("another dptrain is", "workers of a dptrain that was killed are still"), strict=True):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigError("output", f"{who} at work in {folder}; wait for it, or choose another folder") from None
+            if not _locked(descriptor, 0 if who.startswith("another") else ORPHAN_SECONDS):
+                raise ConfigError("output", f"{who} at work in {folder}; wait for it, or choose another folder")
         os.close(held.pop())  # for workers to hold; none of an earlier run can be left
         yield
     finally:

@@ -147,7 +147,7 @@ def _measured(
 
     contradicted = False
     if judged and ceiling is not None and not math.isnan(at(metrics.CONFIDENCE).estimate):
-        low = interval(1 - 2 * ALARM).low if rate or len(member) == 1 else metrics.least(values, member, bounds, ALARM)
+        low = interval(1 - 2 * ALARM).low if rate or len(member) == 1 else metrics.least(at, member, bounds, ALARM)
         contradicted = low > ceiling
     alone = "one target: the interval is over examples only" if len(member) == 1 else ""
     return _row(subject, attack, metric, interval(metrics.CONFIDENCE), ceiling, "; ".join(filter(None, [note, more, alone])), contradicted)

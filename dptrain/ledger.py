@@ -23,11 +23,13 @@ from dptrain.types import ConfigError, Mechanism, Neighbouring, Sampling
 
 @dataclass
 class Account:
-    """Of one secret key: the setting and model it trained, in which split of which data, and what each of its steps used (steps = 1)."""
+    """Of one secret key: the setting and model it trained, in which split of which data, the key of that model in the store, and what each of its
+    steps used (steps = 1)."""
 
     setting: str
     split: str
     model: int
+    artefact: str = ""
     steps: dict[int, Mechanism] = field(default_factory=dict)
 
     @property
@@ -56,9 +58,10 @@ class Ledger:
     Raises ConfigError if it was altered, OSError where it cannot be written: then no noise is drawn.
     """
 
-    def __init__(self, path: Path, setting: str, split: str, models: Sequence[int], keys: Sequence[bytes]):
+    def __init__(self, path: Path, setting: str, split: str, models: Sequence[int], keys: Sequence[bytes], artefacts: Sequence[str] = ()):
         self._path, self._file, self._check = path, -1, ""
-        self._opening = {"setting": setting, "split": split, "models": list(models), "keys": [key_name(key) for key in keys]}
+        names = [key_name(key) for key in keys]
+        self._opening = {"setting": setting, "split": split, "models": list(models), "artefacts": list(artefacts), "keys": names}
         self._charged: dict[int, dict[str, Any]] = {}
 
     def _open(self) -> None:
@@ -161,7 +164,9 @@ def read(folder: Path) -> Snapshot:
 
 
 def _opening(row: dict[str, Any]) -> dict[str, Account]:
-    return {key: Account(row["setting"], row["split"], model) for key, model in zip(row["keys"], row["models"], strict=True)}
+    artefacts = row["artefacts"] or [""] * len(row["keys"])
+    each = zip(row["keys"], row["models"], artefacts, strict=True)
+    return {key: Account(row["setting"], row["split"], model, artefact) for key, model, artefact in each}
 
 
 def _used(row: dict[str, Any]) -> Mechanism:

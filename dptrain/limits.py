@@ -29,10 +29,10 @@ def memory() -> int:
         return machine
 
 
-def require_memory(wanted: int, key: str, what: str) -> None:
+def require_memory(wanted: int, key: str, what: str, mend: str = "use a smaller one") -> None:
     """Raise ConfigError where something would take more than SHARE of the memory."""
     if wanted > SHARE * memory():
-        raise ConfigError(key, f"{what} takes {wanted / 2**30:,.1f} GiB, more than half of this machine's memory; use less of it")
+        raise ConfigError(key, f"{what} takes {wanted / 2**30:,.1f} GiB, more than half of this machine's memory; {mend}")
 
 
 def require_regular(path: Path, key: str) -> None:

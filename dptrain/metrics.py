@@ -221,15 +221,15 @@ def fleet_interval(values: Values, membership: np.ndarray, bounds: tuple[float, 
     return at
 
 
-def least(values: Values, membership: np.ndarray, bounds: tuple[float, float], alarm: float) -> float:
-    """Lower limit, one-sided at `alarm`, of the mean of `values` over targets: what a contradiction is judged by.
+def least(at: Callable[[float], Interval], membership: np.ndarray, bounds: tuple[float, float], alarm: float) -> float:
+    """Lower limit, one-sided at `alarm`, of the mean over targets whose interval is `at`: what a contradiction is judged by.
 
     The better of two limits at half of it each: that of fleet_interval, and that of Clopper and Pearson over as many trials as there are
     examples, which says more where targets are few and Student's quantile is far out.
     """
     member = membership.any(axis=0), (~membership).any(axis=0)
     trials = min(int(side.sum()) for side in member)
-    interval = fleet_interval(values, membership, bounds)(1 - alarm)
+    interval = at(1 - alarm)
     width = bounds[1] - bounds[0]
     share = (interval.estimate - bounds[0]) / width
     return max(interval.low, bounds[0] + width * clopper_pearson(share * trials, trials, 1 - alarm)[0])

@@ -17,66 +17,54 @@ from dptrain.sampling import Purpose, fill
 
 BLOCK = 1 << 17
 """Pairs of numbers at a time: what the passes of the arithmetic go over must stay in the cache."""
-SUMS = 16
-"""Most Gaussians in a sum, so that (step, number) is one number of a stream."""
 TAIL = 1 << 10
 """Integers below it stand for radii beyond 5.4, between which gaps are wide: these few get 64 more bits each."""
-FAR = math.sqrt(2 * 21 * math.log(2))
+FAR = math.sqrt(-2 * math.log(TAIL * 2.0**-31))
 """The radius of TAIL."""
 
 
 class GaussianNoise:
     """Standard normals [K, P], one row a model, by Box and Muller (1958) on 32-bit uniforms.
 
-    The radius comes from |i + v| 2^-31 with i a signed 32-bit integer and v uniform in [-1/2, 1/2): of 64 bits where |i| < TAIL, and 0
+    The radius comes from |i + v| 2^-31 with i a signed 32-bit integer and v uniform in [-1/2, 1/2): of 64 bits (of which double precision leaves 43 and more) where |i| < TAIL, and 0
     elsewhere, where it would move the radius by less than float32 resolves. Buffers are reused, since fresh ones cost more than the
     arithmetic.
-
-    summed: each number is the sum of so many, divided by the root of their count. The values that one floating-point Gaussian can take have
-    gaps that tell what was added to it (Mironov 2012); those of a sum of 2 k are too many to search (Holohan and Braghin 2021, section 4).
     """
 
-    def __init__(self, models: int, size: int, summed: int = 1):
+    def __init__(self, models: int, size: int):
         half = (size + 1) // 2
-        self._bits = np.empty((models, summed, 2, half), dtype=np.int32)
+        self._bits = np.empty((models, 2, half), dtype=np.int32)
         self._normals = torch.empty(models, 2, half)
-        self._others = torch.empty(models, 2, half) if summed > 1 else self._normals
         self._radius, self._angle = torch.empty(BLOCK), torch.empty(BLOCK)
         self._size = size
 
     def draw(self, keys: Sequence[bytes], step: int) -> Tensor:
         """The noise of one step, float32 [K, P] on the CPU; valid until the next draw."""
-        models, summed, _, half = self._bits.shape
+        models, _, half = self._bits.shape
         for key, row in zip(keys, self._bits, strict=True):
             fill(key, Purpose.NOISE, step, row)
-        bits = torch.from_numpy(self._bits)
+        bits, out = torch.from_numpy(self._bits), self._normals
         rows = max(1, BLOCK // half)
-        for number in range(summed):
-            out = self._others if number else self._normals
-            far: dict[int, list[int]] = {}
-            for first in range(0, models, rows):
-                for start in range(0, half, BLOCK):
-                    at = (slice(first, first + rows), slice(start, start + BLOCK))
-                    beyond = self._box_muller(bits[:, number, 0][at], bits[:, number, 1][at], out[:, 0][at], out[:, 1][at])
-                    for model, column in beyond:
-                        far.setdefault(first + model, []).append(start + column)
-            for model, columns in far.items():
-                self._refine(keys[model], step, number, model, sorted(columns), out)
-            if number:
-                self._normals.add_(out)
-        if summed > 1:
-            self._normals.mul_(summed**-0.5)
-        return self._normals.flatten(1)[:, : self._size]
+        far: dict[int, list[int]] = {}
+        for first in range(0, models, rows):
+            for start in range(0, half, BLOCK):
+                at = (slice(first, first + rows), slice(start, start + BLOCK))
+                for model, column in self._box_muller(bits[:, 0][at], bits[:, 1][at], out[:, 0][at], out[:, 1][at]):
+                    far.setdefault(first + model, []).append(start + column)
+        for model, columns in far.items():
+            self._refine(keys[model], step, model, sorted(columns))
+        return out.flatten(1)[:, : self._size]
 
-    def _refine(self, key: bytes, step: int, number: int, row: int, columns: list[int], out: Tensor) -> None:
+    def _refine(self, key: bytes, step: int, row: int, columns: list[int]) -> None:
         """Draw the pairs of the tail again, those in some columns of a row, with 64 more bits for each radius."""
         bits = np.empty(len(columns), dtype=np.uint64)
-        fill(key, Purpose.TAIL, step * SUMS + number, bits)
+        fill(key, Purpose.TAIL, step, bits)
         for column, drawn in zip(columns, bits.tolist(), strict=True):
-            one, two = self._bits[row, number, :, column].tolist()
+            one, two = self._bits[row, :, column].tolist()
             radius = math.sqrt(-2 * math.log(max(abs(one + drawn / 2.0**64 - 0.5) * 2.0**-31, 1e-30)))
             angle = two * (math.pi * 2.0**-31)
-            out[row, 0, column], out[row, 1, column] = math.cos(angle) * radius, math.sin(angle) * radius
+            self._normals[row, 0, column] = math.cos(angle) * radius
+            self._normals[row, 1, column] = math.sin(angle) * radius
 
     def _box_muller(self, one: Tensor, two: Tensor, cosines: Tensor, sines: Tensor) -> list[tuple[int, int]]:
         """Write the pairs of some integers, and return the places [row, column] of those that are to be drawn again."""

@@ -32,9 +32,6 @@ from dptrain.statement import UNIT, as_lines, checked, measured, refuted, rounde
 from dptrain.store import Store, code_fingerprint, fingerprint, to_json, versions
 from dptrain.types import ConfigError, Setting
 
-PROBED = 8
-"""Population examples that the probe looks at."""
-
 
 def sweep(config: Config, show_progress: bool = True) -> Result:
     """Run or resume a sweep; a finished one is read back. Interrupted is raised at Ctrl-C or SIGTERM, with all work saved."""
@@ -77,7 +74,7 @@ def sweep(config: Config, show_progress: bool = True) -> Result:
 def load(ready: Plan, store: Store) -> Fleet:
     config = ready.config
     dataset = data.load(ready.source, config.dataset, config.seed, ready.tokens)
-    rows = torch.from_numpy(dataset.population.inputs[:PROBED])
+    rows = torch.from_numpy(dataset.population.inputs[: probe.PROBED])
     for setting in {setting.model: setting for setting in ready.settings}.values():
         shape = dataset.pool.inputs.shape[1:]
         probe.refuse_mixing(build(config, shape, dataset.classes, 0, dict(setting.model)), shape, rows)
@@ -150,7 +147,8 @@ def _takes(ready: Plan, fleet: Fleet, total: int) -> str:
     parameters = sum(value.numel() for value in fleet.module(ready.settings[0]).state_dict().values())
     examples = sum(len(part.labels) for part in dataset.parts.values())
     said = 4 * examples * dataset.classes
-    require_memory(6 * said * config.models_per_setting, "models_per_setting", "judging one setting")  # float64, and a copy or two
+    judged = 6 * said * config.models_per_setting  # float64, and a copy or two
+    require_memory(judged, "models_per_setting", "attacking one setting", "use fewer models, or a smaller pool")
     disk = total * (4 * parameters + 2 * said)
     free = shutil.disk_usage(config.folder).free
     if disk > free:
@@ -169,15 +167,17 @@ def _together(spent: ledger.Snapshot, delta: float) -> float | None:
 
 def _say_what_is_spent_again(ready: Plan, fleet: Fleet) -> None:
     """Before private models are trained a second time, say which, and what all models of the folder then come to."""
-    again = retrained(fleet, ready.settings)
+    if ready.config.privacy.noise == "seeded":  # the very same noise again releases nothing new
+        return
+    before = ledger.read(fleet.ledger_folder)
+    again = retrained(fleet, ready.settings, before)
     if not again:
         return
     delta = ready.config.privacy.delta
-    before = ledger.read(fleet.ledger_folder)
     after = dict(before.accounts)
     for setting, indices in again:
         steps = dict.fromkeys(range(setting.mechanism.steps), dataclasses.replace(setting.mechanism, steps=1))
-        after |= {f"{setting.name} {index} again": ledger.Account(setting.name, fleet.split, index, steps) for index in indices}
+        after |= {f"{setting.name} {index} again": ledger.Account(setting.name, fleet.split, index, "", steps) for index in indices}
     rises = [_together(snapshot, delta) or 0.0 for snapshot in (before, ledger.Snapshot(after, ""))]
     which = "; ".join(f"{setting.name} {', '.join(map(str, indices))}" for setting, indices in again)
     print(

@@ -127,7 +127,10 @@ def choose(config: Config, model: nn.Module, shape: tuple[int, ...], engine: str
     names = [f"cuda:{index % gpus}" if gpus else str(device) for index in range(workers)]
     places = tuple(Place(name, max(1, torch.get_num_threads() // workers)) for name in names)
     each = max(1, fits // (width * (1 if gpus else workers)))
-    seconds = None if trial is None else trial.seconds.get(width) or trial.step_seconds(width)
+    seconds = None
+    if trial is not None:
+        share = trial.batch / wanted.batch_size  # of a batch that was timed
+        seconds = (trial.seconds.get(width) or trial.step_seconds(width)) / share / (workers if gpus else 1)
     return Placement(width, wanted.physical_batch or (each if each < batch else None), places, seconds)
 
 

@@ -47,7 +47,7 @@ class Plan:
 def plan(config: Config) -> Plan:
     """Check everything that needs no data, calibrate the noise, choose engine and device. Raises ConfigError."""
     source = datasets.source(config.dataset, config.seed)
-    data.parts(config.dataset, config.seed, source.size, source.usable)  # whether there are enough
+    data.parts(config.dataset, config.seed, source)  # whether there are enough
     attacks.check(config.attacks)
     if "trajectory" in config.attacks and not config.training.trajectory:
         raise ConfigError("training.trajectory", "must be at least 1 for the attack trajectory; use 10, or leave that attack out")

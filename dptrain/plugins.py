@@ -47,9 +47,8 @@ def find(kind: str, ours: Mapping[str, Made], name: str) -> Made:
 
 def code_of(thing: Callable[..., Any] | type) -> str:
     """A text that changes with the code of somebody else's function or class and of all that it uses in its own package, so that what it gave is
-    not found again once it has changed. Nothing for ours and for torch's, whose code or version the keys hold already."""
-    if isinstance(thing, functools.partial):
-        return code_of(thing.func) + repr(sorted(thing.keywords))
+    not found again once it has changed; the same in every process. Nothing for ours and for torch's, whose code or version the keys hold
+    already."""
     if _package(thing) in ("dptrain", "torch"):
         return ""
     return "\n".join(_compiled(thing, {}, set()))
@@ -61,40 +60,65 @@ def _package(thing: Any) -> str:
 
 def _compiled(thing: Any, names: Mapping[str, Any], seen: set[int]) -> Iterator[str]:
     """What a function, or each function of a class, was compiled to, and what it uses of `names`, the globals of its module: two of them may
-    stand in one file under one name, and a comment changes nothing."""
-    if isinstance(thing, type | types.FunctionType):
+    stand in one file under one name, and a comment changes nothing. A thing that is neither code nor a plain value counts by its type."""
+
+    def all_of(*parts: Any) -> Iterator[str]:
+        for part in parts:
+            yield from _compiled(part, names, seen)
+
+    mine = str(names.get("__name__", "")).split(".")[0]
+    if isinstance(thing, type | types.FunctionType | types.ModuleType | list | dict):
         if id(thing) in seen:  # a function that calls itself
             return
         seen.add(id(thing))
+    if isinstance(thing, str | bytes | int | float | complex | types.NoneType):
+        yield repr(thing)
+    elif isinstance(thing, tuple | list):
+        yield from all_of(type(thing).__name__, *thing)
+    elif isinstance(thing, set | frozenset):
+        yield from sorted("\n".join(_compiled(part, names, seen)) for part in thing)
+    elif isinstance(thing, dict):
+        for key, value in thing.items():
+            yield from all_of(str(key), value)
+    elif isinstance(thing, slice):
+        yield from all_of(thing.start, thing.stop, thing.step)
+    elif isinstance(thing, functools.partial):
+        yield from all_of(thing.func, thing.args, thing.keywords)
+    elif isinstance(getattr(thing, "__wrapped__", None), types.FunctionType) and not isinstance(thing, types.FunctionType):
+        yield from all_of(thing.__wrapped__)  # behind functools.cache and its like
+    elif isinstance(thing, staticmethod | classmethod):
+        yield from all_of(thing.__func__)
+    elif isinstance(thing, property):
+        yield from all_of(thing.fget, thing.fset)
+    elif isinstance(thing, type):
         yield thing.__qualname__
-    if isinstance(thing, type):
-        for base in thing.__bases__:
-            if _package(base) == _package(thing):
-                yield from _compiled(base, names, seen)
+        yield from all_of(*(base for base in thing.__bases__ if _package(base) == _package(thing)))
         for name, member in sorted(vars(thing).items()):
             if not name.startswith("__") or isinstance(member, types.FunctionType):
-                yield from _compiled(member, names, seen)
-    elif isinstance(thing, staticmethod | classmethod):
-        yield from _compiled(thing.__func__, names, seen)
+                yield from all_of(name, member)
     elif isinstance(thing, types.FunctionType):
-        yield from _compiled(thing.__code__, thing.__globals__, seen)
-        yield from _compiled(thing.__defaults__, names, seen)
+        yield thing.__qualname__
+        if names and _package(thing) != mine:  # of another package, which has a version of its own
+            return
+        cells = []
         for cell in thing.__closure__ or ():
             with contextlib.suppress(ValueError):  # an empty cell
-                yield from _compiled(cell.cell_contents, thing.__globals__, seen)
+                cells.append(cell.cell_contents)
+        for part in (thing.__code__, thing.__defaults__, thing.__kwdefaults__, cells):
+            yield from _compiled(part, thing.__globals__, seen)
     elif isinstance(thing, types.CodeType):
         yield f"{thing.co_code.hex()} {thing.co_names}"
-        for constant in thing.co_consts:
-            yield from _compiled(constant, names, seen)
-        for name in thing.co_names:
-            value = names.get(name)
-            if not isinstance(value, type | types.FunctionType) or _package(value) == str(names.get("__name__", "")).split(".")[0]:
-                yield from _compiled(value, names, seen)
-    elif isinstance(thing, types.ModuleType) and thing.__name__.split(".")[0] == str(names.get("__name__", "")).split(".")[0]:
-        for value in list(vars(thing).values()):
-            if isinstance(value, type | types.FunctionType) and _package(value) == thing.__name__.split(".")[0]:
-                yield from _compiled(value, names, seen)
-    elif isinstance(thing, frozenset):
-        yield repr(sorted(map(repr, thing)))
-    elif isinstance(thing, str | bytes | int | float | complex | tuple | None):
-        yield repr(thing)
+        yield from all_of(*thing.co_consts)
+        yield from all_of(*(names[name] for name in thing.co_names if name in names))
+    elif isinstance(thing, types.ModuleType):
+        yield thing.__name__
+        if thing.__name__.split(".")[0] == mine:
+            inner = [value for value in vars(thing).values() if isinstance(value, type | types.FunctionType) and _package(value) == mine]
+            yield from all_of(*inner)
+    else:
+        yield f"{type(thing).__module__}.{type(thing).__qualname__} {getattr(thing, '__qualname__', '')}"
+        if callable(getattr(thing, "tolist", None)):  # an array, or a tensor
+            yield repr(thing.tolist())
+        elif _package(type(thing)) == mine and hasattr(thing, "__dict__") and id(thing) not in seen:
+            seen.add(id(thing))
+            yield from all_of(type(thing), vars(thing))

@@ -18,6 +18,8 @@ from dptrain.rules import RULES
 from dptrain.types import ConfigError, first_line
 
 SAMPLER_STEPS, SAMPLER_MEMBERS = 1000, 256
+PROBED = 8
+"""Rows of the population that the probe looks at."""
 SEEDS = 5
 """Random batches tried until two examples have a gradient."""
 
@@ -58,8 +60,8 @@ def _tries(model: nn.Module, shape: Sequence[int], rows: Tensor | None) -> list[
     tries = [(drawn, True)]
     if drawn.is_floating_point():
         tries += [(0.01 * drawn, False), (100 * drawn, False), (drawn.round(), False)]
-    if rows is not None and len(rows) >= 4:
-        tries.append((rows[:4].to(drawn.dtype), True))
+    if rows is not None:
+        tries.append((rows[:PROBED].to(drawn.dtype), True))
     return tries
 
 
@@ -95,8 +97,9 @@ def refuse_mixing(model: nn.Module, shape: Sequence[int], rows: Tensor | None = 
     except Exception as error:
         raise ConfigError("model.name", f"the model fails on inputs of shape {list(shape)} ({first_line(error)})") from None
     model.train()
-    for weights in (model, randomised(model)):
-        for batch, needed in tries:
+    known = row_wise(model)  # then one look will do, for what a list cannot hold, such as a batch in a wrong dimension
+    for weights in (model,) if known else (model, randomised(model)):
+        for batch, needed in tries[:1] if known else tries:
             for double in (True, False):
                 try:
                     probed = copy.deepcopy(weights)
@@ -108,18 +111,12 @@ def refuse_mixing(model: nn.Module, shape: Sequence[int], rows: Tensor | None = 
                 except Exception as error:  # some modules compute in float32 only
                     if not double and needed:
                         raise ConfigError("model.name", f"the model fails on inputs of shape {list(shape)} ({first_line(error)})") from None
-    if not row_wise(model):
-        try:
-            with torch.no_grad():
-                one_by_one(model)(tries[0][0])
-        except Exception as error:
-            what = "the model cannot be run one example at a time, which keeps those of a batch apart"
-            raise ConfigError("model.name", f"{what} ({first_line(error)}); let it not decide by values, nor change itself") from None
 
 
 def _refuse_mixing_on(model: nn.Module, batch: Tensor, double: bool) -> None:
     """The probe at one set of weights on one batch. In float64 rounding is far below what any mixing comes to."""
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    held = [dict(vars(module)) for module in model.modules()]
     other = batch.flip(0)  # rows that the model is known to take
 
     def same(first: Tensor, second: Tensor) -> bool:
@@ -145,9 +142,25 @@ def _refuse_mixing_on(model: nn.Module, batch: Tensor, double: bool) -> None:
             raise ConfigError(
                 "model.name", "the output for an example depends on how many others are in its batch, or on its place; mend it"
             )
-    for name, buffer in model.named_buffers():
-        if not torch.equal(buffer, before[name]):
-            raise ConfigError("model.name", f"buffer {name!r} is updated from the data without noise; remove it")
+        if not row_wise(model) and not same(_each_alone(model, batch), alone):
+            raise ConfigError("model.name", "the model says something else where it runs one example at a time (torch.func.vmap); mend it")
+    for name, value in model.state_dict().items():
+        if not torch.equal(value, before[name]):
+            raise ConfigError("model.name", f"{name!r} is updated from the data without noise; remove it")
+    for module, attributes in zip(model.modules(), held, strict=True):
+        now = vars(module)
+        for name in now.keys() | attributes.keys():
+            if now.get(name) is not attributes.get(name) and now.get(name) != attributes.get(name):
+                raise ConfigError("model.name", f"{type(module).__name__} changes its attribute {name!r} when it is called; remove that")
+
+
+def _each_alone(model: nn.Module, batch: Tensor) -> Tensor:
+    """Logits with one example a call. Raises ConfigError where the model cannot run so."""
+    try:
+        return one_by_one(model)(batch)
+    except Exception as error:
+        what = "the model cannot be run one example at a time, which keeps those of a batch apart"
+        raise ConfigError("model.name", f"{what} ({first_line(error)}); let it not decide by values, nor change itself") from None
 
 
 def refuse_sampler(batch_size: int, public_n: int) -> None:

@@ -24,8 +24,19 @@ def _always(_module: nn.Module) -> bool:
 
 
 def _inner(*names: str) -> Check:
-    """Dimensions that the attributes name lie behind the first, which counts the examples."""
-    return lambda module: all(type(dim := getattr(module, name)) is int and dim != 0 for name in names)
+    """Dimensions that the attributes name lie behind the first, which counts the examples: counted from the front, or the last one."""
+    return lambda module: all(type(dim := getattr(module, name)) is int and (dim > 0 or dim == -1) for name in names)
+
+
+def _from_inner(module: nn.Module) -> bool:
+    """What is flattened begins behind the first dimension; counted from the end it could reach it."""
+    assert isinstance(module, nn.Flatten)
+    return module.start_dim > 0 and (module.end_dim > 0 or module.end_dim == -1)
+
+
+def _plain_table(module: nn.Module) -> bool:
+    """A lookup that leaves the table as it is: max_norm changes rows that other examples look up."""
+    return module.max_norm is None and not module.scale_grad_by_freq and not module.sparse
 
 
 def _without_statistics(module: nn.Module) -> bool:
@@ -42,7 +53,7 @@ ELEMENTWISE = (
     *(nn.Threshold, nn.Identity),
 )
 LAYERS = (
-    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Embedding),
+    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
     *(nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
     *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.ZeroPad1d, nn.ZeroPad2d),
     *(nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReplicationPad1d, nn.ReplicationPad2d, nn.PixelShuffle, nn.PixelUnshuffle),
@@ -53,7 +64,8 @@ KNOWN: dict[type[nn.Module], Check] = {
     **dict.fromkeys((nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d), _without_statistics),
     **dict.fromkeys((nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d), _no_draws),
     **dict.fromkeys((nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.GLU, nn.Unflatten), _inner("dim")),
-    nn.Flatten: _inner("start_dim", "end_dim"),
+    nn.Flatten: _from_inner,
+    nn.Embedding: _plain_table,
 }
 """Modules of torch and of ours whose code treats each row by itself, and what must hold of one. Exact types: a subclass is another module."""
 
@@ -62,10 +74,15 @@ WHOLE = (Scattering,)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
+FORWARD = {kind: kind.forward for kind in KNOWN}
+
+
 def row_wise(model: nn.Module) -> bool:
     """Whether a module is known to treat each row of a batch by itself: it is built of KNOWN modules alone, none of which was changed
-    by a hook or by a forward function of its own."""
-    changed = torch_module._has_any_global_hook() or "forward" in vars(model) or any(getattr(model, name) for name in HOOKS)
+    by a hook or by a function put in the place of one of its own or of its class."""
+    hooked = torch_module._has_any_global_hook() or any(getattr(model, name) for name in HOOKS)
+    replaced = any(callable(value) and not isinstance(value, nn.Module) for value in vars(model).values())
+    changed = hooked or replaced or type(model).forward is not FORWARD.get(type(model))
     if changed or type(model) not in KNOWN or not KNOWN[type(model)](model):
         return False
     return type(model) in WHOLE or all(map(row_wise, model.children()))

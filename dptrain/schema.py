@@ -80,7 +80,6 @@ class TrainingConfig:
 class PrivacyConfig:
     delta: float = option("delta of (epsilon, delta); below 1/n")
     noise: str = option("os: key from the operating system; seeded: from `seed`, to reproduce a run")
-    summed_gaussians: int = option("Gaussians added up for each number of noise: 1, or 4 against attacks on floating point")
 
 
 @dataclass(frozen=True)
@@ -214,8 +213,6 @@ def _check(config: Config) -> None:
         ("privacy.noise", config.privacy.noise, ("os", "seeded")),
     ):
         choose(key, value, choices)
-    summed = config.privacy.summed_gaussians
-    require(1 <= summed <= 16, "privacy.summed_gaussians", f"must lie in 1..16, such as 4, got {summed}")
     delta = config.privacy.delta
     require(
         0 < delta < 1 / n,

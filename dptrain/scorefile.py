@@ -194,7 +194,8 @@ def _fleet(arrays: Arrays) -> Scores:
     """Models that all were asked about the same examples."""
     population = None
     if any(name.startswith("population_") and name.removeprefix("population_") in GIVEN for name in arrays):
-        (kind, values), (also, mine) = _said(arrays, "population_", len(_said(arrays, "")[1])), _said(arrays, "")
+        also, mine = _said(arrays, "")
+        kind, values = _said(arrays, "population_", len(mine))
         labels = _known_labels(arrays, "population_labels", kind, values)
         ends = _ends(also, mine, _known_labels(arrays, "labels", also, mine)) if also == kind != "logits" else None
         nobody = np.zeros(values.shape[:2], dtype=bool)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from dptrain import ledger
 from dptrain.checkpoint import Progress
@@ -26,24 +26,14 @@ def verify(fleet: Fleet, setting: Setting) -> None:
             raise ConfigError("output", f"{reason}; restore it, or choose another folder")
 
 
-def retrained(fleet: Fleet, settings: Sequence[Setting]) -> list[tuple[Setting, list[int]]]:
-    """Models that the ledger says were trained before and that are not there any more, nor in a checkpoint: they would spend again."""
-    accounts = ledger.read(fleet.ledger_folder).accounts
-    charged = {(account.setting, account.split, account.model) for key, account in accounts.items()}
-    going_on = {(name, model) for name, models in _in_checkpoints(fleet) for model in models}
+def retrained(fleet: Fleet, settings: Sequence[Setting], spent: ledger.Snapshot) -> list[tuple[Setting, list[int]]]:
+    """Models that the ledger says were trained before, the very same, and that are not there any more, nor in a checkpoint: they would spend
+    again."""
+    charged = {account.artefact for account in spent.accounts.values()}
+    saved = [Progress.read(fleet.store, name) for name in fleet.store.file_keys("checkpoint")]
+    going_on = {key for progress in saved if progress for key in progress.artefacts}
     found = []
     for setting in (setting for setting in settings if setting.mechanism.private):
-        again = [
-            index
-            for index in fleet.missing(setting)
-            if (setting.name, fleet.split, index) in charged and (fleet.key(setting, index), index) not in going_on
-        ]
+        again = [index for index in fleet.missing(setting) if fleet.key(setting, index) in charged - going_on]
         found += [(setting, again)] if again else []
     return found
-
-
-def _in_checkpoints(fleet: Fleet) -> Iterator[tuple[str, list[int]]]:
-    """Artefact keys with the models whose training a checkpoint goes on with."""
-    for name in fleet.store.file_keys("checkpoint"):
-        if progress := Progress.read(fleet.store, name):
-            yield from ((key, [model]) for key, model in zip(progress.artefacts, progress.models, strict=True))

@@ -49,15 +49,7 @@ def statement(
         "os": "keys from the operating system, one a model, deleted when the model is finished",
         "seeded": "keys derived from the seed: whoever knows the seed can subtract the noise, and no epsilon holds against them",
     }[privacy.noise]
-    summed = privacy.summed_gaussians
-    float_attack = (
-        (
-            f"each number the sum of {summed} Gaussians in 32-bit floating point, which makes finding the noise from its last digits harder (Holohan and Braghin 2021, who study 64-bit numbers)"
-            if summed > 1
-            else "Gaussians from 64 random bits and more"
-        )
-        + f"; noisy sums are rounded to multiples of {ran.spacing:.3g}, 2^{GRID} of the noise or less, against attacks on its last digits (Mironov 2012; docs/noise.md)"
-    )
+    rounded = f"noisy sums are rounded to multiples of {ran.spacing:.3g}, 2^{GRID} of the noise or less, against attacks on its last digits (Mironov 2012; docs/noise.md)"
     guarantee = f"({rounded_up(spent, 3)}, {delta:g})-differential privacy, an upper bound, for each model by itself (target epsilon {setting.epsilon:g}; delta x n = {delta * ran.public_n:.3g})"
     if privacy.noise == "seeded":
         guarantee = f"none against whoever knows the seed of the noise; against all others {guarantee}"
@@ -76,7 +68,7 @@ def statement(
         "tuning": "hyperparameters given by the configuration; what their choice cost, and a choice among the settings by their accuracy, is not in this epsilon",
         **({"initial weights": weights} if supplied else {}),
         "preprocessing": preprocessing,
-        "randomness": f"AES-256-CTR keystream, {source}; {float_attack}; not hardened against timing attacks",
+        "randomness": f"AES-256-CTR keystream, {source}; {rounded}; not hardened against timing attacks",
         "checks": "layers that mix examples refused by name and by probe, gradients of the engine equal to plain autograd, batches tested to be Poisson; the ledger is compared with the plan after the run",
         "measured": "a lower bound of epsilon, by the evaluator after the training, stands in the report; a weak attack proves nothing",
         "record": _versions(),

@@ -8,6 +8,7 @@ at most CATEGORIES of them, and the rest share one if there is a rest. In the po
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from dptrain.data import Examples, Source, parts
+from dptrain.data import Examples, Source, order_of, require_enough
 from dptrain.limits import MOST_CLASSES, require_memory, require_regular
 from dptrain.schema import DatasetConfig
 from dptrain.types import ConfigError, first_line, printable
@@ -39,19 +40,24 @@ def table_source(frame: pd.DataFrame, config: DatasetConfig, seed: int, made_of:
     decides is only whether it is there at all, which the statement says.
     """
     frame, target = _columns(frame, config)
-    kept, notes = _rows(frame, target, config)
+    kept, notes = _rows(frame, target, config, seed)
     names = [name for name in kept.columns if name not in (target, config.group)]
     if not names:
         raise ConfigError("dataset.path", "no column is left beside the target; give a table with some")
-    schema = _schema(config, [*names, target])
-    population = parts(config, seed, len(kept))[1]
+    schema, made_of = _schema(config, [*names, target], made_of)
+    population = np.arange(min(config.population, len(kept)))  # the rows come in the order in which they are dealt out
     labels, classes = _labels(kept[target], population, schema.get("classes"))
     usable = labels >= 0
     if lost := int((~usable).sum()):
         notes.append(f"{lost:,} rows left out, whose label is no class of the population")
     if usable.sum() < config.pool + config.population + config.test <= len(kept):
-        few = f"{lost:,} of {len(kept):,} rows have a label that none of the population has"
-        raise ConfigError("dataset.target", f"{few}; name the classes in dataset.schema, or give a larger population")
+        where, mend = ("the population", "name the classes in dataset.schema, or give a larger population")
+        if "classes" in schema:
+            where, mend = ("dataset.schema", f"write them as the table does, such as {printable(str(kept[target].iloc[0]))!r}")
+        raise ConfigError("dataset.target", f"{lost:,} of {len(kept):,} rows have a label that {where} does not have; {mend}")
+    others = np.flatnonzero(usable[len(population) :]) + len(population)
+    require_enough(config, len(population) + len(others))
+    split = (others[config.test : config.test + config.pool], population, others[: config.test])
     blocks, kinds = [], []
     for name in names:
         block, kind = _encoded(kept[name], population, schema.get("columns", {}).get(name))
@@ -74,17 +80,19 @@ def table_source(frame: pd.DataFrame, config: DatasetConfig, seed: int, made_of:
     )
     unit = f"one {config.group} (a group, of which one row is kept)" if config.group else None
     examples = Examples(inputs, np.maximum(labels, 0), kept.index.to_numpy())
-    return Source(text, inputs.shape[1:], len(classes), len(labels), lambda: examples, made_of, unit, tuple(notes), usable)
+    return Source(text, inputs.shape[1:], len(classes), len(labels), lambda: examples, made_of, unit, tuple(notes), split)
 
 
-def _schema(config: DatasetConfig, names: Sequence[str]) -> dict[str, Any]:
-    """What the file dataset.schema says: `classes`, a list, and `columns`, each a list of its categories, `number` or `ignore`."""
+def _schema(config: DatasetConfig, names: Sequence[str], made_of: str) -> tuple[dict[str, Any], str]:
+    """What the file dataset.schema says: `classes`, a list, and `columns`, each a list of its categories, `number` or `ignore`; and a digest of the
+    table and of that file. Every value is text as it stands there: `no` is a class and not a falsehood."""
     if config.schema is None:
-        return {}
+        return {}, made_of
     path = Path(config.schema)
     require_regular(path, "dataset.schema")
     try:
-        schema = yaml.safe_load(path.read_text(encoding="utf-8")) if path.stat().st_size < SCHEMA_BYTES else None
+        text = path.read_text(encoding="utf-8") if path.stat().st_size < SCHEMA_BYTES else ""
+        schema = yaml.BaseLoader(text).get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
         raise ConfigError("dataset.schema", f"{path} cannot be read ({first_line(error)}); write it as YAML") from None
     if not isinstance(schema, dict) or not schema or not schema.keys() <= {"classes", "columns"}:
@@ -97,7 +105,7 @@ def _schema(config: DatasetConfig, names: Sequence[str]) -> dict[str, Any]:
             raise ConfigError("dataset.schema", f"there is no column {printable(str(name))!r}; remove it from {path}")
         if kind not in ("number", "ignore") and not (isinstance(kind, list) and kind):
             raise ConfigError("dataset.schema", f"the kind of {name!r} must be number, ignore or a list of its categories")
-    return schema
+    return schema, hashlib.sha256(f"{made_of} {text}".encode()).hexdigest()
 
 
 def require_columns(names: Sequence[str], count: int) -> None:
@@ -129,9 +137,14 @@ def _columns(frame: pd.DataFrame, config: DatasetConfig) -> tuple[pd.DataFrame, 
     return frame, config.target
 
 
-def _rows(frame: pd.DataFrame, target: str, config: DatasetConfig) -> tuple[pd.DataFrame, list[str]]:
-    """Rows with a label, each once, and one of each group: copies in and out of a training set would spoil every attack."""
+def _rows(frame: pd.DataFrame, target: str, config: DatasetConfig, seed: int) -> tuple[pd.DataFrame, list[str]]:
+    """Rows with a label, each once, and one of each group, shuffled: copies in and out of a training set would spoil every attack.
+
+    The order is one of all rows of the file, and a row is left out for what an earlier one holds. So the first of them, which are the
+    population, are the same whatever the later ones hold.
+    """
     notes = []
+    frame = frame.iloc[order_of(config, seed, len(frame))]
 
     def missing(name: object) -> list[str]:
         return [] if name == config.group else MISSING if name == target else MISSING + NOTHING
@@ -200,7 +213,7 @@ def _labels(column: pd.Series, population: np.ndarray, given: Sequence[Any] | No
     if given is not None:
         listed = _numbers(pd.Series(given, dtype=object))
         numbers = _numbers(column) if listed is not None and not np.isnan(listed).any() else None
-    values = pd.Series(numbers if numbers is not None else column.astype(str).to_numpy(dtype=object))
+    values = pd.Series(numbers if numbers is not None else column.astype(object).map(_named).to_numpy(dtype=object))
     known = pd.Series(given) if given is not None else values.iloc[population]
     classes = np.unique(known.to_numpy(dtype=np.float64) if numbers is not None else known.astype(str).to_numpy(dtype=object))
     if len(classes) < 2:
@@ -211,6 +224,11 @@ def _labels(column: pd.Series, population: np.ndarray, given: Sequence[Any] | No
     if len(classes) > MOST_CLASSES:
         raise ConfigError("dataset.target", f"has {len(classes):,} different values, more than {MOST_CLASSES:,} classes; group them")
     return pd.Index(classes).get_indexer(values).astype(np.int64), classes.tolist()
+
+
+def _named(value: object) -> str:
+    """A category as text. A whole number is one whether or not the file's type has room for others: a gap in some row decides that."""
+    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _encoded(column: pd.Series, population: np.ndarray, kind: str | Sequence[Any] | None) -> tuple[np.ndarray, str]:
@@ -230,12 +248,12 @@ def _encoded(column: pd.Series, population: np.ndarray, kind: str | Sequence[Any
         gaps = np.isnan(scaled)
         filled = [np.where(gaps, 0.0, scaled), *([gaps] if np.isnan(own).any() else [])]
         return np.stack(filled, axis=1).astype(np.float32), "numbers"
-    text = column.astype(object).where(column.notna(), "missing").astype(str)
+    text = column.astype(object).where(column.notna(), "missing").map(_named)
     if kind is None:
         counts = text.iloc[population].value_counts()
         frequent = counts[counts >= RARE].index[:CATEGORIES].sort_values()
     else:
-        frequent = pd.Index([str(value) for value in kind]).unique()
+        frequent = pd.Index([_named(value) for value in kind]).unique()
     index = frequent.get_indexer(text)
     rest = kind is not None or bool((index[population] < 0).any())
     if len(frequent) + rest < 2:

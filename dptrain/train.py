@@ -136,7 +136,7 @@ def train(
     # Everything goes in the model's own order: noise is dealt out by position, and a file gives names back in any order.
     stacked = {name: state.parameters[name] for name, _ in model.named_parameters()}
     sizes = [value[0].numel() for value in stacked.values()]
-    noise = GaussianNoise(len(keys), sum(sizes), recipe.summed_gaussians) if ran.private else None
+    noise = GaussianNoise(len(keys), sum(sizes)) if ran.private else None
     gradients = {name: torch.zeros_like(value) for name, value in stacked.items()}
     parts = {name: torch.zeros_like(value) for name, value in stacked.items()} if physical_batch else {}
     optimiser = _optimiser(recipe, stacked, gradients, state)

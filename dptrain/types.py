@@ -97,7 +97,7 @@ class Recipe:
     clipping: flat, automatic or normalise, each to norm at most the mechanism's clip. multiplicity: views of an example whose gradients
     are averaged before clipping (De et al. 2022), drawn by `augmentations` in order. warmup: share of the steps in which the rate rises
     linearly. average: decay of the exponential moving average that is released instead of the last iterate, 0 for none. precision:
-    of the forward and backward pass; norms and sums are float32. summed_gaussians: in each number of noise.
+    of the forward and backward pass; norms and sums are float32.
 
     The rest is for plain training only, and nothing is proved of it. dropout: share of a layer's inputs; mixup: alpha of its Beta; relax: target
     of RelaxLoss; adversary: weight of an attacker's gain; early_stopping: the parameters with the least population loss are released. top, digits: how many confidences are told,
@@ -115,7 +115,6 @@ class Recipe:
     multiplicity: int = 1
     average: float = 0.0
     precision: str = "float32"
-    summed_gaussians: int = 1
     dropout: float = 0.0
     label_smoothing: float = 0.0
     mixup: float = 0.0

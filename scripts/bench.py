@@ -366,14 +366,13 @@ class _Plain(GaussianNoise):
 
 
 def noise_table() -> dict[str, float]:
-    """Milliseconds for the noise of one step of one model, added to its sum and divided: as trained with, and without what hardens it; for
-    sums of Gaussians; and for torch's generator, which is none for secrets."""
+    """Milliseconds for the noise of one step of one model, added to its sum and divided: as trained with, and without what hardens it; and
+    for torch's generator, which is none for secrets."""
     size, models, rounds = 101_770, 16, 60
     keys, total = [sampling.seeded_key(model, "bench") for model in range(models)], torch.zeros(models, size)
     sources = {
         "as trained with": GaussianNoise(models, size),
         "without hardening": _Plain(models, size),
-        "4 summed": GaussianNoise(models, size, 4),
     }
     generator = torch.Generator().manual_seed(0)
     seconds: dict[str, list[float]] = {name: [] for name in (*sources, "torch.randn")}
@@ -381,7 +380,7 @@ def noise_table() -> dict[str, float]:
         for name, times in seconds.items():
             start = time.perf_counter()
             drawn = sources[name].draw(keys, step) if name in sources else torch.randn(models, size, generator=generator)
-            if name in ("as trained with", "4 summed"):
+            if name == "as trained with":
                 total.add_(drawn, alpha=16.0).round_().mul_(1 / 4096)
             else:
                 total.add_(drawn, alpha=1.0).div_(256)

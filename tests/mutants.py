@@ -349,15 +349,15 @@ MUTANTS = [
     Mutant(
         "gaps in the tail of the noise",
         "noise",
-        "if float(radius.amax()) > FAR else []",
-        "if float(radius.amax()) > 100 else []",
+        "while float(radius.amax()) > FAR:",
+        "while float(radius.amax()) > 100:",
         "tests/test_claims.py::test_02_the_tail_has_no_gaps",
     ),
     Mutant(
         "unknown modules get whole batches",
         "row_wise",
         "if changed or type(model) not in KNOWN or not KNOWN[type(model)](model):",
-        "if changed:",
+        "if hooked:",
         "tests/test_claims.py::test_01_mixing_models_are_refused_or_one_example_moves_the_sum_by_the_clip_at_most",
     ),
     Mutant(

@@ -309,7 +309,7 @@ def test_a_threshold_per_class_helps_where_classes_differ():
 
 def test_measured_above_proved_is_a_contradiction():
     """A perfect leak under a proof of no leak must be called one; an honest null must not."""
-    proof = TradeOff(np.array([0.0]), np.array([0.02]))
+    proof = TradeOff(np.array([0.0]), np.array([0.02]), np.array([0.02]))
     leaky, sound = fleet(models=16, examples=900, leak=8.0), fleet(models=16, examples=900)
     for metric in ("auc", "advantage", "epsilon_one_run"):
         assert rows(leaky, proof)[metric].contradicted

@@ -3,7 +3,11 @@
 import copy
 import json
 import math
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,6 +46,7 @@ from dptrain.scores import Scores
 from dptrain.train import State, train
 from dptrain.types import ConfigError, Mechanism, Recipe, Sampling, Setting
 
+ROOT = Path(__file__).parent.parent
 SHAPE, CLASSES = (16,), 4
 
 
@@ -168,6 +173,62 @@ class SubLinear(nn.Linear):
         return super().forward(x - x.mean(0) * (x.abs().max() > 50))
 
 
+class Tied(nn.Module):
+    """An embedding that renormalises the rows it looks up, whose table is also the last layer's."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(CLASSES, 8, max_norm=1.0)
+        self.head = nn.Linear(8, CLASSES, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, x):
+        return self.head(self.table(x[:, 0].gt(0).long()) + x)
+
+
+def patched(name):
+    model = nn.Sequential(nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, CLASSES))
+    plain = getattr(model[1], name)
+    setattr(model[1], name, lambda x: plain(x - x.mean(0) * (x.abs().max() > 50)))
+    return model
+
+
+class Centring(nn.Tanh):
+    def __call__(self, x):
+        return super().__call__(torch.where((x > 50).any(), x - x.mean(0), x))
+
+
+class OwnVmap(torch.autograd.Function):
+    @staticmethod
+    def forward(x):
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+    @staticmethod
+    def vmap(info, in_dims, x):
+        return x - 0.5 * x.mean(in_dims[0], keepdim=True), in_dims[0]
+
+
+class Later(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.last, self.calls, self.kept = nn.Linear(16, CLASSES), [0], [None]
+
+    def forward(self, x):
+        self.calls[0] += 1
+        kept = self.kept[0]
+        if self.calls[0] == 300:
+            self.kept[0] = x.detach().mean(0)
+        return self.last(x if kept is None else x + kept)
+
+
 MIXING = {
     "a residual branch behind zeros": Branch,
     "features normalised over the batch": on_mixed_features,
@@ -195,6 +256,14 @@ MIXING = {
     "a subclass of a layer": lambda: nn.Sequential(SubLinear(16, 12), nn.Tanh(), nn.Linear(12, CLASSES)),
     "the first example's mean": lambda: On(lambda x: x - x[0].mean()),
     "a mean through einsum": lambda: Glue(lambda x: x - torch.einsum("bi->i", x)),
+    "a table that renormalises rows of others": lambda: nn.Sequential(nn.Linear(16, 8), Tied()),
+    "softmax over the batch counted from the end": lambda: nn.Sequential(
+        nn.Hardshrink(1000.0), nn.LogSoftmax(-2), nn.Hardtanh(-100, -3), nn.Linear(16, CLASSES)
+    ),
+    "a patched call": lambda: patched("_call_impl"),
+    "a patched class": lambda: nn.Sequential(nn.Linear(16, 12), Centring(), nn.Linear(12, CLASSES)),
+    "an autograd function with its own vmap": lambda: Glue(OwnVmap.apply, zero=False),
+    "features kept for much later": Later,
     "the batch shuffled by its values": lambda: On(lambda x: x[x[:, 0].argsort()]),
 }
 
@@ -286,7 +355,17 @@ def one_step(member, seed):
     mechanism = accounting.calibrate(Mechanism(Sampling.POISSON, 2, 2, 1, 0.0, 1.0, 2), 0.5, 1e-5)
     setting = Setting("s", "dpsgd", 0.5, 1e-5, mechanism, Recipe(1.0))
     state = State.start([model])
-    train(model, setting, "stacked", state, [sampling.os_key()], inputs, labels, np.array([[True, member]]), lambda *_: None)
+    train(
+        model,
+        setting,
+        "stacked",
+        state,
+        [sampling.seeded_key(seed, "lattice")],
+        inputs,
+        labels,
+        np.array([[True, member]]),
+        lambda *_: None,
+    )
     noisy = -state.parameters["weight"][0].double().flatten() * mechanism.divisor
     found = []
     for inside in (True, False):
@@ -350,7 +429,11 @@ def folds(seed=0):
     return (x[:200], y[:200]), (x[200:], y[200:])
 
 
-def fitted(x, y, **options):
+def fitted(x, y, noise=True, **options):
+    """Parameters of a fit that is noise for the most part; without it, those that it starts from."""
+    if not noise:
+        model = DPClassifier(epsilon=math.inf, epochs=1e-9, learning_rate=1e-30, **options).fit(x, y)
+        return torch.cat([value.flatten() for value in model._parameters.values()]).numpy()
     model = DPClassifier(epsilon=0.05, epochs=2, learning_rate=20.0, **options)  # noise, for the most part
     model.fit(x, y)
     return torch.cat([value.flatten() for value in model._parameters.values()]).numpy()
@@ -437,6 +520,43 @@ def test_08_a_model_whose_code_changed_is_trained_anew(tmp_path, monkeypatch, qu
     assert go(tmp_path, "model=mine").trained == 4
 
 
+CODE = """
+from torch import nn
+import functools
+WIDTHS = [8]
+class Mine(nn.Module):
+    def __init__(self, shape, classes, act=nn.functional.relu, *, scale=2.0):
+        super().__init__()
+        self.act, self.scale = act, scale
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, WIDTHS[0]), nn.Linear(WIDTHS[0], classes))
+    def forward(self, x):  # a comment
+        return self.layers(self.act(x) * self.scale)
+made = functools.partial(Mine, scale=2.0)
+"""
+
+
+def code_of(folder, code, name="Mine", hash_seed="0"):
+    (folder / "theirs.py").write_text(code)
+    program = f"import theirs; from dptrain import plugins; print(plugins.code_of(theirs.{name}))"
+    environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "PYTHONHASHSEED": hash_seed, "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True).stdout
+
+
+def test_08_the_key_of_a_models_code_is_the_same_in_every_process_and_follows_what_it_uses(tmp_path):
+    first = code_of(tmp_path, CODE)
+    assert code_of(tmp_path, CODE, hash_seed="1") == first
+    assert code_of(tmp_path, CODE.replace("# a comment", "# another")) == first
+    for old, new in (
+        ("scale=2.0):", "scale=3.0):"),
+        ("WIDTHS = [8]", "WIDTHS = [9]"),
+        ("nn.functional.relu", "nn.functional.gelu"),
+        ("* self", "+ self"),
+    ):
+        assert code_of(tmp_path, CODE.replace(old, new)) != first
+    partial = code_of(tmp_path, CODE, "made")
+    assert code_of(tmp_path, CODE.replace("(Mine, scale=2.0)", "(Mine, scale=3.0)"), "made") != partial
+
+
 def refuting(monkeypatch):
     """Let the loss attack read who is a member, so that every claim is refuted."""
     monkeypatch.setitem(attacks.ATTACKS, "loss", lambda scores, target: scores.membership[target] + scores.loss[target] * 1e-9)
@@ -488,7 +608,7 @@ def test_09_two_targets_are_enough_for_a_contradiction():
 @pytest.mark.parametrize("seeded", [False, True])
 def test_09_seeded_noise_guarantees_nothing_to_who_knows_the_seed(seeded):
     [setting] = defences.settings(config.load("sweep", ["epsilons=[8]"]))
-    said = statement.statement(setting, PrivacyConfig(1e-5, "seeded" if seeded else "os", 1), "none", None)
+    said = statement.statement(setting, PrivacyConfig(1e-5, "seeded" if seeded else "os"), "none", None)
     assert said["guarantee"].startswith("none against whoever knows the seed") == seeded
 
 
@@ -502,7 +622,7 @@ def test_10_a_clip_that_float32_cannot_hold_is_refused(clip):
 
 def test_10_the_unit_of_groups_is_the_group():
     [setting] = defences.settings(config.load("sweep", ["epsilons=[8]"]))
-    privacy = PrivacyConfig(1e-5, "os", 1)
+    privacy = PrivacyConfig(1e-5, "os")
     assert "a person with more" in statement.statement(setting, privacy, "", None)["unit"]
     assert statement.statement(setting, privacy, "", None, "one person", (), True)["unit"] == "one person"
 
@@ -519,7 +639,7 @@ def pretrained(noise):
     return build
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.1])
+@pytest.mark.parametrize("noise", [0.0, 0.1, 1.5])
 def test_10_weights_that_a_builder_brings_along_are_named(tmp_path, monkeypatch, quick, noise):
     monkeypatch.setitem(models.MODELS, "mine", pretrained(noise))
     said = go(tmp_path, "model=mine").statements["dpsgd-8"]
@@ -533,6 +653,15 @@ def test_10_weights_that_are_drawn_are_not(tmp_path, monkeypatch, quick):
     said = go(tmp_path, "model=mine").statements["dpsgd-8"]
     assert "initial weights" not in said
     assert "only if" not in said["guarantee"]
+
+
+def test_05_seeded_fits_of_other_initial_weights_share_no_noise():
+    """Subtracting two models of one noise left their gradients bare."""
+    one, _ = folds()
+    models = [fitted(*one, random_state=state, noise_seed=3) for state in (0, 1)]
+    starts = [fitted(*one, random_state=state, noise_seed=3, noise=False) for state in (0, 1)]
+    moved = [model - start for model, start in zip(models, starts, strict=True)]
+    assert abs(np.corrcoef(*moved)[0, 1]) < 0.7
 
 
 def test_11_a_damaged_private_model_is_announced_before_it_is_trained_again(tmp_path, quick, capsys):
@@ -550,6 +679,12 @@ def test_11_a_damaged_private_model_is_announced_before_it_is_trained_again(tmp_
     assert f"({before}, " in result.statements["dpsgd-8"]["composition"]
 
 
+def test_11_another_configuration_in_the_same_folder_is_no_damage(tmp_path, quick, capsys):
+    go(tmp_path)
+    assert go(tmp_path, "training.epochs=2").trained == 4
+    assert "WARNING" not in capsys.readouterr().err
+
+
 def test_11_the_ledger_that_is_verified_is_the_one_that_is_named(tmp_path, monkeypatch, quick):
     """It changes between the two looks: what is named must still be what was verified."""
     seen = []
@@ -563,8 +698,7 @@ def test_11_the_ledger_that_is_verified_is_the_one_that_is_named(tmp_path, monke
 
     def evaluate(fleet, *rest):
         found = judged(fleet, *rest)
-        [file] = (tmp_path / "store" / "ledger").glob("*-*.jsonl") if len(list((tmp_path / "store" / "ledger").glob("*"))) == 1 else [None]
-        path = file or next(iter(sorted((tmp_path / "store" / "ledger").glob("*.jsonl"))))
+        path = sorted((tmp_path / "store" / "ledger").glob("*.jsonl"))[0]
         path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
         return found
 

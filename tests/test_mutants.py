@@ -14,8 +14,9 @@ def test_the_list_is_complete_and_documented():
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_the_text_to_change_stands_there_once(mutant, tmp_path):
-    mutants.apply(mutant, mutants.copied(tmp_path / "copy"))
+def test_the_text_to_change_stands_there_once(mutant):
+    text = (mutants.ROOT / "dptrain" / f"{mutant.file}.py").read_text()
+    assert text.count(mutant.old) == 1
 
 
 @pytest.mark.parametrize("mutant", [pytest.param(one, marks=() if one.name in FAST else pytest.mark.slow, id=one.name) for one in MUTANTS])

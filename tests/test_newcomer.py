@@ -41,7 +41,8 @@ def test_26_a_baseline_that_is_named_stays():
         (["dataset.columns=[a]"], "unknown key; see", "dataset.pool"),
         (["training.batchsize=8"], "did you mean 'training.batch_size'", "learning"),
         (["epsilon=[8]"], "did you mean 'epsilons'", "training"),
-        (["seed=0,1,2"], "seed: takes one value in a run; write a list as seed=[0,1,2], or run once for each", "multirun"),
+        (["seed=0,1,2"], "and a comma parts two; write a list as seed=[0,1,2], or run once for each", "multirun"),
+        (["dataset.target=a,b"], "quote it: \"dataset.target='a,b'\"", "[a,b]"),
         (["--multirun", "seed=0"], "arguments are written key=value", "Lexer"),
     ],
 )

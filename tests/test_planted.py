@@ -15,7 +15,7 @@ from dptrain.types import Mechanism, Recipe, Sampling, Setting
 
 SCORE_BASED = (
     *("correctness", "loss", "confidence", "entropy", "modified_entropy", "shadow", "difficulty", "attack_p", "attack_r"),
-    *("lira", "lira_offline", "rmia", "rmia_offline"),
+    *("lira", "lira_offline", "rmia", "rmia_offline", "info_rmia", "info_rmia_offline"),
 )
 MODELS, POOL, FEATURES, CLASSES = 24, 120, 300, 30
 """24 models, since attack R with K shadows out comes to AUC 1 - 1 / (2 K + 2) at best; 30 classes, since correctness comes to 1 - 1 / 60."""

@@ -61,7 +61,7 @@ REFUSED = {
     "open quote": (GOOD + b'"1,2,3,4\n', "cannot be read as CSV|EOF"),
     "every label different": (
         text(pd.concat([frame()] * 6).assign(a=np.arange(6 * N), y=np.arange(6 * N))),
-        "a label that none of the population has",
+        "a label that the population does not have",
     ),
     "all rows alike": (text(frame(a=1, b=1, c="x", y=INDEX % 2)), "has 2 examples"),
     "html": (b"<!DOCTYPE html>\n<html><body>404</body></html>\n", "there is no column 'y'"),
@@ -163,8 +163,7 @@ def test_what_is_fitted_is_fitted_on_the_population(tmp_path):
     path = tmp_path / "t.csv"
     path.write_bytes(GOOD)
     _, before = loaded(path)
-    chosen = config.load("sweep", ["dataset=csv", "dataset.pool=100", "dataset.population=60", "dataset.test=20", "training.batch_size=20"])
-    _, population, _ = data.parts(chosen.dataset, 0, N)
+    population = before.population.ids
     wild = frame()
     others = np.setdiff1d(np.arange(N), population)
     wild.loc[others, "a"] = 1000.0 + np.arange(len(others))

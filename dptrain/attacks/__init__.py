@@ -51,6 +51,23 @@ ATTACKS: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
+ALONE = (
+    "correctness",
+    "loss",
+    "confidence",
+    "entropy",
+    "modified_entropy",
+    "attack_p",
+    "label_only",
+    "merlin",
+    "gradient_norm",
+    "gradient_canary",
+)
+"""Attacks on a target that read no other model."""
+RERUN = ("difficulty", "attack_r", "lira", "lira_offline", "rmia", "rmia_offline", "info_rmia", "info_rmia_offline")
+"""Attacks that read other models and are cheap to run again on some of them."""
+
+
 def names() -> list[str]:
     """Of ATTACKS and of those of other packages."""
     return plugins.known("attacks", ATTACKS)
