@@ -29,8 +29,8 @@ class Account:
     setting: str
     split: str
     model: int
-    artefact: str = ""
     steps: dict[int, Mechanism] = field(default_factory=dict)
+    artefact: str = ""
 
     @property
     def of(self) -> tuple[str, str, int]:
@@ -166,7 +166,7 @@ def read(folder: Path) -> Snapshot:
 def _opening(row: dict[str, Any]) -> dict[str, Account]:
     artefacts = row["artefacts"] or [""] * len(row["keys"])
     each = zip(row["keys"], row["models"], artefacts, strict=True)
-    return {key: Account(row["setting"], row["split"], model, artefact) for key, model, artefact in each}
+    return {key: Account(row["setting"], row["split"], model, artefact=artefact) for key, model, artefact in each}
 
 
 def _used(row: dict[str, Any]) -> Mechanism:

@@ -177,7 +177,7 @@ def _say_what_is_spent_again(ready: Plan, fleet: Fleet) -> None:
     after = dict(before.accounts)
     for setting, indices in again:
         steps = dict.fromkeys(range(setting.mechanism.steps), dataclasses.replace(setting.mechanism, steps=1))
-        after |= {f"{setting.name} {index} again": ledger.Account(setting.name, fleet.split, index, "", steps) for index in indices}
+        after |= {f"{setting.name} {index} again": ledger.Account(setting.name, fleet.split, index, steps) for index in indices}
     rises = [_together(snapshot, delta) or 0.0 for snapshot in (before, ledger.Snapshot(after, ""))]
     which = "; ".join(f"{setting.name} {', '.join(map(str, indices))}" for setting, indices in again)
     print(

@@ -57,7 +57,7 @@ def table_source(frame: pd.DataFrame, config: DatasetConfig, seed: int, made_of:
         raise ConfigError("dataset.target", f"{lost:,} of {len(kept):,} rows have a label that {where} does not have; {mend}")
     others = np.flatnonzero(usable[len(population) :]) + len(population)
     require_enough(config, len(population) + len(others))
-    split = (others[config.test : config.test + config.pool], population, others[: config.test])
+    pool, test = others[config.test : config.test + config.pool], others[: config.test]
     blocks, kinds = [], []
     for name in names:
         block, kind = _encoded(kept[name], population, schema.get("columns", {}).get(name))
@@ -79,7 +79,10 @@ def table_source(frame: pd.DataFrame, config: DatasetConfig, seed: int, made_of:
         + (f", or that is not the first of its {config.group}" if config.group else "")
     )
     unit = f"one {config.group} (a group, of which one row is kept)" if config.group else None
-    examples = Examples(inputs, np.maximum(labels, 0), kept.index.to_numpy())
+    back = np.argsort(kept.index)  # as they stand in the file
+    examples = Examples(inputs[back], np.maximum(labels, 0)[back], kept.index.to_numpy()[back])
+    place = np.argsort(back)
+    split = place[pool], place[population], place[test]
     return Source(text, inputs.shape[1:], len(classes), len(labels), lambda: examples, made_of, unit, tuple(notes), split)
 
 

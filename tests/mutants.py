@@ -139,7 +139,7 @@ MUTANTS = [
     Mutant(
         "batch statistics in buffers",
         "probe",
-        "if not torch.equal(buffer, before[name]):",
+        "if not torch.equal(value, before[name]):",
         "if False:",
         "tests/test_probe.py::test_poisoned_models_are_refused",
     ),
@@ -405,7 +405,7 @@ MUTANTS = [
     Mutant(
         "columns shaped by the pool",
         "tables",
-        "population = parts(config, seed, len(kept))[1]",
+        "population = np.arange(min(config.population, len(kept)))",
         "population = np.arange(len(kept))",
         "tests/test_files.py::test_03_a_cell_of_the_pool_does_not_shape_the_features",
     ),
