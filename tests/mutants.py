@@ -137,11 +137,11 @@ MUTANTS = [
         "tests/test_clipping.py::test_non_finite_gradients_count_as_zero",
     ),
     Mutant(
-        "batch statistics in buffers",
-        "probe",
-        "if not torch.equal(value, before[name]):",
-        "if False:",
-        "tests/test_probe.py::test_poisoned_models_are_refused",
+        "constants of another model in the attacks",
+        "fleet",
+        "        model = self.module(setting)\n        with torch.no_grad():",
+        "        model = models.trained(self._whole(seed, setting))\n        with torch.no_grad():",
+        "tests/test_claims.py::test_07_constants_are_the_same_in_training_attacks_and_files",
     ),
     Mutant(
         "frozen batch norm",
@@ -405,8 +405,8 @@ MUTANTS = [
     Mutant(
         "columns shaped by the pool",
         "tables",
-        "population = np.arange(min(config.population, len(kept)))",
-        "population = np.arange(len(kept))",
+        "_encoded(kept[name], population, schema",
+        "_encoded(kept[name], np.arange(len(kept)), schema",
         "tests/test_files.py::test_03_a_cell_of_the_pool_does_not_shape_the_features",
     ),
     Mutant(
