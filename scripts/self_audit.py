@@ -24,12 +24,12 @@ from scripts.mutants import apply, copied  # noqa: E402
 from tests.mutants import COINS, FLAT, NOISY, Mutant  # noqa: E402
 
 OUT = ROOT / "results" / "self_audit"
-CLIP = "clipper(recipe.clipping, ran.clip)"
+CLIP = "clipper(recipe.clipping, ran.clip, ran.spacing)"
 SHUFFLED = "np.roll(np.flatnonzero(membership), -step * batch_size)[: round(int(membership.sum()) * batch_size / public_n)]"
 BROKEN = [
     Mutant("half the noise", "train", NOISY, NOISY.replace("noise_std", "0.5 * noise_std"), ""),
-    Mutant("no clip", "train", CLIP, CLIP.replace("ran.clip", "1e6"), ""),
-    Mutant("clip at 2C", "train", CLIP, CLIP.replace("ran.clip", "2 * ran.clip"), ""),
+    Mutant("no clip", "train", CLIP, CLIP.replace("ran.clip,", "1e6,"), ""),
+    Mutant("clip at 2C", "train", CLIP, CLIP.replace("ran.clip,", "2 * ran.clip,"), ""),
     Mutant("no clip in the engine", "clipping", FLAT, '"flat": lambda norms, clip: torch.ones_like(norms)', ""),
     Mutant("noise divided by B twice", "train", NOISY, NOISY.replace("noise_std", "noise_std / ran.divisor"), ""),
     Mutant("shuffled as Poisson", "sampling", COINS, SHUFFLED, ""),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import mutants
+from scripts import mutants, self_audit
 from tests.mutants import FAST, MUTANTS
 
 
@@ -22,3 +22,9 @@ def test_the_text_to_change_stands_there_once(mutant):
 @pytest.mark.parametrize("mutant", [pytest.param(one, marks=() if one.name in FAST else pytest.mark.slow, id=one.name) for one in MUTANTS])
 def test_mutants_are_killed(mutant):
     assert mutants.killer(mutant)
+
+
+@pytest.mark.parametrize("mutant", self_audit.BROKEN, ids=lambda mutant: mutant.name)
+def test_the_broken_trainers_of_the_self_audit_can_be_made(mutant):
+    assert (mutants.ROOT / "dptrain" / f"{mutant.file}.py").read_text().count(mutant.old) == 1
+    assert mutant.new != mutant.old
