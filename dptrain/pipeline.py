@@ -37,13 +37,13 @@ def sweep(config: Config, show_progress: bool = True) -> Result:
     """Run or resume a sweep; a finished one is read back. Interrupted is raised at Ctrl-C or SIGTERM, with all work saved."""
     ready = plan(config)
     folder = config.folder
-    if finished := read_result(folder, ready):
+    store = Store(folder / "store")
+    if (finished := read_result(folder, ready)) and not store.leftovers():
         return finished
     with only_writer(folder):
+        store.sweep_temporaries()
         if finished := read_result(folder, ready):  # by another process, between our look and our lock
             return finished
-        store = Store(folder / "store")
-        store.sweep_temporaries()
         for note in ready.notes if show_progress else ():
             print(note)
         fleet = load(ready, store)

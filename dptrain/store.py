@@ -179,9 +179,13 @@ class Store:
     def delete_file(self, stage: str, key: str) -> None:
         (self.root / stage / f"{key}.bin").unlink(missing_ok=True)
 
+    def leftovers(self) -> list[Path]:
+        """What killed writers left behind, here and in the folder of the run."""
+        return [*self.root.glob("*/.*.tmp"), *self.root.parent.glob(".*.tmp")]
+
     def sweep_temporaries(self) -> None:
-        """Remove what killed writers left behind, here and in the folder of the run; call only while no other writer is at work."""
-        for leftover in [*self.root.glob("*/.*.tmp"), *self.root.parent.glob(".*.tmp")]:
+        """Remove leftovers; call only while no other writer is at work."""
+        for leftover in self.leftovers():
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
