@@ -1,8 +1,11 @@
 import json
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
 
+ROOT = Path(__file__).parent.parent
 TINY = [
     "name=tiny",
     "dataset.pool=60",
@@ -62,6 +65,12 @@ def fake_package(tmp_path, monkeypatch):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin-models\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[dptrain.models]\nbatchnorm = plugin_models:batchnorm\nscaled = plugin_models:scaled\n")
     monkeypatch.syspath_prepend(str(tmp_path))
+
+
+def committed(path):
+    """A file of the checkout as it was committed: the README's first command writes over the results, and must not break the second."""
+    shown = subprocess.run(["git", "show", f"HEAD:{path}"], cwd=ROOT, capture_output=True, text=True)
+    return shown.stdout if shown.returncode == 0 else (ROOT / path).read_text()
 
 
 def strict_json(text):

@@ -14,6 +14,7 @@ import pytest
 
 from dptrain import cli, config, report
 from dptrain.judge import Row
+from tests.conftest import committed
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -122,8 +123,8 @@ def test_the_classifier_in_the_readme(tmp_path):
 
 
 def test_table_is_the_committed_one():
-    assert (ROOT / "results" / "quickstart" / "table.md").read_text().strip() in README
-    record = json.loads((ROOT / "results" / "quickstart" / "metrics.json").read_text())
+    assert committed("results/quickstart/table.md").strip() in README
+    record = json.loads(committed("results/quickstart/metrics.json"))
     assert report.table(*report.summary([Row(**row) for row in record["rows"]])) in README
     for picture in re.findall(r"!\[.*?\]\(([^)]+)\)", README):
         assert (ROOT / picture).exists()

@@ -28,7 +28,7 @@ from dptrain.pipeline import load as load_fleet
 from dptrain.pipeline import plan, sweep
 from dptrain.store import Store, from_npy
 from dptrain.types import ConfigError
-from tests.conftest import TINY, strict_json
+from tests.conftest import TINY, committed, strict_json
 
 ROOT = Path(__file__).parent.parent
 
@@ -598,7 +598,7 @@ def test_experiment_headers_state_command_time_and_numbers(experiment):
     text = (config.conf_folder() / "experiment" / f"{experiment}.yaml").read_text()
     assert f"dptrain sweep experiment={experiment}" in text
     assert "minute" in text
-    rows = strict_json((ROOT / "results" / experiment / "metrics.json").read_text())["rows"]
+    rows = strict_json(committed(f"results/{experiment}/metrics.json"))["rows"]
     worst = any(row["examples"] == "canaries" for row in rows)
     found = {
         (row["setting"], row["attack"], row["metric"]): row
