@@ -1,10 +1,7 @@
 """dptrain: differentially private training with built-in attack evaluation.
 
-MAKE (torch)       datasets -> data -> models -> clipping, noise -> train -> fleet -> score
-JUDGE (NumPy)      attacks/* -> metrics -> judge; accounting, statement, advise
-SHOW               plots -> report, tensorboard
-The halves meet on disk (store) at Scores and Mechanism (types); `defences` plans settings, `pipeline` joins the halves, `api` and `cli` call
-it, and `config` alone knows the YAML files. docs/design.md draws the house.
+The torch half makes models (data, models, training, fleet), the NumPy half attacks and reports them
+(attacks, evaluation, privacy, report), and pipeline joins the two. docs/design.md draws the whole.
 
     dptrain.sweep("experiment=quickstart", epsilons=[inf, 8]).to_frame()
     dptrain.attack({"logits": ..., "labels": ..., "membership": ...}).to_frame()

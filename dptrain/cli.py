@@ -3,56 +3,77 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dptrain import __version__
 
-DESCRIPTION = """Differentially private training with built-in attack evaluation.
+if TYPE_CHECKING:
+    from dptrain.config.schema import Config
+    from dptrain.pipeline.outputs import Result
+
+# Imports wait until a command needs them: help answers at once, and Ctrl-C while torch loads is no
+# traceback.
+
+USAGE = """usage: dptrain <command> [key=value ...]
+
+Differentially private training with built-in attack evaluation.
 
 commands:
-  sweep      train at each epsilon, attack every model, chart privacy against utility
-  attack     every membership attack on anyone's scores
-  calibrate  the noise for a target epsilon or attack risk, or what a noise multiplier buys
-  advise     which setting of a finished sweep meets a demand, and how sure that is
-  list       data sets, models, defences, attacks and experiments
-"""
+{commands}
 
-SWEEP = """usage: dptrain sweep [key=value ...]
+dptrain <command> --help tells more."""
 
-Train every setting (no DP, and DP-SGD at each epsilon), attack every model with the others as its shadows, and write
-tables, figures, report.html, metrics.json and TensorBoard to results/<name> under the current folder.
-The same command goes on after Ctrl-C or a kill; a finished sweep is only printed again.
+SWEEP = """usage: dptrain sweep [options] [key=value ...]
+
+Train every setting (no DP, and DP-SGD at each epsilon), attack every model with the others as its
+shadows, and write tables, figures, report.html, metrics.json and TensorBoard to results/<name>
+under the current folder. The same command goes on after Ctrl-C or a kill; a finished sweep is only
+printed again.
 
 examples:
   dptrain sweep experiment=quickstart
   dptrain sweep experiment=quickstart epsilons=[inf,8,2,0.5] models_per_setting=16
   dptrain sweep name=linear model=logistic epsilons=[inf,4] output=out/linear
-  dptrain sweep experiment=quickstart attacks=[loss,lira]       trains nothing that is trained
+  dptrain sweep experiment=quickstart attacks=[loss,lira]    trains nothing that is trained
+  dptrain sweep -m model=mlp,logistic seed=0,1               four sweeps, one table over all
+
+options:
+  --statements       print the privacy statements whole
+  --cfg              print the composed configuration and stop
+  --config-dir DIR   add a folder with YAML files of your own: DIR/experiment, DIR/dataset, ...
+  -m, --multirun     run each combination of values that commas part, in a folder of its own,
+                     through Hydra's launcher (hydra/launcher=joblib where that is installed)
 
 keys (default):
 """
 
-
 ATTACK = """usage: dptrain attack scores=FILE [key=value ...]
 
-Judge anyone's models: membership attacks on what they say about examples, with intervals, refusals and lower bounds of epsilon. Needs
-no torch. Exit code 1 where something is measured above `claim`, or where the inputs themselves tell members from the rest.
+Membership attacks on what anyone's models say about examples, with intervals, refusals and lower
+bounds of epsilon. Needs no torch. Exit code 1 where something is measured above `claim`, or where
+the inputs themselves tell members from the rest.
 
 FILE.npz holds the arrays
-  logits [M,N,C] or [M,N,Q,C]  of M models, N examples, Q queries, C classes; or probabilities of the same shape;
-                               or loss or confidence (of the true class) [M,N] or [M,N,Q] alone. [N,C] and [N] are one model
+  logits [M,N,C] or [M,N,Q,C]  of M models, N examples, Q queries, C classes; or probabilities of
+                               the same shape; or loss or confidence (of the true class) [M,N] or
+                               [M,N,Q] alone. [N,C] and [N] are a single model
   labels [N]                   0..C-1; may be absent with loss or confidence
   membership [M,N]             1 where the model trained on the example
-  targets, ids [N], inputs     optional: models to attack (default all), names of the examples, the examples
-  population_logits, ...       optional: the same models on examples that none trained on; population_labels, population_inputs
-  jittered_logits, noisy_logits, augmented_logits [M,N,T,C], gradient_norm, gradient_canary [M,N], trajectory_loss [M,N,E]
+  targets, ids [N], inputs     optional: models to attack (default all), names of the examples, the
+                               examples
+  population_logits, ...       optional: the same models on examples that none trained on;
+                               population_labels, population_inputs
+  jittered_logits, noisy_logits, augmented_logits [M,N,T,C], gradient_norm, gradient_canary [M,N],
+                               trajectory_loss [M,N,E]
 or, for one target whose shadow models have examples of their own,
   target_logits, target_labels, target_member, shadow_logits, shadow_labels, shadow_member
-FILE.csv has the columns id, member, and loss, confidence or label, p0, p1, ...; with a column model, of several models.
+FILE.csv has the columns id, member, and loss, confidence or label, p0, p1, ...; with a column
+model, of several models.
 
 examples:
   dptrain attack scores=my.npz
@@ -62,11 +83,11 @@ examples:
 keys (default):
 """
 
-
 CALIBRATE = """usage: dptrain calibrate TARGET n=N batch_size=B epochs=E [key=value ...]
 
-The least noise of DP-SGD for one target, never above it: epsilon, max_advantage, or max_tpr at at_fpr (Kulynych et al. 2024). Or, given
-noise_multiplier, the other way round. Either way the answer is everything that the noise buys.
+The least noise of DP-SGD for one target, never above it: epsilon, max_advantage, or max_tpr at
+at_fpr (Kulynych et al. 2024). Or, given noise_multiplier, the other way round. Either way the
+answer is everything that the noise buys.
 
 examples:
   dptrain calibrate epsilon=2 n=60000 batch_size=256 epochs=20
@@ -77,11 +98,11 @@ examples:
 keys (default):
 """
 
-
 ADVISE = """usage: dptrain advise run=FOLDER [key=value ...]
 
-Which setting of a finished sweep meets a demand at the safe end of its intervals, the runner-up, the frontiers against measured and
-proven risk, and what these data cannot tell. Exit code 1 where no setting meets the demand for certain.
+Which setting of a finished sweep meets a demand at the safe end of its intervals, the runner-up,
+the frontiers against measured and proven risk, and what these data cannot tell. Exit code 1 where
+no setting meets the demand for certain.
 
 examples:
   dptrain advise run=results/quickstart max_tpr_at_1pct_fpr=0.05
@@ -91,40 +112,72 @@ examples:
 keys (default):
 """
 
+LIST = """usage: dptrain list
+
+Data sets, models, defences, attacks and experiments, with one line each."""
+
+FINISHED = "What was finished is on disk: mend that, and the same command goes on from there."
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a command is given beside its keys. folders: of a user's YAML files."""
+
+    statements: bool = False
+    show_config: bool = False
+    multirun: bool = False
+    folders: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Command:
+    """run: does it, and returns the exit code; least: overrides without which there are no
+    defaults to show, None for a command without keys.
+    """
+
+    run: Callable[[Sequence[str], Options], int]
+    summary: str
+    help: str
+    least: tuple[str, ...] | None = ()
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 done, 1 a contradiction or failure, 2 a wrong configuration, 3 the machine failed (a full disk, no
-    permission, no memory), 130 interrupted."""
-    parser = argparse.ArgumentParser(
-        "dptrain", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False
-    )
+    """Run a command; returns the exit code: 0 done, 1 a contradiction or failure, 2 a wrong
+    configuration, 3 the machine failed (a full disk, no permission, no memory), 130 interrupted.
+    """
+    parser = argparse.ArgumentParser("dptrain", add_help=False, allow_abbrev=False)
     parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("--version", action="version", version=f"dptrain {__version__}")
     parser.add_argument("command", nargs="?")
     parser.add_argument("rest", nargs=argparse.REMAINDER)
     options = parser.parse_args(arguments)
     try:
-        return _run(options.command, options.rest, options.help)
+        return _guarded(options.command, options.rest, options.help)
     except BrokenPipeError:  # the reader of a pipe has seen enough
         sys.stderr.close()
         return 0
     except KeyboardInterrupt:
-        print("dptrain: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        _say("stopped; the same command goes on from the last checkpoint")
         return 130
 
 
-def _run(command: str | None, rest: Sequence[str], help_wanted: bool) -> int:
-    # Every import waits until here: help answers at once, and Ctrl-C while torch loads is no traceback.
-    from dptrain.types import ConfigError
+def _guarded(name: str | None, rest: Sequence[str], help_wanted: bool) -> int:
+    from dptrain.core.errors import ConfigError
 
-    commands = {"sweep": _sweep, "attack": _attack, "calibrate": _calibrate, "advise": _advise, "list": _list}
-    if help_wanted or command is None:
-        print("usage: dptrain <command> [key=value ...]\n\n" + DESCRIPTION + "\ndptrain <command> --help tells more.")
+    if help_wanted or name is None:
+        commands = "\n".join(f"  {each:<10} {it.summary}" for each, it in COMMANDS.items())
+        print(USAGE.format(commands=commands))
         return 0
     try:
-        if command not in commands:
-            raise ConfigError("", f"unknown command {command!r}; choose from {', '.join(commands)}")
-        return commands[command](rest)
+        if name not in COMMANDS:
+            known = ", ".join(COMMANDS)
+            raise ConfigError("", f"unknown command {name!r}; choose from {known}")
+        command = COMMANDS[name]
+        if "--help" in rest or "-h" in rest:
+            print(command.help + "\n".join(_keys(name, command)))
+            return 0
+        overrides, options = _options(name, rest)
+        return command.run(overrides, options)
     except ConfigError as error:
         _say(f"error: {error}")
         return 2
@@ -132,156 +185,245 @@ def _run(command: str | None, rest: Sequence[str], help_wanted: bool) -> int:
         raise
     except (OSError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or str(error) or "no memory is left"
-        name = getattr(error, "filename", None)
-        where = f" ({name})" if name else ""
-        _say(f"stopped: {reason}{where}. {KEPT}")
+        file = getattr(error, "filename", None)
+        _say(f"stopped: {reason}{f' ({file})' if file else ''}. {FINISHED}")
         return 3
 
 
-KEPT = "What was finished is kept: mend that, and the same command goes on from there."
+def _options(name: str, rest: Sequence[str]) -> tuple[list[str], Options]:
+    """The overrides among a command's arguments, and its options. Raises ConfigError."""
+    from dptrain.core.errors import ConfigError
+
+    if name != "sweep":
+        return list(rest), Options()
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--statements", action="store_true")
+    parser.add_argument("--cfg", action="store_true")
+    parser.add_argument("-m", "--multirun", action="store_true")
+    parser.add_argument("--config-dir", type=Path, action="append", default=[])
+    try:
+        given, overrides = parser.parse_known_args(list(rest))
+    except argparse.ArgumentError as error:
+        raise ConfigError(str(error.argument_name), f"{error.message}; see --help") from None
+    folders = tuple(given.config_dir)
+    return overrides, Options(given.statements, given.cfg, given.multirun, folders)
 
 
 def _say(text: str) -> None:
     """A line on standard error, whatever is in it."""
-    from dptrain.types import printable
+    from dptrain.core.errors import printable
 
     print(f"dptrain: {printable(text)}", file=sys.stderr)
 
 
-def _sweep(rest: Sequence[str]) -> int:
-    if "--help" in rest or "-h" in rest:
-        from dptrain import config
+def _sweep(overrides: Sequence[str], options: Options) -> int:
+    from dptrain.config import compose
+    from dptrain.core import allocator
 
-        print(SWEEP + "\n".join(_keys(config.load("sweep", []))))
+    if options.show_config:
+        runs = [list(overrides)]
+        if options.multirun:
+            from dptrain.config import multirun
+
+            runs = list(multirun.combinations(overrides, options.folders).values())
+        print("---\n".join(compose.text("sweep", run, options.folders) for run in runs), end="")
         return 0
-    from dptrain import allocator, config
-
-    chosen = config.load("sweep", list(rest))
+    if options.multirun:
+        return _multirun(overrides, options)
+    chosen = compose.load("sweep", overrides, folders=options.folders)
     allocator.keep_memory()
-    from dptrain import report  # these load torch: a wrong key has been answered by now
-    from dptrain.executor import Interrupted, WorkerDied, no_memory
-    from dptrain.pipeline import sweep
-    from dptrain.statement import as_lines
+    result = _swept(chosen)
+    return 130 if result is None else _print_sweep(result, options.statements)
+
+
+def _multirun(overrides: Sequence[str], options: Options) -> int:
+    """Several sweeps, and a table over all. Every run is planned before any is trained."""
+    from dptrain.config import multirun
+    from dptrain.core import allocator
+    from dptrain.pipeline.plan import plan
+    from dptrain.report import tables
+
+    configs = multirun.configurations(overrides, options.folders)
+    for config in configs:
+        plan(config)
+    allocator.keep_memory()
+    outcomes = multirun.launch(configs, _swept_or_stop, overrides)
+    finished = [outcome for outcome in outcomes if not isinstance(outcome, Exception)]
+    if finished:
+        rows = {result.folder.name: result.rows for result in finished}
+        print(tables.table(*tables.several(rows)) + "\n")
+        print(f"Each run has its report in {finished[0].folder.parent}/RUN/report.html.")
+    alarms = [f"{each.folder}: {line}" for each in finished for line in tables.warnings(each.rows)]
+    for line in alarms:
+        _say(line)
+    for outcome in outcomes:
+        if isinstance(outcome, Exception):
+            raise outcome
+    return 1 if alarms else 0
+
+
+def _swept_or_stop(chosen: Config) -> Result:
+    """A finished sweep. Raises KeyboardInterrupt where it was interrupted, its work saved, so that
+    no other is begun.
+    """
+    result = _swept(chosen)
+    if result is None:
+        raise KeyboardInterrupt
+    return result
+
+
+def _swept(chosen: Config) -> Result | None:
+    """A finished sweep; None where it was interrupted, its work saved."""
+    from dptrain.fleet.executor import Interrupted, WorkerDied, no_memory
+    from dptrain.pipeline.run import sweep
 
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        result = sweep(chosen)
+        return sweep(chosen)
     except Interrupted:
-        print("dptrain: stopped, everything saved; the same command goes on from here", file=sys.stderr)
-        return 130
+        _say("stopped, everything saved; the same command goes on from here")
+        return None
     except WorkerDied as error:
-        _say(f"stopped: {error}. {KEPT}")
-        return 3
+        raise OSError(f"{error}; use fewer workers (training.workers=1)") from None
     except RuntimeError as error:
         if not no_memory(error):
             raise
-        raise MemoryError("no memory is left; use training.physical_batch=64, or fewer models side by side (training.width=1)") from None
-    print(report.table(*report.summary(result.rows)) + "\n")
-    print("\n".join(report.legend(result.rows)))
-    for name, parts in result.statements.items():
-        print(f"\n{name}\n  " + "\n  ".join(as_lines(parts)))
+        fix = "use training.physical_batch=64, or fewer models side by side (training.width=1)"
+        raise MemoryError(f"no memory is left; {fix}") from None
+
+
+def _print_sweep(result: Result, statements: bool) -> int:
+    from dptrain.report import tables
+    from dptrain.report.statement import claim, shared
+
     folder = result.folder
+    print(tables.table(*tables.summary(result.rows)) + "\n")
+    print("\n".join(tables.legend(result.rows)) + "\n")
+    if statements:
+        common, rest = shared(result.statements)
+        if common:
+            print("every private setting\n  " + "\n  ".join(_entries(common)) + "\n")
+        for name, text in rest.items():
+            print(f"{name}\n  " + "\n  ".join(_entries(text)) + "\n")
+    else:
+        width = max(map(len, result.statements))
+        for name, statement in result.statements.items():
+            print(f"{name:<{width}}  {claim(statement)}")
+        print("The privacy statements stand in report.html; --statements prints them.\n")
     print(
-        f"\n{result.trained} models trained now. Report: {folder}/report.html; numbers: {folder}/metrics.json; charts: {folder}/frontier.png, {folder}/roc.png"
+        f"{result.trained} models trained now. Report: {folder}/report.html; numbers: "
+        f"{folder}/metrics.json; charts: {folder}/frontier.png, {folder}/roc.png"
     )
     print(f"tensorboard --logdir {folder}/tensorboard")
-    alarms = report.warnings(result.rows)
-    for line in alarms:
+    return _alarm(tables.warnings(result.rows))
+
+
+def _entries(text: dict[str, str]) -> list[str]:
+    return [f"{heading}: {sentence}" for heading, sentence in text.items()]
+
+
+def _alarm(lines: Sequence[str]) -> int:
+    """Say what must not be overlooked; the exit code."""
+    for line in lines:
         _say(line)
-    return 1 if alarms else 0
+    return 1 if lines else 0
 
 
-def _attack(rest: Sequence[str]) -> int:
-    from dptrain import config
+def _attack(overrides: Sequence[str], _options: Options) -> int:
+    from dptrain.config import compose
+    from dptrain.config.commands import Format
 
-    if "--help" in rest or "-h" in rest:
-        print(ATTACK + "\n".join(_keys(config.load_attack(["scores=FILE"]))))
-        return 0
-    chosen = config.load_attack(list(rest))
-    from dptrain import report
-    from dptrain.foreign import judge_file
+    chosen = compose.load("attack", overrides)
+    from dptrain.pipeline.foreign_scores import evaluate_file
+    from dptrain.report import tables
 
-    result = judge_file(chosen)
-    if chosen.format == "json":
+    result = evaluate_file(chosen)
+    if chosen.format == Format.JSON:
         print(result.json())
     else:
-        print(report.table(*report.attacks(result.rows, chosen.name)) + "\n")
-        print("\n".join(report.legend(result.rows)))
+        print(tables.table(*tables.attacks(result.rows, chosen.name)) + "\n")
+        print("\n".join(tables.legend(result.rows)))
         if result.folder:
-            print(f"Report: {result.folder}/report.html; numbers: {result.folder}/metrics.json")
-    alarms = report.warnings(result.rows)
-    for line in alarms:
-        _say(line)
-    return 1 if alarms else 0
+            folder = result.folder
+            print(f"Report: {folder}/report.html; numbers: {folder}/metrics.json")
+    return _alarm(tables.warnings(result.rows))
 
 
-def _advise(rest: Sequence[str]) -> int:
-    from dptrain import config
+def _advise(overrides: Sequence[str], _options: Options) -> int:
+    from dptrain.config import compose
+    from dptrain.config.commands import Format
+    from dptrain.config.keys import named
 
-    if "--help" in rest or "-h" in rest:
-        print(ADVISE + "\n".join(_keys(config.load_advise(["run=FOLDER"]))))
-        return 0
-    chosen = config.load_advise(list(rest))
-    from dptrain.advice import advise
+    chosen = compose.load("advise", overrides)
+    from dptrain.report.advice import advise
 
-    found = advise(chosen)
-    print(found.json() if chosen.format == "json" else found.text())
-    return 0 if found.meeting or not found.demands else 1
+    with named():
+        advice = advise(chosen)
+    print(advice.json() if chosen.format == Format.JSON else advice.text())
+    return 0 if advice.meeting or not advice.demands else 1
 
 
-def _calibrate(rest: Sequence[str]) -> int:
-    from dptrain import config
+def _calibrate(overrides: Sequence[str], _options: Options) -> int:
+    from dptrain.config import compose
+    from dptrain.config.commands import Format
+    from dptrain.config.keys import named
+    from dptrain.privacy import calibration
 
-    if "--help" in rest or "-h" in rest:
-        print(CALIBRATE + "\n".join(_keys(config.load_calibrate(["epsilon=1", "n=60000", "batch_size=256", "epochs=20"]))))
-        return 0
-    from dptrain import calibration
-
-    chosen = config.load_calibrate(list(rest))
-    answer = calibration.answer(chosen)
-    print(answer.json() if chosen.format == "json" else answer.table())
+    chosen = compose.load("calibrate", overrides)
+    with named():
+        answer = calibration.answer(chosen)
+    print(answer.json() if chosen.format == Format.JSON else answer.table())
     return 0
 
 
-def _list(rest: Sequence[str]) -> int:
-    if "--help" in rest or "-h" in rest:
-        print("usage: dptrain list\n\nData sets, models, defences, attacks and experiments, with one line each.")
-        return 0
-    from dptrain import config
-    from dptrain.types import ConfigError, printable
+def _list(arguments: Sequence[str], _options: Options) -> int:
+    from dptrain.config import files
+    from dptrain.core.errors import ConfigError, printable
 
-    if rest:
-        raise ConfigError(rest[0], "dptrain list takes no arguments; remove it")
-    titles = {"dataset": "data sets", "model": "models", "defence": "defences", "attacks": "attacks", "experiment": "experiments"}
+    if arguments:
+        raise ConfigError(arguments[0], "dptrain list takes no arguments; remove it")
+    titles = {"dataset": "data sets", "model": "models", "defence": "defences"}
+    titles |= {"attacks": "attacks", "experiment": "experiments"}
     for group, title in titles.items():
         print(f"{title} ({group}=...)")
-        for name in config.groups()[group]:
-            print(f"  {name:<18} {config.summary(group, name)}")
-        for name, package in config.added(group):
+        for name in files.groups()[group]:
+            print(f"  {name:<18} {files.summary(group, name)}")
+        for name, package in files.added(group):
             print(f"  {printable(name):<18} of the package {printable(package)}")
     return 0
 
 
-def _keys(default: Any) -> list[str]:
-    """A line of help for every key of a configuration, with its default."""
-    lines = []
-    for field in dataclasses.fields(default):
-        value = getattr(default, field.name)
-        if dataclasses.is_dataclass(value):
-            lines += [
-                _key(f"{field.name}.{inner.name}", getattr(value, inner.name), inner.metadata["help"])
-                for inner in dataclasses.fields(value)
-            ]
-        elif field.name in ("defence", "attacks", "model"):
-            lines.append(_key(field.name, ",".join(value) if field.name != "model" else value["name"], field.metadata["help"]))
-            nested = value.items() if field.name != "model" else [(None, {key: item for key, item in value.items() if key != "name"})]
-            lines += [
-                _key(".".join(filter(None, [field.name, name, key])), item, "") for name, options in nested for key, item in options.items()
-            ]
-        else:
-            lines.append(_key(field.name, list(value) if isinstance(value, tuple) else value, field.metadata["help"]))
-    return lines
+def _keys(name: str, command: Command) -> list[str]:
+    """A line of help for every key of a command, with its default."""
+    if command.least is None:
+        return []
+    from dptrain.config import compose
+    from dptrain.config.fields import described
+
+    default: Any = compose.load(name, command.least)
+    return [
+        f"  {f'{key} ({value})':<52} {text}".rstrip() for key, value, text in described(default)
+    ]
 
 
-def _key(name: str, value: object, text: str) -> str:
-    return f"  {f'{name} ({value})':<52} {text}".rstrip()
+COMMANDS = {
+    "sweep": Command(
+        _sweep, "train at each epsilon, attack every model, chart privacy against utility", SWEEP
+    ),
+    "attack": Command(
+        _attack, "every membership attack on anyone's scores", ATTACK, ("scores=FILE",)
+    ),
+    "calibrate": Command(
+        _calibrate,
+        "the noise for a target epsilon or attack risk, or what a noise multiplier buys",
+        CALIBRATE,
+        ("epsilon=1", "n=60000", "batch_size=256", "epochs=20"),
+    ),
+    "advise": Command(
+        _advise,
+        "which setting of a finished sweep meets a demand, and how sure that is",
+        ADVISE,
+        ("run=FOLDER",),
+    ),
+    "list": Command(_list, "data sets, models, defences, attacks and experiments", LIST, None),
+}

@@ -6,35 +6,74 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int, Shaped
+from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from dptrain import accounting, models, sampling, score, statement
-from dptrain.placement import choose_device
-from dptrain.probe import refuse_mixing, refuse_sampler
-from dptrain.schema import LEAST_CLIP, MOST_CLIP, PrivacyConfig
-from dptrain.train import State, train
-from dptrain.types import Mechanism, Neighbouring, Recipe, Sampling, Setting
+from dptrain import models
+from dptrain.config.build import build, plain_value
+from dptrain.config.defences import LEAST_CLIP, MOST_CLIP
+from dptrain.config.fields import FINITE, check_fields, option
+from dptrain.core import streams
+from dptrain.core.store import versions
+from dptrain.core.types import (
+    EngineKind,
+    Mechanism,
+    Neighbouring,
+    NoiseSource,
+    Optimiser,
+    Recipe,
+    Sampling,
+    Setting,
+)
+from dptrain.fleet.placement import choose_device
+from dptrain.models.validation import refuse_mixing
+from dptrain.privacy import pld
+from dptrain.privacy.statement import Circumstances, PrivacyStatement, Released, planned
+from dptrain.training import inference
+from dptrain.training.checks import refuse_sampler
+from dptrain.training.state import State
+from dptrain.training.trainer import Trainer, TrainingData, train
 
-PREPROCESSING = "none by this classifier: inputs as given, classes and number of rows public; whatever was fitted on these rows before, such as a scaler in a pipeline, is not covered"
-TUNING = (
-    "one fit; k fits on these rows, as GridSearchCV makes, compose: their epsilon is larger, and choosing the best of them is not covered"
+PREPROCESSING = (
+    "none by this classifier: inputs as given, classes and number of rows public; whatever "
+    "was fitted on these rows before, such as a scaler in a pipeline, is not covered"
 )
 
 
-class DPClassifier(ClassifierMixin, BaseEstimator):
-    """Softmax regression or a multi-layer perceptron, (epsilon, delta)-differentially private in each row.
+@dataclass(frozen=True)
+class _Options:
+    """The parameters of a classifier, checked as a configuration is."""
 
-    The number of rows is public, since batches and noise are planned by it: neighbours are data of as many rows, in one of which a row counts for
-    nothing (zero-out; Kairouz et al. 2021, section 3). Scale inputs to about [-1, 1] by constants that do not come from these rows: a scaler that is
-    fitted on them is not covered by epsilon, nor is the choice of parameters by GridSearchCV.
+    epsilon: float = option("", above=0, hint="inf is no privacy")
+    delta: float | None = option("", above=0, below=1)
+    hidden: tuple[int, ...] = option("", least=1)
+    epochs: float = option("", above=0, below=FINITE)
+    batch_size: int = option("", least=1)
+    clip: float = option("", least=LEAST_CLIP, most=MOST_CLIP)
+    learning_rate: float = option("", above=0, below=FINITE)
+    momentum: float = option("", least=0, below=1)
+    device: str = option("", choices=("auto", "cpu", "cuda", "mps"))
+    noise_seed: int | None = option("")
+
+
+class DPClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Softmax regression or a multi-layer perceptron, (epsilon, delta)-differentially private in
+    each row.
+
+    The number of rows is public, since batches and noise are planned by it: neighbours are data of
+    as many rows, in one of which a row counts for nothing (zero-out; Kairouz et al. 2021, section
+    3). Scale inputs to about [-1, 1] by constants that do not come from these rows: a scaler that
+    is fitted on them is not covered by epsilon, nor is the choice of parameters by GridSearchCV.
 
     Parameters
     ----------
@@ -43,15 +82,17 @@ class DPClassifier(ClassifierMixin, BaseEstimator):
     hidden : widths of the hidden layers; () for softmax regression.
     learning_rate : of SGD, divided by the noise multiplier where that exceeds 1.
     random_state : of the initial weights only. Batches and noise come from the operating system.
-    noise_seed : a number from which, with the data and the plan, batches and noise are derived instead, so that a fit can be repeated. Whoever
-        knows it and guesses the data can subtract the noise: no epsilon holds against them.
+    noise_seed : a number from which, with the data and the plan, batches and noise are derived
+        instead, so that a fit can be repeated. Whoever knows it and guesses the data can subtract
+        the noise: no epsilon holds against them.
 
     Attributes
     ----------
-    classes_, n_features_in_, epsilon_ (the proved upper bound; inf without privacy), mechanism_ (what ran), privacy_statement_.
+    classes_, n_features_in_, epsilon_ (the proved upper bound; inf without privacy), mechanism_
+    (what ran), privacy_statement_ (a PrivacyStatement; report.statement turns it into sentences).
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # scikit-learn wants every parameter by name
         self,
         epsilon: float = 8.0,
         delta: float | None = None,
@@ -83,29 +124,42 @@ class DPClassifier(ClassifierMixin, BaseEstimator):
         return tags
 
     def fit(self, X: Any, y: Any) -> DPClassifier:
-        """X [rows, features], y [rows]. Raises ValueError for inputs or parameters that cannot be used."""
+        """X [rows, features], y [rows]. Raises ValueError for inputs or parameters that cannot be
+        used.
+        """
+        options = self._options()
         X, y = validate_data(self, X, y)
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"DPClassifier needs at least 2 classes, and y has 1 class only: {self.classes_[0]!r}")
-        setting = self._setting(len(X))
-        device = choose_device(self.device)
+            raise ValueError(
+                "DPClassifier needs at least 2 classes, and y has 1 class only: "
+                f"{self.classes_[0]!r}"
+            )
+        setting = self._setting(len(X), options)
+        device = choose_device(options.device)
         inputs = torch.from_numpy(_finite32(X)).to(device)
-        self._model = _build(X.shape[1:], len(self.classes_), self.hidden, self._initial_seed())
+        self._model = _build(X.shape[1:], len(self.classes_), options.hidden, self._initial_seed())
         key = self._key(X, labels, setting)
         refuse_mixing(self._model, X.shape[1:])
         refuse_sampler(setting.mechanism.batch_size, setting.mechanism.public_n)
         state = State.start([self._model]).to(device)
         everyone = np.ones((1, len(X)), dtype=bool)
         targets = torch.from_numpy(labels.astype(np.int64)).to(device)
-        ran = train(self._model.to(device), setting, "stacked", state, [key], inputs, targets, everyone, lambda *_: None)
-        if not all(bool(torch.isfinite(value).all()) for value in state.released.values()):
+        trainer = Trainer.of(
+            self._model.to(device),
+            setting,
+            EngineKind.STACKED,
+            [key],
+            TrainingData(inputs, targets, everyone),
+        )
+        state, ran = train(trainer, state, lambda *_: None)
+        if not state.finite():
             raise ValueError("training diverged; lower learning_rate, or scale the inputs")
         self._parameters = {name: value.cpu() for name, value in state.released.items()}
         self._model.to("cpu")
         self.mechanism_ = ran
-        self.epsilon_ = accounting.epsilon(ran, setting.delta) if ran.private else math.inf
+        self.epsilon_ = pld.epsilon(ran, setting.delta) if ran.private else math.inf
         self.privacy_statement_ = self._statement(setting)
         self.n_iter_ = ran.steps
         return self
@@ -117,66 +171,97 @@ class DPClassifier(ClassifierMixin, BaseEstimator):
         # In float64, so that a row's answer does not depend on how many others are asked about.
         wide = {name: value.double() for name, value in self._parameters.items()}
         inputs = torch.from_numpy(_finite32(X).astype(np.float64))
-        logits = score.logits(copy.deepcopy(self._model).double(), wide, inputs)[0].astype(np.float64)
-        weights = np.exp(logits - logits.max(1, keepdims=True))
-        return weights / weights.sum(1, keepdims=True)
+        logits = inference.logits(copy.deepcopy(self._model).double(), wide, inputs)[0].astype(
+            np.float64
+        )
+        result: np.ndarray = softmax(logits, axis=1)
+        return result
 
     def predict(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
-        return self.classes_[self.predict_proba(X).argmax(1)]
+        result: np.ndarray = self.classes_[self.predict_proba(X).argmax(1)]
+        return result
 
-    def _setting(self, rows: int) -> Setting:
-        if not self.epsilon > 0:
-            raise ValueError(f"epsilon must be above 0, got {self.epsilon!r}; use inf for no privacy")
-        delta = min(1e-5, 0.1 / rows) if self.delta is None else self.delta
+    def _options(self) -> _Options:
+        given = {name: plain_value(value) for name, value in self.get_params(deep=False).items()}
+        del given["random_state"]  # scikit-learn checks it
+        options: _Options = build(_Options, given)
+        check_fields(options)
+        return options
+
+    def _setting(self, rows: int, options: _Options) -> Setting:
+        delta = min(1e-5, 0.1 / rows) if options.delta is None else options.delta
         if not 0 < delta < 1 / rows:
-            raise ValueError(f"delta must lie above 0 and below 1/rows = {1 / rows:.3g}, got {delta!r}")
-        if not self.batch_size >= 1 or not self.epochs > 0 or not self.learning_rate > 0:
-            raise ValueError("batch_size, epochs and learning_rate must be above 0")
-        if not LEAST_CLIP <= self.clip <= MOST_CLIP:
-            raise ValueError(f"clip must lie in [{LEAST_CLIP:g}, {MOST_CLIP:g}], got {self.clip!r}")
-        batch = min(int(self.batch_size), max(1, rows // 2))
-        steps = max(1, math.ceil(self.epochs * rows / batch))
-        private = math.isfinite(self.epsilon)
-        plan = Mechanism(Sampling.POISSON, batch, rows, steps, 0.0, float(self.clip) if private else math.inf, batch, Neighbouring.ZERO_OUT)
+            raise ValueError(
+                f"delta must lie above 0 and below 1/rows = {1 / rows:.3g}, got {delta!r}"
+            )
+        batch = min(options.batch_size, max(1, rows // 2))
+        steps = max(1, math.ceil(options.epochs * rows / batch))
+        private = math.isfinite(options.epsilon)
+        plan = Mechanism(
+            Sampling.POISSON,
+            batch,
+            rows,
+            steps,
+            0.0,
+            options.clip if private else math.inf,
+            batch,
+            Neighbouring.ZERO_OUT,
+        )
         if private:
-            plan = accounting.calibrate(plan, float(self.epsilon), delta)
-        rate = self.learning_rate / max(1.0, plan.noise_multiplier)
-        return Setting("model", "dpsgd", self.epsilon if private else None, delta, plan, Recipe(float(rate), float(self.momentum)))
+            plan = pld.calibrate(plan, options.epsilon, delta)
+        rate = options.learning_rate / max(1.0, plan.noise_multiplier)
+        return Setting(
+            "model",
+            "dpsgd",
+            options.epsilon if private else None,
+            delta,
+            plan,
+            Recipe(Optimiser(rate, options.momentum)),
+        )
 
-    def _key(self, X: np.ndarray, labels: np.ndarray, setting: Setting) -> bytes:
-        """Of batches and noise. A seeded one depends on all that a fit depends on, initial weights included: equal noise over other gradients
-        would be subtracted by whoever has both models."""
+    def _key(
+        self,
+        X: Shaped[np.ndarray, "rows features"],
+        labels: Int[np.ndarray, " rows"],
+        setting: Setting,
+    ) -> bytes:
+        """Of batches and noise. A seeded one depends on all that a fit depends on, initial weights
+        included: equal noise over other gradients would be subtracted by whoever has both models.
+        """
         if self.noise_seed is None:
-            return sampling.os_key()
-        rows = hashlib.sha256(repr((X.shape, X.dtype)).encode() + np.ascontiguousarray(X).tobytes() + labels.tobytes())
+            return streams.os_key()
+        rows = hashlib.sha256(
+            repr((X.shape, X.dtype)).encode() + np.ascontiguousarray(X).tobytes() + labels.tobytes()
+        )
         for name, value in self._model.state_dict().items():
             rows.update(name.encode() + value.numpy().tobytes())
-        plan = json.dumps([setting.shaping(), list(self.hidden), [str(label) for label in self.classes_]], sort_keys=True)
-        return sampling.seeded_key(int(self.noise_seed), "estimator", rows.hexdigest(), plan)
+        plan = json.dumps(
+            [setting.shaping(), list(self.hidden), [str(label) for label in self.classes_]],
+            sort_keys=True,
+        )
+        return streams.seeded_key(int(self.noise_seed), "estimator", rows.hexdigest(), plan)
 
     def _initial_seed(self) -> int:
         if self.random_state is None:
-            return int.from_bytes(sampling.os_key()[:4], "big")
+            return int.from_bytes(streams.os_key()[:4], "big")
         return int(check_random_state(self.random_state).randint(2**31))
 
-    def _statement(self, setting: Setting) -> Mapping[str, str]:
-        privacy = PrivacyConfig(setting.delta, "os" if self.noise_seed is None else "seeded")
-        told = dict(statement.statement(setting, privacy, PREPROCESSING, None, "one row of X"))
-        if setting.mechanism.private:
-            told |= {
-                "neighbours": f"{setting.mechanism.neighbouring}; the number of rows, {setting.mechanism.public_n}, is public, and the same in both",
-                "tuning": TUNING,
-                "released": "the fitted classifier; predictions of it are post-processing",
-                "checks": "layers that mix rows refused, batches tested to be Poisson before the fit; no ledger and no audit of a single fit",
-                "measured": "nothing; dptrain sweep attacks models of the same kind",
-            }
-        return told
+    def _statement(self, setting: Setting) -> PrivacyStatement:
+        around = Circumstances(
+            noise=NoiseSource.OS if self.noise_seed is None else NoiseSource.SEEDED,
+            preprocessing=PREPROCESSING,
+            unit="one row of X",
+            versions=versions(),
+            released=Released.SINGLE_FIT,
+        )
+        return planned(setting, around)
 
 
-def _finite32(X: np.ndarray) -> np.ndarray:
+def _finite32(X: Shaped[np.ndarray, "rows features"]) -> np.ndarray:
     limit = float(np.finfo(np.float32).max)
-    return np.clip(X, -limit, limit).astype(np.float32)
+    result: np.ndarray = np.clip(X, -limit, limit).astype(np.float32)
+    return result
 
 
 def _build(shape: Sequence[int], classes: int, hidden: Sequence[int], seed: int) -> torch.nn.Module:

@@ -1,0 +1,1 @@
+"""The configuration: its frozen schema, and how YAML files, overrides and values become one."""

@@ -1,0 +1,157 @@
+"""Frozen schemas of the commands that train nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from fractions import Fraction
+from typing import Any
+
+from dptrain.config.fields import FINITE, check_fields, check_name, option, require
+from dptrain.config.schema import AUDITS, MAX_EPSILON
+from dptrain.core.types import Sampling
+
+
+class Format(StrEnum):
+    """Of what a command prints on standard output."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+@dataclass(frozen=True)
+class AttackConfig:
+    """Of `dptrain attack`: anyone's scores, attacked."""
+
+    scores: str | None = option("file of scores, .npz or .csv")
+    name: str = option("what the models are called in the result")
+    attacks: Mapping[str, Mapping[str, Any]] = option("attacks to run, and their options")
+    audits: tuple[str, ...] = option(
+        "lower bounds of epsilon: one_run, one_run_fdp, clopper_pearson, gdp, joint_beta",
+        choices=AUDITS,
+        unique=True,
+    )
+    delta: float = option("delta of the lower bounds, and of the claim", above=0.0, below=1.0)
+    claim: float | None = option(
+        "epsilon that is claimed of the models; a measurement above it fails loudly",
+        above=0.0,
+        most=MAX_EPSILON,
+    )
+    format: Format = option("table or json, on standard output")
+    output: str | None = option("folder for metrics.json, report.html and roc.png; null for none")
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        given = "give the file, scores=FILE.npz or scores=FILE.csv; see dptrain attack --help"
+        require(self.scores is not None, "scores", given)
+        require(len(self.attacks) > 0, "attacks", "give at least one, such as [loss,lira]")
+        check_fields(self)
+
+
+TARGETS = ("epsilon", "max_advantage", "max_tpr", "noise_multiplier")
+
+
+@dataclass(frozen=True)
+class CalibrateConfig:
+    """Of `dptrain calibrate`: a mechanism but for its noise, and one target; or the noise, and what
+    it buys is the answer.
+    """
+
+    epsilon: float | None = option(
+        "target: at most this epsilon at delta", above=0.0, most=MAX_EPSILON
+    )
+    max_advantage: float | None = option(
+        "target: no attack's TPR - FPR above this", above=0.0, most=0.99
+    )
+    max_tpr: float | None = option(
+        "target: no attack's TPR above this at a FPR of at_fpr", above=0.0, most=0.99
+    )
+    at_fpr: float = option("the FPR of max_tpr", above=0.0, most=0.99)
+    noise_multiplier: float | None = option(
+        "the noise itself, instead of a target", least=0.1, most=1e4
+    )
+    n: int | None = option("size of the training set, public", least=1)
+    batch_size: int | None = option("expected batch size", least=1)
+    sample_rate: float | None = option(
+        "of an example in a step, instead of batch_size and n", above=0.0, most=1.0
+    )
+    epochs: float | None = option("expected passes over the training set", above=0, below=FINITE)
+    steps: int | None = option("of the optimiser, instead of epochs", least=1)
+    delta: float = option("delta of (epsilon, delta); below 1/n", least=1e-30, most=0.1)
+    sampling: Sampling = option(
+        "poisson, or shuffled: a pass in fixed batches, which is accounted without amplification"
+    )
+    prv_seconds: float = option(
+        "seconds to wait for Opacus's PRV accountant, the second opinion; 0 for none",
+        least=0.0,
+        most=3600.0,
+    )
+    format: Format = option("table or json, on standard output")
+
+    def __post_init__(self) -> None:
+        given = [key for key in TARGETS if getattr(self, key) is not None]
+        wanted = f"give exactly one of {', '.join(TARGETS)}, such as epsilon=2"
+        names = " and ".join(given) or "none"
+        require(len(given) == 1, (given or ["epsilon"])[-1], f"{wanted}; got {names}")
+        check_fields(self)
+        no_better = f"must lie above at_fpr = {self.at_fpr:g}, which guessing reaches"
+        fits = self.max_tpr is None or self.max_tpr > self.at_fpr
+        require(fits, "max_tpr", f"{no_better}, got {self.max_tpr}")
+        self._check_size()
+        rate, steps = float(self.rate), self.planned_steps
+        require(rate >= 1e-8, "sample_rate", f"must be at least 1e-8, got {rate:.3g}")
+        require(1 <= steps <= 10**6, "steps", f"must lie in 1..10^6, got {steps}")
+        if self.n is not None:
+            limit = f"must lie below 1/n = {1 / self.n:.3g}, got {self.delta:g}"
+            require(self.delta * self.n < 1, "delta", limit)
+
+    def _check_size(self) -> None:
+        either = (self.sample_rate is None) != (self.batch_size is None)
+        require(either, "batch_size", "give batch_size and n, or sample_rate")
+        if self.batch_size is not None:
+            require(self.n is not None, "n", "is needed with batch_size; or give sample_rate")
+            limit = f"must lie in 1..n = {self.n}, got {self.batch_size}"
+            require(self.batch_size <= (self.n or 0), "batch_size", limit)
+        passes = (self.epochs is None) != (self.steps is None)
+        require(passes, "epochs", "give either epochs or steps")
+
+    @property
+    def rate(self) -> Fraction:
+        """q, exactly: a decimal is taken at its word."""
+        if self.batch_size is None:
+            return Fraction(str(self.sample_rate))
+        return Fraction(self.batch_size, self.n)
+
+    @property
+    def planned_steps(self) -> int:
+        if self.steps is not None:
+            return self.steps
+        return math.ceil(Fraction(str(self.epochs)) / self.rate)
+
+
+@dataclass(frozen=True)
+class AdviseConfig:
+    """Of `dptrain advise`: a finished sweep, and what is asked of a setting."""
+
+    run: str | None = option("folder of a finished sweep")
+    max_tpr_at_1pct_fpr: float | None = option(
+        "the strongest attack finds at most this share of members at 1 % false alarms",
+        above=0.0,
+        below=1.0,
+    )
+    max_auc: float | None = option(
+        "the strongest attack's AUC is at most this", above=0.0, below=1.0
+    )
+    max_advantage: float | None = option(
+        "the strongest attack's TPR - FPR is at most this", above=0.0, below=1.0
+    )
+    min_accuracy: float | None = option("test accuracy is at least this", above=0.0, below=1.0)
+    max_epsilon: float | None = option("epsilon is proved to be at most this", above=0)
+    format: Format = option("table or json, on standard output")
+
+    def __post_init__(self) -> None:
+        given = "give the folder of a finished sweep, such as run=results/quickstart"
+        require(self.run is not None, "run", given)
+        check_fields(self)

@@ -1,0 +1,253 @@
+"""From YAML files, overrides and values to the frozen schema.
+
+Nothing in a file can run code: no `_target_`, no resolver.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dptrain.config.build import (
+    build,
+    keys_of,
+    merge,
+    plain_value,
+    refuse_code,
+    suggest_key,
+    suggestion,
+)
+from dptrain.config.commands import AdviseConfig, AttackConfig, CalibrateConfig
+from dptrain.config.files import conf_folder, groups, require_folder
+from dptrain.config.schema import Config
+from dptrain.core import plugins
+from dptrain.core.errors import ConfigError, printable
+
+SCHEMAS: dict[str, type] = {
+    "sweep": Config,
+    "attack": AttackConfig,
+    "calibrate": CalibrateConfig,
+    "advise": AdviseConfig,
+}
+PATHS = (
+    "output",
+    "scores",
+    "run",
+    *(f"dataset.{key}" for key in ("path", "target", "group", "schema")),
+)
+"""Keys whose text may well hold a comma."""
+COMMAS = re.compile(r"[^\[{('\"]*,[^\]})'\"]*$")
+"""A value that commas part, outside of brackets and quotes."""
+
+
+def load(
+    command: str,
+    overrides: Sequence[str],
+    values: Mapping[str, Any] | None = None,
+    folders: Sequence[Path] = (),
+) -> Any:
+    """The configuration of a command: `conf/<command>.yaml`, overrides `key=value` in Hydra's
+    grammar, then values by dotted keys. folders: a user's YAML files, in groups like ours.
+
+    Raises ConfigError, one line, naming the key.
+    """
+    places = tuple(require_folder(Path(folder)) for folder in folders)
+    chosen, values = _as_choices(values or {}, places)
+    plain = _compose(command, [*overrides, *chosen], places)
+    refuse_code(plain_value(values))
+    _drop_unchosen(plain, [*overrides, *chosen])
+    merge(plain, values)
+    named = any(re.match(r"defences?=", override) for override in (*overrides, *chosen))
+    return _configuration(command, plain, named)
+
+
+def text(command: str, overrides: Sequence[str], folders: Sequence[Path] = ()) -> str:
+    """The composed configuration as YAML."""
+    load(command, overrides, folders=folders)  # for the checks
+    plain = _compose(command, list(overrides), [require_folder(Path(each)) for each in folders])
+    _drop_unchosen(plain, overrides)
+    result: str = yaml.safe_dump(plain, sort_keys=False)
+    return result
+
+
+def _configuration(command: str, plain: dict[str, Any], named: bool) -> Any:
+    """named: whether the user chose the defences, and so means the baseline among them."""
+    if command == "sweep":
+        epsilons = plain.get("epsilons")
+        if isinstance(epsilons, int | float) and not isinstance(epsilons, bool):
+            plain["epsilons"] = epsilons = [epsilons]
+        given = epsilons if isinstance(epsilons, list) else [math.inf]
+        if named and math.inf not in given and "none" in plain.get("defence", {}):
+            plain["epsilons"] = [math.inf, *given]  # who names the baseline wants it
+    return build(SCHEMAS[command], plain)
+
+
+def _drop_unchosen(plain: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Drop the options that an experiment gives to a defence which the arguments leave out. Raises
+    ConfigError where the arguments themselves give it options.
+    """
+    choices = [part.partition("=")[2] for part in overrides if re.match(r"defences?=", part)]
+    if not choices:
+        return
+    chosen = re.findall(r"\w+", choices[-1])
+    for name in list(plain["defence"]):
+        if name in chosen:
+            continue
+        if any(part.lstrip("+").startswith(f"defence.{name}.") for part in overrides):
+            raise ConfigError(f"defence.{name}", f"add {name} to defence=[{','.join(chosen)}]")
+        del plain["defence"][name]
+
+
+def _as_choices(
+    values: Mapping[str, Any], folders: Sequence[Path]
+) -> tuple[list[str], dict[str, Any]]:
+    """Values that choose a file of a group, as overrides, and the others."""
+    chosen, others = [], {}
+    for key, value in values.items():
+        names = list(value) if isinstance(value, list | tuple) else [value]
+        named = all(isinstance(name, str) for name in names)
+        if key in (*groups(folders), "defences") and named:
+            text = str(value) if isinstance(value, str) else f"[{','.join(names)}]"
+            chosen.append(f"{key}={text}")
+        else:
+            others[key] = value
+    return chosen, others
+
+
+def _search_path(folders: Sequence[Path]) -> list[str]:
+    if not folders:
+        return []
+    places = ",".join(quoted(f"file://{folder}") for folder in folders)
+    return [f"hydra.searchpath=[{places}]"]
+
+
+def quoted(text: str) -> str:
+    """A text as Hydra's grammar takes it literally."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _compose(command: str, overrides: list[str], folders: Sequence[Path]) -> dict[str, Any]:
+    for override in overrides:
+        refuse_override(override, folders)
+    wanted = [
+        re.sub(r"^defences=", "defence=", part)
+        for override in overrides
+        for part in _of_other_packages(override, folders)
+    ]
+    try:
+        with initialize_config_dir(str(conf_folder().resolve()), version_base="1.3"):
+            return _plain(compose(command, [*wanted, *_search_path(folders)]))
+    # ValueError: Hydra's answer to group=3.
+    except (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise translated(error, command, wanted, folders) from None
+    except RecursionError:
+        raise ConfigError("", "an argument is nested too deeply; write key=value") from None
+
+
+def _plain(composed: Any) -> dict[str, Any]:
+    """Plain values, with interpolations of our keys resolved."""
+    refuse_code(OmegaConf.to_container(composed, resolve=False))
+    plain: Any = OmegaConf.to_container(composed, resolve=True)
+    refuse_code(plain)
+    result: dict[str, Any] = plain
+    return result
+
+
+def refuse_override(override: str, folders: Sequence[Path], swept: bool = False) -> None:
+    """Raise ConfigError for an argument that Hydra would take for something else, or that names a
+    file outside of the folders. swept: whether a comma parts the values of several runs.
+    """
+    key, _, value = override.partition("=")
+    if printable(override) != override:
+        raise ConfigError(printable(key), "holds characters that cannot be printed; remove them")
+    if override.startswith("-"):
+        fix = "is no option; arguments are written key=value, such as epsilons=[8,2]"
+        raise ConfigError(key, fix)
+    if key.lstrip("+~").startswith("hydra"):
+        raise ConfigError(key, "Hydra's own settings are not for users; remove it")
+    group = key.lstrip("+~").split("@")[0]
+    named = group in (*groups(folders), "defences", "experiment")
+    if (named and re.search(r"[/\\]|\.\.", value)) or "/" in group:
+        raise ConfigError(group, f"{value!r} is a path, and this takes a name; see dptrain list")
+    if not swept and COMMAS.match(value):
+        fix = f"write a list as {key}=[{value}], or run all of them with --multirun"
+        if group in PATHS:
+            fix = f"quote it: \"{key}='{value}'\""
+        raise ConfigError(key, f"takes one value in a run, and a comma parts two; {fix}")
+
+
+def _of_other_packages(override: str, folders: Sequence[Path]) -> list[str]:
+    """What has no YAML file: the same with its name. model=NAME may be of a package or of this
+    program; options come with +model. Data sets and attacks are those of installed packages.
+    """
+    known = groups(folders)
+    match = re.fullmatch(r"(model|dataset)=([A-Za-z_][\w.-]*)", override)
+    if match is not None and match[2] not in (*known[match[1]], "null"):
+        group, name = match.groups()
+        if group == "model":
+            return ["model=logistic", f"model.name={name}"]
+        if name in plugins.names("datasets"):
+            return ["dataset=npz", f"dataset.name={name}"]
+        return [override]
+    if match := re.fullmatch(r"attacks=\[(.*)\]", override):
+        names = [name.strip() for name in match[1].split(",")]
+        others = [name for name in names if name in plugins.names("attacks")]
+        foreign = [name for name in others if name not in known["attacks"]]
+        ours = [name for name in names if name not in foreign]
+        return [f"attacks=[{','.join(ours)}]", *(f"+attacks.{name}={{}}" for name in foreign)]
+    return [override]
+
+
+def translated(
+    error: Exception, command: str, overrides: list[str], folders: Sequence[Path]
+) -> ConfigError:
+    """Hydra's complaint in our words."""
+    message = " ".join(str(error).split())
+    short = message.split(" See https")[0]
+    missing_key = re.search(r"Could not override '([^']+)'", message) or re.search(
+        r"Could not append to config.*'([^']+)'", message
+    )
+    if missing_key:
+        near = suggest_key(missing_key[1], _known_keys(command, overrides, folders))
+        return ConfigError(missing_key[1], f"unknown key{near}; see dptrain {command} --help")
+    if match := re.search(r"Could not (?:find|load) '([^'/]+)/([^']+)'", message):
+        group, name = match.groups()
+        known = groups(folders).get(group, [])
+        near = f"unknown name {name!r}{suggestion(name, known)}"
+        return ConfigError(group, f"{near}; choose from {', '.join(known)}")
+    if match := re.search(r"Interpolation key '([^']+)' not found", message):
+        key = re.search(r"full_key: (\S+)", message)
+        fix = f"there is no key {match[1]!r} to take a value from; write the value itself"
+        return ConfigError(key[1] if key else "", fix)
+    if isinstance(error, yaml.YAMLError):
+        return ConfigError("", f"cannot read a YAML file: {message}; mend it")
+    if "group override must be" in message:
+        fix = "write group=NAME, such as dataset=mnist5k"
+        return ConfigError("", f"cannot read an argument: {message}; {fix}")
+    kind = type(error).__name__.lower()
+    if "parse" in kind or "mismatched input" in message or "token recognition" in message:
+        fix = "write key=value, and quote spaces and brackets"
+        return ConfigError("", f"cannot read an argument: {short}; {fix}")
+    return ConfigError("", short)
+
+
+def _known_keys(command: str, overrides: list[str], folders: Sequence[Path]) -> list[str]:
+    """All keys, with the model, data set and so on that the overrides choose."""
+    known = groups(folders)
+    chosen = [override for override in overrides if override.split("=")[0] in known]
+    with initialize_config_dir(str(conf_folder().resolve()), version_base="1.3"):
+        plain = OmegaConf.to_container(compose(command, [*chosen, *_search_path(folders)]))
+    assert isinstance(plain, dict)
+    return [*known, *keys_of({str(key): value for key, value in plain.items()})]

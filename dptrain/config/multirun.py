@@ -1,0 +1,135 @@
+"""Several sweeps at once, one for each combination of overrides, through one of Hydra's launchers.
+
+Each combination is composed and checked as a single sweep is. Hydra gets nothing but their numbers
+to launch, so that no file of a user reaches Hydra's own settings, which could run code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from dptrain.config import compose
+from dptrain.config.files import require_folder
+from dptrain.config.schema import Config
+from dptrain.core.errors import ConfigError
+
+LAUNCHING = re.compile(r"hydra/launcher=\w+|hydra\.launcher(\.[A-Za-z]\w*)+=[^${}]*")
+"""What may be said of how runs are launched: plain values of one of Hydra's launchers."""
+LONGEST_NAME = 120
+SHARED = ("name", "output")
+
+
+def combinations(overrides: Sequence[str], folders: Sequence[Path] = ()) -> dict[str, list[str]]:
+    """The overrides of each run by the name of its folder, which says what differs between the
+    runs. Arguments of the launcher are left out. Raises ConfigError.
+    """
+    places = [require_folder(Path(folder)) for folder in folders]
+    ours = [override for override in overrides if not override.startswith("hydra")]
+    for override in ours:
+        compose.refuse_override(override, places, swept=True)
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(ours))
+    except HydraException as error:
+        raise compose.translated(error, "sweep", ours, places) from None
+    choices: list[list[tuple[str, str]]] = []
+    for each in parsed:
+        key = each.get_key_element()
+        if not each.is_sweep_override():
+            choices.append([("", each.input_line or "")])
+            continue
+        if key in SHARED:
+            raise ConfigError(key, "is one for all runs; each has a folder of its own below it")
+        values = [f"{key}={value}" for value in each.sweep_string_iterator()]
+        choices.append([(value, value) for value in values])
+    runs: dict[str, list[str]] = {}
+    for parts in itertools.product(*choices):
+        name = ",".join(name for name, _ in parts if name) or "run"
+        safe = re.sub(r"[^\w.,=+\[\]-]+|\.\.+", "_", name)[:LONGEST_NAME]
+        unique = safe if safe not in runs else f"{safe}-{len(runs)}"
+        runs[unique] = [override for _, override in parts]
+    return runs
+
+
+def configurations(overrides: Sequence[str], folders: Sequence[Path] = ()) -> list[Config]:
+    """The checked configuration of each run, whose folder lies below `output`, or below
+    results/<name>. Raises ConfigError.
+    """
+    for override in overrides:
+        if override.startswith("hydra") and not LAUNCHING.fullmatch(override):
+            fix = "write hydra/launcher=NAME or hydra.launcher.KEY=VALUE with a plain value"
+            raise ConfigError(override.split("=")[0], f"is no setting of a launcher; {fix}")
+    result = []
+    for name, combination in combinations(overrides, folders).items():
+        base = compose.load("sweep", combination, folders=folders).folder
+        values = {"output": str(base / name)}
+        result.append(compose.load("sweep", combination, values, folders))
+    return result
+
+
+def launch(
+    configs: Sequence[Config], task: Callable[[Config], Any], overrides: Sequence[str]
+) -> list[Any]:
+    """Call `task` on each configuration, through the launcher that the overrides name (basic unless
+    hydra/launcher names another), and return what it returns or the exception that it raised.
+
+    Raises ConfigError where there is no such launcher.
+    """
+    base = configs[0].folder.parent
+    if "${" in str(base):
+        raise ConfigError("output", "holds ${; choose another folder")
+    numbers = ",".join(map(str, range(len(configs))))
+    settings = [
+        f"+run={numbers}",
+        f"hydra.sweep.dir={compose.quoted(str(base))}",
+        "hydra.sweep.subdir=.",
+        "hydra.output_subdir=null",
+        "hydra.job.chdir=false",
+        "hydra/job_logging=disabled",
+        "hydra/hydra_logging=disabled",
+        *(override for override in overrides if override.startswith("hydra")),
+    ]
+    try:
+        hydra = Hydra.create_main_hydra2("dptrain", create_config_search_path(None))
+        batches = hydra.multirun(None, _Job(configs, task), settings, with_log_configuration=False)
+    except (HydraException, OmegaConfBaseException) as error:
+        message = re.split(
+            r" (Config search path|To append|See https)", str(error).replace("\n", " ")
+        )[0]
+        fix = "install its plug-in, or leave it out"
+        raise ConfigError("hydra/launcher", f"{message}; {fix}") from None
+    finally:
+        GlobalHydra.instance().clear()
+        (base / "multirun.yaml").unlink(missing_ok=True)
+    return [_outcome(job) for batch in batches for job in batch]
+
+
+def _outcome(job: Any) -> Any:
+    """What a job returned, or the exception that it raised, of which Hydra would print more."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        try:
+            return job.return_value
+        except Exception as error:
+            return error
+
+
+class _Job:
+    """What a launcher calls for one number, perhaps in another process."""
+
+    def __init__(self, configs: Sequence[Config], task: Callable[[Config], Any]):
+        self.configs, self.task = configs, task
+
+    def __call__(self, composed: Any) -> Any:
+        return self.task(self.configs[composed.run])

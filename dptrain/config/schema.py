@@ -1,0 +1,271 @@
+"""The frozen schema of a sweep, with every check that needs no data."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from dptrain.config.defences import AUGMENTATIONS, Augmentation, Defence, SmallerModel
+from dptrain.config.fields import FINITE, check_fields, check_name, option, require
+from dptrain.core.types import EngineKind, NoiseSource, OptimiserKind, Precision, Schedule
+
+CANARIES = ("mislabelled", "blank", "noise", "gradient")
+AUDITS = ("one_run", "one_run_fdp", "clopper_pearson", "gdp", "joint_beta")
+"""The keys of the registries of those names; here because a configuration is checked before torch
+is loaded.
+"""
+MAX_EPSILON = 100
+MIN_POOL = 40
+"""Below it a training set can lack members, and every metric is noise."""
+MOST_EXAMPLES = 10**9
+MOST_MODELS = 10_000
+MIN_CANARIES = 20
+"""Below it some model can hold all of them, or none."""
+ADAMW_RATE = 0.1
+"""A learning rate above it was meant for SGD, whose steps are as small as the gradients."""
+AUTO = "auto"
+OPEN = "or null to let it be chosen"
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    name: str = option("data set")
+    path: str | None = option("file or folder of a data set; null: where it is published")
+    target: str | None = option("of a table: the column to predict")
+    group: str | None = option(
+        "of a table: the column that names the unit of privacy; one row of each is used"
+    )
+    header: bool = option(
+        "of a CSV: whether its first line names the columns; else they are c0, c1, ..."
+    )
+    schema: str | None = option(
+        "of a table: YAML file of its columns and classes; null: as the population split has them"
+    )
+    id: int | None = option("of openml: the number of the data set")
+    pool: int = option(
+        "candidates; each model trains on its own random half", least=MIN_POOL, most=MOST_EXAMPLES
+    )
+    population: int = option(
+        "examples no model trains on, set aside for an attacker", least=1, most=MOST_EXAMPLES
+    )
+    test: int = option("examples for accuracy only", least=1, most=MOST_EXAMPLES)
+    canaries: int = option(
+        "pool examples that are replaced by canaries, the worst case; 0 for none", least=0
+    )
+    canary: str = option("kind of canary: mislabelled, blank, noise or gradient", choices=CANARIES)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    batch_size: int = option("expected batch size of Poisson sampling", least=1)
+    epochs: float = option("passes over pool/2 examples, in expectation", above=0, below=FINITE)
+    optimiser: OptimiserKind = option("sgd or adamw")
+    weight_decay: float = option("of the optimiser; decoupled for adamw", least=0, below=FINITE)
+    schedule: Schedule = option("of the learning rate: constant, linear or cosine, both to zero")
+    warmup: float = option(
+        "share of the steps in which the learning rate rises", least=0.0, most=1.0
+    )
+    average: float = option(
+        "decay of a moving average of the parameters, which is then what is released; 0 for none",
+        least=0.0,
+        below=1.0,
+        hint="such as 0.999",
+    )
+    augmentations: tuple[str, ...] = option(
+        "random views of images, in order: flip, crop, shift", choices=AUGMENTATIONS, unique=True
+    )
+    multiplicity: int = option(
+        "views of each example in a step, averaged before clipping", least=1, most=256
+    )
+    precision: Precision = option(
+        "of forward and backward pass: float32 or bfloat16; norms and sums are float32"
+    )
+    engine: str = option(
+        "auto, stacked (fast), opacus or vmap (other modules)", choices=(AUTO, *EngineKind)
+    )
+    device: str = option("auto, cpu, cuda or mps", choices=(AUTO, "cpu", "cuda", "mps"))
+    width: int | None = option("models trained side by side; null: measured", least=1, hint=OPEN)
+    workers: int | None = option(
+        "processes, which share the threads or have a GPU each; null: measured", least=1, hint=OPEN
+    )
+    physical_batch: int | None = option(
+        "examples of a model in memory at once; a batch is summed in parts; null: by memory",
+        least=1,
+        hint=OPEN,
+    )
+    trajectory: int = option(
+        "checkpoints at which the loss of every pool example is kept, for the attack trajectory",
+        least=0,
+        most=100,
+    )
+    checkpoint_seconds: float = option(
+        "seconds between checkpoints of an unfinished stack", above=0, below=FINITE
+    )
+
+
+@dataclass(frozen=True)
+class PrivacyConfig:
+    delta: float = option("delta of (epsilon, delta); below 1/n", above=0)
+    noise: NoiseSource = option(
+        "os: key from the operating system; seeded: from `seed`, to reproduce a run"
+    )
+
+
+@dataclass(frozen=True)
+class QueriesConfig:
+    copies: int = option(
+        "copies of each example that merlin, morgan and label_only ask the models about",
+        least=1,
+        most=10_000,
+    )
+    jitter: float = option(
+        "standard deviation of the noise on copies for merlin and morgan", above=0, below=FINITE
+    )
+    noise: float = option(
+        "standard deviation of the noise on copies for label_only", above=0, below=FINITE
+    )
+
+
+@dataclass(frozen=True)
+class Config:
+    name: str = option("name of the run; output goes to results/<name>")
+    epsilons: tuple[float, ...] = option(
+        "targets; inf trains without privacy", above=0, unique=True, hint="use inf for no privacy"
+    )
+    models_per_setting: int = option(
+        "models of each setting, even; each is attacked with the others as shadows",
+        least=2,
+        most=MOST_MODELS,
+    )
+    seed: int = option("seed of splits, memberships and initial weights", least=0)
+    output: str | None = option(
+        "folder for results; default results/<name> under the current folder"
+    )
+    dataset: DatasetConfig = option("data set and its split")
+    model: Mapping[str, Any] = option("name of the model, and its options")
+    training: TrainingConfig = option("how to train")
+    privacy: PrivacyConfig = option("what is promised")
+    defence: Mapping[str, Defence] = option("parameters of each way to train")
+    attacks: Mapping[str, Mapping[str, Any]] = option("attacks to run, and their options")
+    audits: tuple[str, ...] = option(
+        "lower bounds of epsilon: one_run, one_run_fdp, clopper_pearson, gdp, joint_beta",
+        choices=AUDITS,
+        unique=True,
+    )
+    queries: QueriesConfig = option("what some attacks ask the models")
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        require(len(self.attacks) > 0, "attacks", "give at least one, such as [loss,lira]")
+        _check_fleet(self)
+        check_fields(self)
+        _check_split(self)
+        _check_epsilons(self)
+        _check_training(self)
+        _check_defences(self)
+
+    @property
+    def public_n(self) -> int:
+        """The declared size of a training set: half the pool. Public, and the same whatever the
+        memberships are.
+        """
+        return self.dataset.pool // 2
+
+    @property
+    def steps(self) -> int:
+        passes = Fraction(str(self.training.epochs))
+        return math.ceil(passes * self.public_n / self.training.batch_size)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.output) if self.output else Path("results") / self.name
+
+    def to_json(self) -> dict[str, Any]:
+        """Strict JSON; no DP is null."""
+        plain = dataclasses.asdict(self)
+        plain["epsilons"] = [None if math.isinf(epsilon) else epsilon for epsilon in self.epsilons]
+        return plain
+
+
+def _check_fleet(config: Config) -> None:
+    models = config.models_per_setting
+    require(
+        models >= 2 and models % 2 == 0,
+        "models_per_setting",
+        f"must be even and at least 2, got {models}; use {max(2, models + models % 2)}",
+    )
+
+
+def _check_split(config: Config) -> None:
+    pool, canaries = config.dataset.pool, config.dataset.canaries
+    fix = f"must be even, since each model trains on half of it; use {pool - 1}"
+    require(pool % 2 == 0, "dataset.pool", fix)
+    half = pool // 2
+    require(
+        canaries == 0 or MIN_CANARIES <= canaries <= half,
+        "dataset.canaries",
+        f"must be 0, or lie in {MIN_CANARIES}..{half} (half the pool), got {canaries}",
+    )
+
+
+def _check_epsilons(config: Config) -> None:
+    require(len(config.epsilons) > 0, "epsilons", "give at least one, such as [inf,8,2]")
+    for epsilon in config.epsilons:
+        vain = f"{epsilon:g} promises next to nothing; use at most {MAX_EPSILON}"
+        fits = epsilon <= MAX_EPSILON or math.isinf(epsilon)
+        require(fits, "epsilons", f"{vain}, or inf for no privacy")
+    n, delta = config.public_n, config.privacy.delta
+    publishes = "a delta of 1/n allows publishing one record"
+    limit = f"must lie above 0 and below 1/n = {1 / n:.3g}, got {delta:g}; {publishes}"
+    require(delta < 1 / n, "privacy.delta", limit)
+
+
+def _check_training(config: Config) -> None:
+    n, training = config.public_n, config.training
+    size = training.batch_size
+    require(size <= n, "training.batch_size", f"must lie in 1..{n} (half the pool), got {size}")
+    require(config.steps < 2**31, "training.epochs", "gives more than 2^31 steps; lower it")
+    alike = "views without augmentations are all the same; use 1, or give "
+    require(
+        training.multiplicity == 1 or len(training.augmentations) > 0,
+        "training.multiplicity",
+        f"{alike}training.augmentations=[flip,crop]",
+    )
+    require(
+        "trajectory" not in config.attacks or training.trajectory > 0,
+        "training.trajectory",
+        "must be at least 1 for the attack trajectory; use 10, or leave that attack out",
+    )
+
+
+def _check_defences(config: Config) -> None:
+    for name, defence in config.defence.items():
+        check_fields(defence, f"defence.{name}.")
+        rate = defence.learning_rate
+        require(
+            config.training.optimiser != OptimiserKind.ADAMW or rate <= ADAMW_RATE,
+            f"defence.{name}.learning_rate",
+            f"{rate:g} is for sgd; with adamw give a rate such as 0.005",
+        )
+    if isinstance(views := config.defence.get("augmentation"), Augmentation):
+        some = f"must be a list of some of {', '.join(AUGMENTATIONS)}"
+        require(len(views.augmentations) > 0, "defence.augmentation.augmentations", some)
+    if isinstance(smaller := config.defence.get("smaller_model"), SmallerModel):
+        require(
+            len(smaller.model) > 0 and "name" not in smaller.model,
+            "defence.smaller_model.model",
+            "must be options of the model, such as {hidden: [16]}",
+        )
+    private = {epsilon for epsilon in config.epsilons if math.isfinite(epsilon)}
+    for needed, wanted in (("none", len(private) < len(config.epsilons)), ("dpsgd", private)):
+        epsilon = "inf" if needed == "none" else f"{min(private, default=0):g}"
+        require(
+            not wanted or needed in config.defence,
+            "epsilons",
+            f"{epsilon} needs the defence {needed!r}; add it to defence=[...]",
+        )

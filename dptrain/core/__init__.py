@@ -1,0 +1,1 @@
+"""Values, errors and the store that all other packages stand on."""

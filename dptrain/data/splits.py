@@ -1,0 +1,169 @@
+"""Data, shuffled once and split into pool, population and test.
+
+The shuffle depends on the seed alone, and nothing is ever fitted on the pool.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Int
+
+from dptrain.config.schema import MIN_POOL, DatasetConfig
+from dptrain.core.errors import DataError
+from dptrain.core.streams import Purpose, generator, seeded_key
+from dptrain.data.canaries import CANARIES
+
+
+@dataclass(frozen=True)
+class Examples:
+    """inputs: float32 [N, *shape], or int64 for tokens; labels: int64 [N]; ids: int64 [N], the row
+    of each in the user's file, counted from 0, where that is not simply its place here.
+    """
+
+    inputs: np.ndarray
+    labels: np.ndarray
+    ids: np.ndarray | None = None
+
+    def take(self, indices: Int[np.ndarray, " n"]) -> Examples:
+        return Examples(
+            self.inputs[indices],
+            self.labels[indices],
+            indices if self.ids is None else self.ids[indices],
+        )
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """pool: what the models train on, each on its own half; population: no model's; test: for
+    utility only; classes: how many. The first `canaries` of the pool are canaries; `copies` of its
+    examples are equal to another one of the three parts.
+    """
+
+    pool: Examples
+    population: Examples
+    test: Examples
+    classes: int
+    canaries: int = 0
+    copies: int = 0
+
+    @property
+    def parts(self) -> dict[str, Examples]:
+        return {"pool": self.pool, "population": self.population, "test": self.test}
+
+    @cached_property
+    def digest(self) -> str:
+        hashed = hashlib.sha256()
+        for part in self.parts.values():
+            for array in (part.inputs, part.labels):
+                hashed.update(repr((array.shape, array.dtype)).encode())
+                hashed.update(np.ascontiguousarray(array).tobytes())
+        return hashed.hexdigest()
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is public about a data set, and how to read it; digest: of its files, where it is not
+    bundled; unit: of privacy, where it is not one example; notes: what a user should know, and
+    nobody whom a model is given to; split: indices of pool, population and test, where what is
+    fitted on the population decides which others can be used.
+    """
+
+    preprocessing: str
+    shape: tuple[int, ...]
+    classes: int
+    size: int
+    read: Callable[[], Examples]
+    digest: str = ""
+    unit: str | None = None
+    notes: tuple[str, ...] = ()
+    split: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+
+
+def order_of(config: DatasetConfig, seed: int, size: int) -> np.ndarray:
+    """The order in which `size` examples are dealt out, a function of the seed and of how many
+    there are alone.
+    """
+    return generator(seeded_key(seed, config.name), Purpose.SPLIT).permutation(size)
+
+
+def require_enough(config: DatasetConfig, size: int) -> None:
+    """Raise DataError where pool, population and test want more than `size` examples."""
+    wanted = config.pool + config.population + config.test
+    if wanted > size:
+        test, population = max(1, size // 5), max(1, size // 10)
+        pool = (size - test - population) // 2 * 2
+        sizes = f"use such as pool={pool} population={population} test={test}"
+        fix = sizes if pool >= MIN_POOL else "it is too small"
+        message = (
+            f"pool + population + test is {wanted:,}, but {config.name} has {size:,} "
+            f"examples; {fix}"
+        )
+        raise DataError(message, "pool")
+
+
+def parts(
+    config: DatasetConfig, seed: int, declared: Source
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices of pool, population and test among a data set's examples. Raises DataError where
+    there are not enough.
+    """
+    require_enough(config, declared.size)
+    if declared.split is not None:
+        return declared.split
+    order, ends = (
+        order_of(config, seed, declared.size),
+        np.cumsum([config.pool, config.population, config.test]),
+    )
+    pool, population, test = np.split(order[: ends[-1]], ends[:-1])
+    return pool, population, test
+
+
+def copies(of: Sequence[Examples]) -> int:
+    """How many examples of the first equal another of any part, label aside: a copy is in while its
+    twin is out, so attacks on it say little.
+    """
+    rows = [
+        [
+            hashlib.blake2b(row.tobytes(), digest_size=16).digest()
+            for row in np.ascontiguousarray(part.inputs)
+        ]
+        for part in of
+    ]
+    counts = Counter(itertools.chain(*rows))
+    return sum(counts[row] > 1 for row in rows[0])
+
+
+def load(declared: Source, config: DatasetConfig, seed: int, tokens: bool = False) -> Dataset:
+    """Read a data set, shuffle it (files come sorted by class) and split it into parts of the given
+    sizes.
+
+    tokens: whether the model takes whole numbers, which then stay what they are; else all inputs
+    are float32. Raises DataError when the file does not hold what its Source declares.
+    """
+    examples = declared.read()
+    expected = (declared.size, *declared.shape)
+    if examples.inputs.shape != expected:
+        raise DataError(
+            f"{config.name} has shape {examples.inputs.shape}, expected {expected}; "
+            "reinstall its package",
+            "name",
+        )
+    if not tokens and examples.inputs.dtype != np.float32:
+        examples = Examples(examples.inputs.astype(np.float32), examples.labels, examples.ids)
+    pool, population, test = (examples.take(part) for part in parts(config, seed, declared))
+    if k := config.canaries:
+        rng = generator(seeded_key(seed, config.name), Purpose.CANARY)
+        made = CANARIES[config.canary](pool.inputs[:k], pool.labels[:k], declared.classes, rng)
+        inputs, labels = (
+            np.concatenate([new.astype(old.dtype), old[k:]])
+            for new, old in zip(made, (pool.inputs, pool.labels), strict=True)
+        )
+        pool = Examples(inputs, labels, pool.ids)
+    return Dataset(pool, population, test, declared.classes, k, copies([pool, population, test]))

@@ -1,0 +1,133 @@
+"""Files of tables: CSV, Parquet and OpenML's."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import pandas as pd
+
+from dptrain.config.schema import DatasetConfig
+from dptrain.core.errors import DataError, first_line, path_error
+from dptrain.core.limits import require_memory
+from dptrain.data.download import digest
+from dptrain.data.splits import Source
+from dptrain.data.tables import require_columns, table_source
+
+DELIMITERS = ",;\t|"
+LONGEST_LINE = 10_000_000
+
+
+def csv_source(config: DatasetConfig, seed: int) -> Source:
+    path = _path(config, "FILE.csv")
+    return table_source(_read_csv(path, config.header), config, seed, digest(path, "sha256"))
+
+
+def parquet_source(config: DatasetConfig, seed: int) -> Source:
+    path = _path(config, "FILE.parquet")
+    try:
+        import pyarrow.parquet
+
+        about = pyarrow.parquet.read_metadata(path)
+        require_columns([], about.num_columns)
+        require_memory(8 * about.num_rows * about.num_columns, path_error, f"{path}, unpacked,")
+        frame = pd.read_parquet(path)
+    except DataError:
+        raise
+    except ImportError:
+        raise DataError(
+            "parquet needs pyarrow; pip install 'dptrain[parquet]', or convert the file to CSV",
+            "name",
+        ) from None
+    except Exception as error:  # pyarrow has many for a file that is not what it should be
+        raise DataError(
+            f"{path} cannot be read ({first_line(error)}); give a Parquet file", "path"
+        ) from None
+    return table_source(frame, config, seed, digest(path, "sha256"))
+
+
+def openml_source(config: DatasetConfig, seed: int) -> Source:
+    """scikit-learn's fetcher, which verifies the checksum of OpenML's own record, and its cache."""
+    from sklearn.datasets import fetch_openml
+
+    if config.id is None:
+        raise DataError("openml needs the number of a data set; give id=1590, which is adult", "id")
+    try:
+        bunch = fetch_openml(data_id=config.id, as_frame=True, parser="auto", data_home=config.path)
+    except Exception as error:  # of the network, of OpenML, of its file
+        reason = f"OpenML's data set {config.id} cannot be had ({first_line(error)})"
+        raise DataError(
+            f"{reason}; go online once, or give path=FOLDER of scikit-learn's cache", "id"
+        ) from None
+    frame = bunch.frame
+    target = config.target or (bunch.target_names or [None])[0]
+    sizes = dataclasses.replace(config, target=target)
+    return table_source(
+        frame,
+        sizes,
+        seed,
+        hashlib.sha256(
+            pd.util.hash_pandas_object(frame.astype(str)).to_numpy().tobytes()
+        ).hexdigest(),
+    )
+
+
+def _path(config: DatasetConfig, example: str) -> Path:
+    if config.path is None:
+        raise DataError(f"{config.name} needs a file; give path={example} target=COLUMN", "path")
+    if not Path(config.path).is_file():
+        raise DataError(f"there is no file {config.path}; give path={example}", "path")
+    require_memory(2 * Path(config.path).stat().st_size, path_error, f"reading {config.path}")
+    return Path(config.path)
+
+
+def _read_csv(path: Path, header: bool) -> pd.DataFrame:
+    """Every value as text. The delimiter is the one of DELIMITERS that stands most often in the
+    first line.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            first = file.readline(LONGEST_LINE + 1)
+            if len(first) > LONGEST_LINE:
+                raise ValueError(f"its first line is longer than {LONGEST_LINE:,} characters")
+            if "\0" in first or not first.strip():
+                raise ValueError("its first line is empty or not text")
+            delimiter = max(DELIMITERS, key=first.count)
+            file.seek(0)
+            reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True)
+            names = [name.strip() for name in next(reader)]
+            require_columns(names if header else [], len(names))
+            # Pandas would take the first cell for a name of the row, and shift the others.
+            for row in reader:
+                if len(row) > len(names):
+                    message = (
+                        f"line {reader.line_num} of {path} has {len(row)} cells, and the "
+                        f"first line {len(names)}; mend it"
+                    )
+                    raise DataError(message, "path")
+        frame = pd.read_csv(
+            path,
+            sep=delimiter,
+            header=0 if header else None,
+            names=names if header else [f"c{number}" for number in range(len(names))],
+            index_col=False,
+            dtype=str,
+            keep_default_na=False,
+            skipinitialspace=True,
+            encoding="utf-8-sig",
+            on_bad_lines="error",
+            low_memory=False,
+        )
+    except DataError:
+        raise
+    except UnicodeDecodeError:
+        raise DataError(
+            f"{path} is not UTF-8 text; convert it, such as with iconv -t UTF-8", "path"
+        ) from None
+    except Exception as error:  # pandas and csv have many
+        raise DataError(
+            f"{path} cannot be read as CSV ({first_line(error)}); mend it", "path"
+        ) from None
+    return frame

@@ -1,0 +1,1 @@
+"""From membership scores to numbers with intervals and lower bounds of epsilon."""

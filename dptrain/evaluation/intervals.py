@@ -1,0 +1,156 @@
+"""Confidence intervals: of a binomial rate, and of a mean over the models of a fleet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Bool
+from scipy import special, stats
+
+from dptrain.core.types import Interval
+from dptrain.evaluation.metrics import Values
+
+CONFIDENCE = 0.95
+BLOCKS = 10
+BOOTSTRAPS = 1000
+
+
+def upper_limit(hits: float | np.ndarray, trials: int, significance: float) -> np.ndarray:
+    """One-sided upper limit of a rate: B^-1(1 - significance; hits + 1, trials - hits) (Clopper and
+    Pearson 1934).
+    """
+    hits = np.asarray(hits)
+    limit = special.betaincinv(hits + 1, np.maximum(trials - hits, 1e-300), 1 - significance)
+    return np.where(hits < trials, limit, 1.0)
+
+
+def lower_limit(hits: float | np.ndarray, trials: int, significance: float) -> np.ndarray:
+    """One-sided lower limit of a rate: one less the upper limit of its complement."""
+    hits = np.asarray(hits)
+    limit = special.betaincinv(np.maximum(hits, 1e-300), trials - hits + 1, significance)
+    return np.where(hits > 0, limit, 0.0)
+
+
+def clopper_pearson(
+    hits: float, trials: int, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """Two-sided interval of a binomial rate (Clopper and Pearson 1934)."""
+    tail = (1 - confidence) / 2
+    return float(lower_limit(hits, trials, tail)), float(upper_limit(hits, trials, tail))
+
+
+def fleet_interval(
+    values: Values, membership: Bool[np.ndarray, "T N"], bounds: tuple[float, float]
+) -> Callable[[float], Interval]:
+    """The mean of `values` over targets, as a function of the confidence asked for.
+
+    Two things vary: the models, and the examples all of them share (an example hard for one target
+    is hard for the next, and each target serves the others as a shadow). So the variance is the sum
+    of two jackknives: leave one target out, and leave one of BLOCKS random blocks of examples out
+    (Efron and Stein 1981: a jackknife errs upwards on average). Student's quantile with the smaller
+    number of groups less one. A single target shows nothing of how models vary: its interval is
+    over examples only, from the standard error of BOOTSTRAPS stratified resamples (Efron 1979), and
+    holds that of Clopper and Pearson over min(n_in, n_out) trials, whose variance an AUC never
+    exceeds (van Dantzig 1951): a bootstrap of few examples is far too sure of itself. So does one
+    of many targets where no resample differs. What a resample cannot give (nan) is left out.
+    """
+    count, examples = membership.shape
+    n_in, n_out = int(membership.sum()), int((~membership).sum())
+    everyone, ones = np.ones(count, dtype=bool), np.ones(examples)
+    each = values(ones, everyone)
+    mean = float(each.mean())
+    freedom = np.inf
+    if count == 1:
+        drawn = np.array(
+            [float(values(weights, everyone)[0]) for weights in _resamples(membership[0])]
+        )
+        error = np.sqrt(np.var(drawn[np.isfinite(drawn)], ddof=1))
+    else:
+        if len(each) == count:
+            by_target = float(np.var(each, ddof=1)) / count
+        else:
+            by_target = _jackknife(
+                [float(values(ones, everyone & (np.arange(count) != k))[0]) for k in range(count)]
+            )
+        blocks = min(BLOCKS, examples)
+        block = np.random.default_rng(0).permutation(examples) % blocks
+        by_example = _jackknife(
+            [float(values((block != b).astype(float), everyone).mean()) for b in range(blocks)]
+        )
+        error = np.sqrt(by_target + by_example)
+        freedom = max(1, min(count, blocks) - 1)
+
+    def at(confidence: float) -> Interval:
+        half = float(stats.t.ppf((1 + confidence) / 2, freedom) * error)
+        interval = Interval(
+            mean, max(mean - half, bounds[0]), min(mean + half, bounds[1]), count, n_in, n_out
+        )
+        if error > 0 and count > 1:
+            return interval
+        share = (mean - bounds[0]) / (bounds[1] - bounds[0])
+        trials = (
+            min(int(membership.any(axis=0).sum()), int((~membership).any(axis=0).sum())) or examples
+        )
+        low, high = clopper_pearson(share * trials, trials, confidence)
+        width = bounds[1] - bounds[0]
+        return replace(
+            interval,
+            low=min(interval.low, bounds[0] + low * width),
+            high=max(interval.high, bounds[0] + high * width),
+        )
+
+    return at
+
+
+def least(
+    at: Callable[[float], Interval],
+    membership: Bool[np.ndarray, "T N"],
+    bounds: tuple[float, float],
+    alarm: float,
+) -> float:
+    """Lower limit, one-sided at `alarm`, of the mean over targets whose interval is `at`: what a
+    contradiction is judged by.
+
+    The better of two limits at half of it each: that of fleet_interval, and that of Clopper and
+    Pearson over as many trials as there are examples, which says more where targets are few and
+    Student's quantile is far out.
+    """
+    member = membership.any(axis=0), (~membership).any(axis=0)
+    trials = min(int(side.sum()) for side in member)
+    interval = at(1 - alarm)
+    width = bounds[1] - bounds[0]
+    share = (interval.estimate - bounds[0]) / width
+    return max(
+        interval.low, bounds[0] + width * clopper_pearson(share * trials, trials, 1 - alarm)[0]
+    )
+
+
+def _resamples(member: Bool[np.ndarray, " N"]) -> Iterator[np.ndarray]:
+    """How often each example is drawn, [N]: members and non-members apart, so that their numbers
+    stay.
+    """
+    rng = np.random.default_rng(0)
+    for _ in range(BOOTSTRAPS):
+        weights = np.zeros(len(member))
+        for used in (member, ~member):
+            if total := int(used.sum()):
+                weights[used] = np.bincount(rng.integers(total, size=total), minlength=total)
+        yield weights
+
+
+def _jackknife(without: list[float]) -> float:
+    without = [value for value in without if np.isfinite(value)]
+    groups = len(without)
+    if not groups:
+        return 0.0
+    return float((groups - 1) / groups * np.sum(np.square(np.array(without) - np.mean(without))))
+
+
+def widen(interval: Interval, trials: int, confidence: float) -> Interval:
+    """The interval of a rate, made to hold the Clopper-Pearson one of `trials` examples: no
+    variation seen is not no error.
+    """
+    low, high = clopper_pearson(min(interval.estimate * trials, trials), trials, confidence)
+    return replace(interval, low=min(interval.low, low), high=max(interval.high, high))

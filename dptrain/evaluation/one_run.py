@@ -1,0 +1,170 @@
+"""Measured lower bounds of epsilon from one run, whose examples were in or out by independent fair
+coins.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy import special, stats
+
+from dptrain.core.errors import Refusal
+from dptrain.core.roots import crossing
+from dptrain.evaluation.epsilon_bounds import Bound
+from dptrain.evaluation.intervals import CONFIDENCE
+from dptrain.privacy import gaussian
+
+COINS = 1e-6
+"""False-alarm rate at which a number of members is held to be no result of fair coins."""
+
+
+def one_run_p_value(m: int, guesses: int, right: int, epsilon: float, delta: float) -> float:
+    """P-value of "(epsilon, delta)-DP" from one run in which `right` of `guesses` among m fair
+    coins were guessed rightly.
+
+    beta = P(Bin(r, q) >= v) with q = 1 / (1 + e^-epsilon); p = beta + 2 m delta max over i of P(v -
+    i <= Bin(r, q) < v) / i (Steinke et al. 2023, theorem 5.2). m counts every coin, abstentions
+    included.
+    """
+    q = special.expit(epsilon)
+    beta = float(stats.binom.sf(right - 1, guesses, q))
+    if delta == 0:
+        return beta
+    # Further below the mean than 40 standard deviations there is no mass left to gain, only a
+    # larger i.
+    reach = right - math.floor(guesses * q - 40 * math.sqrt(guesses * q * (1 - q)) - 1)
+    i = np.arange(1, max(1, min(m, right, reach)) + 1)
+    alpha = float(np.max((stats.binom.sf(right - i - 1, guesses, q) - beta) / i, initial=0.0))
+    return min(1.0, beta + 2 * m * delta * alpha)
+
+
+def one_run(
+    m: int,
+    guesses: int,
+    right: int,
+    delta: float,
+    confidence: float = CONFIDENCE,
+    least: float = 0.0,
+) -> float:
+    """The largest epsilon that one run of m independent fair coins refutes at `confidence` (Steinke
+    et al. 2023), or `least` if that is not.
+    """
+    level = 1 - confidence
+    if one_run_p_value(m, guesses, right, least, 0.0) >= level:  # cheap, and delta only adds
+        return least
+
+    def excess(epsilon: float) -> float:
+        return one_run_p_value(m, guesses, right, epsilon, delta) - level
+
+    return crossing(excess, least)
+
+
+def one_run_fdp(
+    m: int,
+    guesses: int,
+    right: int,
+    delta: float,
+    confidence: float = CONFIDENCE,
+    least: float = 0.0,
+) -> float:
+    """The same for Gaussian mechanisms: the epsilon at delta of the largest mu whose trade-off
+    curve one run refutes, or `least` (Mahloujifar et al. 2024, algorithm 3). Tighter than one_run,
+    and only for a mechanism with a Gaussian trade-off.
+    """
+    if delta == 0 or right < 1:
+        return least
+    level = 1 - confidence
+
+    def excess(mu: float) -> float:
+        """-1 where one run refutes mu, else 1."""
+        r, h = level * right / m, level * (guesses - right) / m
+        for i in range(right - 1, -1, -1):
+            above = max(h, float(special.ndtr(special.ndtri(r) - mu)))
+            if above == h:  # then neither moves any more
+                break
+            r, h = min(1.0, r + i / (guesses - i) * (above - h)), above
+        return -1.0 if r + h > guesses / m else 1.0
+
+    start = gaussian.mu_of(least, delta) if least > 0 else 0.0
+    mu = crossing(excess, start)
+    return gaussian.epsilon_of(mu, delta) if mu > start else least
+
+
+SHARES = tuple(2 ** (half / 2) for half in range(2, 25))
+"""One coin in so many is guessed."""
+QUARTER = 4
+"""One coin in so many is looked at to choose how many of the others are guessed."""
+
+
+METHODS = {"one_run": (one_run, ""), "one_run_fdp": (one_run_fdp, "a Gaussian trade-off curve")}
+
+
+def from_one_run(
+    scores: Float[np.ndarray, " m"],
+    member: Bool[np.ndarray, " m"],
+    delta: float,
+    method: str = "one_run",
+    confidence: float = CONFIDENCE,
+) -> Bound:
+    """A lower bound from one model: scores [m], higher = member, and the fair coins, bool [m], that
+    said who is in.
+
+    The highest scores are guessed in, and perhaps the lowest out, the rest abstained from. How many
+    is chosen on a random quarter of the coins, and tried on the other three with the whole error:
+    the coins are independent, so those of the quarter may be looked at. The scores may depend on
+    each other in any way, but not on the coins other than through the model. Raises Refusal where
+    the number of members could not have come from fair coins.
+    """
+    if stats.binomtest(int(member.sum()), len(member)).pvalue < COINS:
+        raise Refusal(
+            f"fair coins did not choose {member.sum():,} members of {len(member):,} "
+            "examples: no bound from one run"
+        )
+    bound, assumes = METHODS[method]
+    # Equal scores must not fall back on the order of the file, which may tell members first.
+    mixed = np.random.default_rng(0).permutation(len(scores))
+    looked, tried = mixed[: len(mixed) // QUARTER], mixed[len(mixed) // QUARTER :]
+
+    def ranked(part: Int[np.ndarray, " n"]) -> np.ndarray:
+        result: np.ndarray = member[part[np.argsort(-scores[part], kind="stable")]]
+        return result
+
+    few, rest = ranked(looked), ranked(tried)
+    best, chosen, times = 0.0, (SHARES[0], 2), QUARTER - 1
+    for share in SHARES:
+        for ends in (2, 1):
+            guesses, right = _guessed(few, share, ends)
+            if (
+                guesses
+                and (
+                    epsilon := bound(
+                        times * len(few), times * guesses, times * right, delta, confidence, best
+                    )
+                )
+                > best
+            ):
+                best, chosen = epsilon, (share, ends)
+    guesses, right = _guessed(rest, *chosen)
+    m = len(rest)
+    epsilon, ceiling = (bound(m, guesses, hits, delta, confidence) for hits in (right, guesses))
+    return Bound(
+        epsilon,
+        delta,
+        confidence,
+        int(member.sum()),
+        int((~member).sum()),
+        ceiling,
+        method,
+        assumes,
+    )
+
+
+def _guessed(ranked: Bool[np.ndarray, " n"], share: float, ends: int) -> tuple[int, int]:
+    """How many of some coins, highest score first, are guessed, and how many of these rightly;
+    ends: 1 the top only, 2 the bottom too.
+    """
+    guesses = round(len(ranked) / share)
+    low = guesses // 2 if ends == 2 else 0
+    return guesses, int(ranked[: guesses - low].sum()) + int((~ranked[len(ranked) - low :]).sum())

@@ -1,0 +1,77 @@
+"""A model as a configuration names it: built, told from others, and asked for weights that it
+brings along.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from dptrain import models
+from dptrain.config.schema import Config
+from dptrain.models.validation import inputs
+
+ENOUGH, DEVIATIONS = 100, 6.0
+"""Numbers of a tensor from which a correlation is looked at, and the standard errors from which it
+is no chance.
+"""
+
+
+def build(
+    config: Config,
+    shape: Sequence[int],
+    classes: int,
+    seed: int = 0,
+    instead: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """A freshly initialised model of the configuration for inputs of a shape, some of its options
+    replaced.
+    """
+    options = {
+        key: value for key, value in {**config.model, **(instead or {})}.items() if key != "name"
+    }
+    return models.build(str(config.model.get("name")), options, shape, classes, seed)
+
+
+def architecture(model: nn.Module, shape: Sequence[int], name: str) -> str:
+    """Digest of a module's structure, initial values, logits of some inputs and code: a name in a
+    configuration does not pin a plug-in, and a head of zeros says the same whatever stands before
+    it.
+    """
+    hashed = hashlib.sha256((repr(model) + models.code_of(name, model)).encode())
+    for part, value in sorted(model.state_dict().items()):
+        hashed.update(part.encode() + value.cpu().numpy().tobytes())
+    with torch.no_grad():
+        hashed.update(model(inputs(model, shape, 8)).numpy().tobytes())
+    return hashed.hexdigest()
+
+
+def supplied(first: nn.Module, second: nn.Module) -> list[str]:
+    """Names of the weights that two models, built from different seeds, have in common beyond
+    constants: they were not drawn, but brought along, as pretrained ones are. A little noise on top
+    hides nothing.
+    """
+    names, others = [], {**dict(second.named_parameters()), **dict(second.named_buffers())}
+    for name, value in [*first.named_parameters(), *first.named_buffers()]:
+        mine, other = value.detach().flatten().double(), others[name].detach().flatten().double()
+        if (
+            mine.numel() < 2
+            or mine.numel() != other.numel()
+            or float(mine.std()) <= 1e-6 * float(mine.abs().max())
+        ):
+            continue
+        alike = (
+            float(torch.corrcoef(torch.stack([mine, other]))[0, 1])
+            if float(other.std()) > 0
+            else 0.0
+        )
+        if torch.equal(mine, other) or (
+            mine.numel() >= ENOUGH and abs(alike) * math.sqrt(mine.numel()) > DEVIATIONS
+        ):
+            names.append(name)
+    return names

@@ -1,0 +1,56 @@
+"""What the models of a fleet spent, held against what was planned and against what is there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from dptrain.core.errors import LedgerError
+from dptrain.core.types import Setting
+from dptrain.fleet import models as trained
+from dptrain.fleet.fleet import Fleet
+from dptrain.privacy import ledger
+from dptrain.training.checkpoint import Progress
+
+
+def verify(fleet: Fleet, setting: Setting, spent: ledger.Snapshot) -> None:
+    """Raise unless every model of the setting took the steps, under the plan, that the claim speaks
+    of, and the ledger holds each of them.
+    """
+    plan, accounts = setting.mechanism, spent.accounts
+    for index in range(fleet.config.models_per_setting):
+        ran = json.loads(trained.stored(fleet, setting, index)["mechanism.json"])
+        key = ran.pop("key", None)
+        if ran != plan.to_json():
+            raise RuntimeError(
+                f"model {index} of {setting.name} ran another mechanism than planned"
+            )
+        if plan.private and not (key in accounts and accounts[key].matches(plan)):
+            reason = (
+                f"the ledger in {fleet.ledger_folder} does not hold the steps of model "
+                f"{index} of {setting.name}: its epsilon is not known"
+            )
+            raise LedgerError(f"{reason}; restore it, or choose another folder")
+
+
+def retrained(
+    fleet: Fleet, settings: Sequence[Setting], spent: ledger.Snapshot
+) -> list[tuple[Setting, list[int]]]:
+    """Models that the ledger says were trained before, the very same, and that are not there any
+    more, nor in a checkpoint: they would spend again.
+    """
+    charged = {account.artefact for account in spent.accounts.values()}
+    going_on: set[str] = set()  # a checkpoint serves a stack of the very same models only
+    for setting in settings:
+        for block in trained.blocks(fleet, setting):
+            if progress := Progress.read(fleet.store, trained.checkpoint(fleet, setting, block)):
+                going_on.update(progress.artefacts)
+    again_by_setting = []
+    for setting in (setting for setting in settings if setting.mechanism.private):
+        again = [
+            index
+            for index in trained.missing(fleet, setting)
+            if trained.key(fleet, setting, index) in charged - going_on
+        ]
+        again_by_setting += [(setting, again)] if again else []
+    return again_by_setting

@@ -1,0 +1,183 @@
+"""From a list of epsilons to an attacked, charted sweep: plan -> data -> train -> score -> attack
+-> report, one function a stage.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+
+import torch
+
+from dptrain import models
+from dptrain.config.keys import named
+from dptrain.config.schema import Config
+from dptrain.core import streams
+from dptrain.core.guard import only_writer
+from dptrain.core.store import Store, code_fingerprint, fingerprint, to_json, versions
+from dptrain.core.types import Setting
+from dptrain.data import splits
+from dptrain.fleet import models as trained_models
+from dptrain.fleet.blueprint import build
+from dptrain.fleet.executor import Place
+from dptrain.fleet.fleet import Fleet
+from dptrain.fleet.placement import Placement, choose, cores, memory
+from dptrain.models import validation
+from dptrain.pipeline.evaluation import SweepEvaluation, evaluate_sweep
+from dptrain.pipeline.outputs import Result, read_result, write_outputs
+from dptrain.pipeline.plan import Plan, plan
+from dptrain.pipeline.statements import evaluated
+from dptrain.pipeline.training import together, train
+from dptrain.privacy import ledger, prv
+from dptrain.privacy.statement import UNIT, Circumstances, Composition, PrivacyStatement, planned
+from dptrain.report.statement import header
+
+
+def sweep(config: Config, show_progress: bool = True) -> Result:
+    """Run or resume a sweep; a finished one is read back. Raises ConfigError; Interrupted is raised
+    at Ctrl-C or SIGTERM, with all work saved.
+    """
+    with named():
+        return _sweep(plan(config), show_progress)
+
+
+def _sweep(ready: Plan, show_progress: bool) -> Result:
+    folder = ready.config.folder
+    store = Store(folder / "store")
+    if (finished := read_result(folder, ready)) and not store.leftovers():
+        _say(_opening(ready), show_progress)
+        return finished
+    with only_writer(folder):
+        _say(_opening(ready), show_progress)
+        store.sweep_temporaries()
+        # By another process, between our look and our lock.
+        if finished := read_result(folder, ready):
+            return finished
+        for note in ready.notes:
+            _say(note, show_progress)
+        fleet = load(ready, store)
+        if copies := fleet.dataset.copies:
+            where = "have an exact copy in pool, population or test"
+            _say(f"{copies:,} pool examples {where}: attacks on them say little", show_progress)
+        statements = {setting.name: _planned(ready, store, setting) for setting in ready.settings}
+        count = train(ready, fleet, statements, show_progress)
+        trained_models.forget_keys(fleet)
+        spent = ledger.read(fleet.ledger_folder)
+        evaluation = evaluate_sweep(fleet, ready.settings, spent, show_progress)
+        complete = finish(ready, evaluation, statements, spent)
+        for setting in ready.settings:
+            trained_models.relabel(fleet, setting, header(complete[setting.name]))
+        write_outputs(ready, fleet, evaluation, complete, spent)
+    return Result(folder, tuple(evaluation.rows), complete, count)
+
+
+def _say(line: str, show_progress: bool) -> None:
+    if show_progress:
+        print(line)
+
+
+def _opening(ready: Plan) -> str:
+    """The first line: the data, how much of it is used, and where the output goes."""
+    data, config = ready.config.dataset, ready.config
+    used = data.pool + data.population + data.test
+    parts = f"pool {data.pool:,}, population {data.population:,}, test {data.test:,}"
+    count = len(ready.settings)
+    return (
+        f"{data.name}: {used:,} of {ready.source.size:,} rows used ({parts}); "
+        f"{count} setting{'s' * (count != 1)} x {config.models_per_setting} models; output in "
+        f"{config.folder}"
+    )
+
+
+def load(ready: Plan, store: Store) -> Fleet:
+    """Read the data, and place the fleet on this machine."""
+    config = ready.config
+    dataset = splits.load(ready.source, config.dataset, config.seed, ready.tokens)
+    rows = torch.from_numpy(dataset.population.inputs[: validation.PROBED])
+    shape = dataset.pool.inputs.shape[1:]
+    for options in {setting.model for setting in ready.settings}:
+        model = build(config, shape, dataset.classes, 0, dict(options))
+        validation.refuse_mixing(model, shape, rows)
+    key = streams.seeded_key(config.seed, "membership")
+    members = streams.memberships(config.models_per_setting, config.dataset.pool, key)
+    placement = _placement(ready, store)
+    return Fleet(
+        config, store, ready.engine, placement, ready.device, ready.architecture, dataset, members
+    )
+
+
+def _placement(ready: Plan, store: Store) -> Placement:
+    """Chosen once a run, since the checkpoints of a stack serve a restart of the same width
+    only.
+    """
+    config, training = ready.config, dataclasses.asdict(ready.config.training)
+    machine = (
+        *(str(ready.device), torch.cuda.device_count(), cores(), torch.get_num_threads()),
+        memory(ready.device),
+    )
+    model = (config.model["name"], ready.architecture, ready.engine, ready.source.shape)
+    code = code_fingerprint("fleet")
+    key = fingerprint("placement", code, *machine, *model, training, config.models_per_setting)
+    files = store.read("placement", key)
+    if files is None:
+        whole = build(config, ready.source.shape, ready.source.classes)
+        shape = models.trained_shape(whole, ready.source.shape)
+        chosen = choose(
+            config, models.trained(whole), shape, ready.engine, ready.device, len(ready.settings)
+        )
+        files = {"placement.json": to_json(dataclasses.asdict(chosen))}
+        store.write("placement", key, files)
+    record = json.loads(files["placement.json"])
+    return Placement(**{**record, "places": tuple(Place(**place) for place in record["places"])})
+
+
+def _planned(ready: Plan, store: Store, setting: Setting) -> PrivacyStatement:
+    """What is claimed of a setting before it is trained."""
+    around = Circumstances(
+        noise=ready.config.privacy.noise,
+        preprocessing=ready.source.preprocessing,
+        prv=second_opinion(store, setting) if setting.mechanism.private else None,
+        unit=ready.source.unit or UNIT,
+        grouped=ready.source.unit is not None,
+        supplied=ready.supplied,
+        versions=versions(),
+    )
+    return planned(setting, around)
+
+
+def second_opinion(store: Store, setting: Setting) -> float | None:
+    """Opacus's PRV epsilon for a setting; stored, since it can take a minute."""
+    code = (code_fingerprint("privacy"), versions())
+    key = fingerprint("opinions", code, setting.mechanism.to_json(), setting.delta)
+    files = store.read("opinions", key)
+    if files is None:
+        files = {"opinions.json": to_json(prv.prv_epsilon(setting.mechanism, setting.delta))}
+        store.write("opinions", key, files)
+    epsilon: float | None = json.loads(files["opinions.json"])
+    return epsilon
+
+
+def finish(
+    ready: Plan,
+    evaluation: SweepEvaluation,
+    statements: Mapping[str, PrivacyStatement],
+    spent: ledger.Snapshot,
+) -> dict[str, PrivacyStatement]:
+    """The statements with what is known only after the run: what was measured, what all models
+    together spent, what was checked.
+    """
+    epsilon = together(spent, ready.config.privacy.delta)
+    composed = Composition(models=len(spent.accounts), epsilon=epsilon)
+    configuration = fingerprint(ready.config.to_json())[:12]
+    return {
+        setting.name: evaluated(
+            statements[setting.name],
+            setting,
+            evaluation.rows,
+            composed,
+            configuration,
+            spent.digest[:12],
+        )
+        for setting in ready.settings
+    }

@@ -1,0 +1,1 @@
+"""What is proved: accountants, calibration, the ledger, the statement in numbers."""

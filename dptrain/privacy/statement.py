@@ -1,0 +1,302 @@
+"""What is claimed of a released model, in numbers. `report.statement` turns it into sentences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from dptrain.core.types import (
+    GRID,
+    Clipping,
+    Mechanism,
+    Neighbouring,
+    NoiseSource,
+    OptimiserKind,
+    Recipe,
+    Regularisation,
+    Release,
+    Sampling,
+    Setting,
+    Views,
+)
+from dptrain.privacy import pld, rdp
+
+UNIT = "one example of the pool"
+GROUPS = (2, 8)
+"""Sizes of groups whose epsilon is stated."""
+CEILING_FPRS = (0.001, 0.01)
+
+
+class Released(StrEnum):
+    """What a statement is about."""
+
+    FLEET_MODEL = "fleet_model"
+    """A model of a sweep, whose training is in a ledger and which is attacked."""
+    SINGLE_FIT = "single_fit"
+    """A model of one fit of a classifier, without a ledger and without attacks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accountants:
+    """Epsilon of the mechanism at delta by each accountant.
+
+    pld: the claim, PLD or RDP where that is less; rdp and rdp_classic: Renyi DP in the conversions
+    of Canonne et al. 2020 and Mironov 2017; prv: Opacus's, None where it gave no number;
+    unamplified: if the attacker knew every batch.
+    """
+
+    pld: float
+    rdp: float
+    rdp_classic: float
+    prv: float | None
+    unamplified: float
+    method: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ceilings:
+    """The most that any attack on one example can reach: TPR at false positive rates, TPR - FPR,
+    and AUC.
+    """
+
+    tpr_at_fpr: Mapping[str, float]
+    advantage: float
+    auc: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardening:
+    """Against attacks on the last digits of released numbers: clipped noisy sums are multiples of
+    `spacing`, which is 2^grid of the noise's standard deviation or less.
+    """
+
+    spacing: float
+    grid: int = GRID
+
+
+@dataclass(frozen=True, kw_only=True)
+class Composition:
+    """All private models that the ledger of a folder holds, together; None: no epsilon."""
+
+    models: int
+    epsilon: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredBound:
+    """A measured lower bound of epsilon, of the attack that was named beforehand."""
+
+    epsilon: float
+    attack: str
+    examples: str
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refutation:
+    """The first of `count` measurements above what is claimed: its lower limit lies above the
+    ceiling.
+    """
+
+    attack: str
+    metric: str
+    estimate: float
+    low: float
+    ceiling: float
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """What is known after the run only. leaking_split: whether a blind classifier tells members
+    from the rest; audited: whether a lower bound was measured.
+    """
+
+    composed: Composition | None = None
+    measured: MeasuredBound | None = None
+    refuted: Refutation | None = None
+    leaking_split: bool = False
+    audited: bool = False
+    refused_metrics: int = 0
+    contradictions: int = 0
+    configuration: str = ""
+    ledger: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivacyStatement:
+    """What is claimed of one released model, as far as it is a number or a choice.
+
+    Without privacy epsilon, target_epsilon, clip, accountants, group, mu, ceilings and hardening
+    are None. sample_rate is the fraction batch_size / public_n, exactly. group: epsilon of people
+    with so many examples, empty where the unit is a person (`grouped`). supplied_weights: names of
+    initial weights that the model's builder brings along. evaluated: None before the run.
+    """
+
+    released: Released
+    private: bool
+    epsilon: float | None
+    delta: float
+    target_epsilon: float | None
+    noise_multiplier: float
+    clip: float | None
+    clipping: Clipping
+    sample_rate: str
+    public_n: int
+    steps: int
+    divisor: int
+    sampling: Sampling
+    neighbouring: Neighbouring
+    unit: str
+    grouped: bool
+    noise: NoiseSource
+    optimiser: OptimiserKind
+    weight_decay: float
+    views: Views
+    regularisation: Regularisation
+    release: Release
+    model_options: Mapping[str, Any]
+    preprocessing: str
+    supplied_weights: tuple[str, ...] = ()
+    accountants: Accountants | None = None
+    group: Mapping[str, float] = field(default_factory=dict)
+    mu: float | None = None
+    ceilings: Ceilings | None = None
+    hardening: Hardening | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    evaluated: Evaluated | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Strict JSON: an infinite number is null."""
+        plain: dict[str, Any] = _finite(asdict(self))
+        return plain
+
+    @staticmethod
+    def of(record: Mapping[str, Any]) -> PrivacyStatement:
+        """The inverse of to_json."""
+        enums = {
+            "released": Released,
+            "clipping": Clipping,
+            "sampling": Sampling,
+            "neighbouring": Neighbouring,
+            "noise": NoiseSource,
+            "optimiser": OptimiserKind,
+        }
+        parts = {
+            "regularisation": Regularisation,
+            "release": Release,
+            "accountants": Accountants,
+            "ceilings": Ceilings,
+            "hardening": Hardening,
+        }
+        values = dict(record)
+        values |= {name: kind(values[name]) for name, kind in enums.items()}
+        values |= {name: kind(**values[name]) for name, kind in parts.items() if values[name]}
+        views = values["views"]
+        values["views"] = Views(tuple(views["augmentations"]), views["multiplicity"])
+        values["supplied_weights"] = tuple(values["supplied_weights"])
+        if values["evaluated"]:
+            values["evaluated"] = _evaluated(values["evaluated"])
+        return PrivacyStatement(**values)
+
+
+def _evaluated(record: Mapping[str, Any]) -> Evaluated:
+    kinds = {"composed": Composition, "measured": MeasuredBound, "refuted": Refutation}
+    parts = {name: kind(**record[name]) for name, kind in kinds.items() if record[name]}
+    return Evaluated(**{**record, **parts})
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Circumstances:
+    """What a statement says beside its setting. prv: Opacus's epsilon, None where it gave none;
+    supplied: weights that the model's builder brings along; grouped: whether the unit is all that
+    belongs to one person.
+    """
+
+    noise: NoiseSource
+    preprocessing: str
+    prv: float | None = None
+    unit: str = UNIT
+    grouped: bool = False
+    supplied: Sequence[str] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    released: Released = Released.FLEET_MODEL
+
+
+def planned(setting: Setting, around: Circumstances) -> PrivacyStatement:
+    """The statement of one released model as far as it is known before the run."""
+    ran, recipe = setting.mechanism, setting.recipe
+    statement = PrivacyStatement(
+        released=around.released,
+        private=ran.private,
+        epsilon=None,
+        delta=setting.delta,
+        target_epsilon=setting.epsilon,
+        noise_multiplier=ran.noise_multiplier,
+        clip=ran.clip if ran.private else None,
+        clipping=recipe.clipping,
+        sample_rate=str(ran.sample_rate),
+        public_n=ran.public_n,
+        steps=ran.steps,
+        divisor=ran.divisor,
+        sampling=ran.sampling,
+        neighbouring=ran.neighbouring,
+        unit=around.unit,
+        grouped=around.grouped,
+        noise=around.noise,
+        model_options=dict(setting.model),
+        preprocessing=around.preprocessing,
+        supplied_weights=tuple(around.supplied),
+        versions=around.versions,
+        **_of_recipe(recipe),
+    )
+    return _proved(statement, ran, around) if ran.private else statement
+
+
+def _of_recipe(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "optimiser": recipe.optimiser.kind,
+        "weight_decay": recipe.optimiser.weight_decay,
+        "views": recipe.views,
+        "regularisation": recipe.regularisation,
+        "release": recipe.release,
+    }
+
+
+def _proved(statement: PrivacyStatement, ran: Mechanism, around: Circumstances) -> PrivacyStatement:
+    """The same with everything that the accountant proves of a private mechanism."""
+    delta = statement.delta
+    epsilon, curve = pld.epsilon(ran, delta), pld.trade_off(ran)
+    step = (float(ran.sample_rate), ran.noise_multiplier, ran.steps, delta)
+    groups = () if around.grouped else GROUPS
+    return replace(
+        statement,
+        epsilon=epsilon,
+        accountants=Accountants(
+            pld=epsilon,
+            rdp=rdp.improved(*step),
+            rdp_classic=rdp.classic(*step),
+            prv=around.prv,
+            unamplified=pld.unamplified_epsilon(ran, delta),
+            method=pld.method(ran),
+        ),
+        group={str(size): pld.group_epsilon(ran, delta, size) for size in groups},
+        mu=pld.gaussian_mu(ran, delta),
+        ceilings=Ceilings(
+            tpr_at_fpr={f"{fpr:g}": curve.max_tpr(fpr) for fpr in CEILING_FPRS},
+            advantage=curve.max_advantage,
+            auc=curve.max_auc,
+        ),
+        hardening=Hardening(spacing=ran.spacing),
+    )

@@ -1,0 +1,1 @@
+"""From numbers to words, tables, figures and pages."""

@@ -1,0 +1,364 @@
+"""`dptrain advise`: which setting of a finished sweep meets a demand, how sure that is, and what
+cannot be concluded. Loads no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dptrain.config.commands import AdviseConfig
+from dptrain.core.errors import RunError, first_line
+from dptrain.core.store import unseal
+from dptrain.evaluation.metrics import undominated
+from dptrain.evaluation.rows import BLIND, TEST_ACCURACY, Row
+from dptrain.privacy.statement import PrivacyStatement
+from dptrain.report.statement import rounded_up, sentences
+
+DEMANDS = {
+    "max_tpr_at_1pct_fpr": ("tpr_at_fpr_0.01", "TPR at 1 % FPR"),
+    "max_auc": ("auc", "AUC"),
+    "max_advantage": ("advantage", "advantage"),
+}
+"""Of the strongest attack: key -> metric, and what it is called."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A setting: its accuracy; of each risk the strongest attack's row, the highest upper end of
+    any attack's interval (1 where one has none), and the least proved ceiling (None without DP);
+    refuted: whether something was measured above what was proved of it.
+    """
+
+    name: str
+    epsilon: float | None
+    accuracy: Row
+    risks: dict[str, Row]
+    highest: dict[str, float]
+    ceilings: dict[str, float | None]
+    refuted: bool = False
+
+
+@dataclass(frozen=True)
+class Advice:
+    """meeting: settings that meet the demands, the best first; undecided: whose estimates meet them
+    and whose intervals do not; refuted: whose claim a measurement contradicts, so that no number of
+    theirs is to be trusted.
+    """
+
+    demands: dict[str, float]
+    meeting: list[Candidate]
+    undecided: list[Candidate]
+    failing: list[Candidate]
+    refuted: list[Candidate]
+    measured: list[str]
+    proven: list[str]
+    notes: list[str]
+
+    def record(self) -> dict[str, Any]:
+        def plain(candidate: Candidate) -> dict[str, Any]:
+            return {
+                "setting": candidate.name,
+                "epsilon": candidate.epsilon,
+                "accuracy": _numbers(candidate.accuracy),
+                "risks": {
+                    metric: {"attack": row.attack, **_numbers(row)}
+                    for metric, row in candidate.risks.items()
+                },
+                "proven": candidate.ceilings,
+            }
+
+        return {
+            "demands": self.demands,
+            "meeting": [plain(candidate) for candidate in self.meeting],
+            "undecided": [plain(candidate) for candidate in self.undecided],
+            "failing": [plain(candidate) for candidate in self.failing],
+            "refuted": [plain(candidate) for candidate in self.refuted],
+            "pareto_measured": self.measured,
+            "pareto_proven": self.proven,
+            "notes": self.notes,
+        }
+
+    def json(self) -> str:
+        return json.dumps(self.record(), indent=1, allow_nan=False)
+
+    def text(self) -> str:
+        asked = ", ".join(f"{key}={value:g}" for key, value in self.demands.items())
+        lines = [f"Asked: {asked}." if asked else "Nothing asked: the frontiers alone."]
+        if asked and self.meeting:
+            lines.append(f"Take {_line(self.meeting[0])}.")
+            lines.append(
+                f"Runner-up: {_line(self.meeting[1])}."
+                if len(self.meeting) > 1
+                else "Runner-up: none meets the demand."
+            )
+        elif asked:
+            lines.append("No setting of this sweep meets it for certain.")
+        lines += [
+            f"Undecided (the estimate meets it, the interval does not): {_line(candidate)}."
+            for candidate in self.undecided
+        ]
+        if asked and self.failing:
+            lines.append(
+                f"Does not meet it: {', '.join(candidate.name for candidate in self.failing)}."
+            )
+        if self.refuted:
+            lines.append(
+                "REFUTED, not to be used: "
+                f"{', '.join(each.name for each in self.refuted)}; more was measured than "
+                "was proved."
+            )
+        lines.append(f"Best against measured risk: {', '.join(self.measured) or 'none'}.")
+        lines.append(
+            "Best against proven risk: "
+            f"{', '.join(self.proven) or 'none, since no setting is private'}."
+        )
+        return "\n".join([*lines, *self.notes])
+
+
+def advise(config: AdviseConfig) -> Advice:
+    """Raises RunError for a folder without a finished sweep, and for a demand that nothing in it
+    speaks of.
+    """
+    rows, statements, differences = _read(Path(config.run or ""))
+    every = candidates(rows)
+    leaking = any(row.attack == BLIND and row.contradicted for row in rows)
+    trusted, refuted = (
+        [candidate for candidate in every if not candidate.refuted],
+        [candidate for candidate in every if candidate.refuted],
+    )
+    demands = {
+        key: value
+        for key in (*DEMANDS, "min_accuracy", "max_epsilon")
+        if (value := getattr(config, key)) is not None
+    }
+    for key, (metric, title) in DEMANDS.items():
+        if key in demands and not any(metric in candidate.risks for candidate in every):
+            raise RunError(
+                f"this sweep has no {title}: too few non-members to measure it; use "
+                "max_auc, or a larger pool and more models",
+                key,
+            )
+    meeting: list[Candidate] = []
+    undecided: list[Candidate] = []
+    failing: list[Candidate] = []
+    for candidate in trusted:
+        sure, likely = _meets(candidate, demands)
+        (failing if leaking or not likely else meeting if sure else undecided).append(candidate)
+    # Asked for utility, the safest is best; asked for safety, the most useful.
+    by_risk = set(demands) == {"min_accuracy"}
+    for some in (meeting, undecided):
+        some.sort(key=_risk if by_risk else lambda candidate: -(candidate.accuracy.estimate or 0.0))
+    notes = _notes(meeting, undecided, by_risk, rows, statements, differences)
+    if leaking:
+        notes.insert(
+            0,
+            "INVALID: a blind classifier tells members from non-members, so no number of "
+            "this sweep says anything.",
+        )
+    elif meeting and not by_risk:
+        alike = [
+            candidate
+            for candidate in meeting
+            if candidate is meeting[0] or _alike(meeting[0], candidate, differences)
+        ]
+        if (best := min(alike, key=_proof)) is not meeting[0]:
+            notes.insert(
+                0,
+                f"{best.name} comes before {meeting[0].name}: its proof is stronger, and "
+                "their accuracies cannot be told apart.",
+            )
+            meeting.remove(best)
+            meeting.insert(0, best)
+    return Advice(demands, meeting, undecided, failing, refuted, *frontiers(trusted), notes)
+
+
+Differences = Mapping[str, Mapping[str, Sequence[float]]]
+
+
+def _alike(candidate: Candidate, other: Candidate, differences: Differences) -> bool:
+    """Whether the accuracies of two settings cannot be told apart: by their paired difference, or
+    where a file has none by their intervals.
+    """
+    if paired := differences.get(candidate.name, {}).get(other.name):
+        return paired[1] <= 0 <= paired[2]
+    return (other.accuracy.estimate or 0.0) >= (candidate.accuracy.low or 0.0)
+
+
+def _proof(candidate: Candidate) -> float:
+    """Proved ceiling of the AUC, or what stands for it: less is stronger; 1 without a proof."""
+    ceiling = candidate.ceilings.get("auc")
+    return (
+        1.0
+        if candidate.epsilon is None
+        else ceiling
+        if ceiling is not None
+        else candidate.epsilon / (1 + candidate.epsilon)
+    )
+
+
+def candidates(rows: Sequence[Row]) -> list[Candidate]:
+    result = []
+    for accuracy in (
+        row for row in rows if row.metric == TEST_ACCURACY and row.estimate is not None
+    ):
+        of_setting = [
+            row
+            for row in rows
+            if row.setting == accuracy.setting
+            and row.attack
+            and row.attack != BLIND
+            and row.estimate is not None
+        ]
+        risks, highest, ceilings = {}, {}, {}
+        for metric, _ in DEMANDS.values():
+            # Canaries too: the worst case that was measured.
+            of = [row for row in of_setting if row.metric.name == metric]
+            if of:
+                risks[metric] = max(of, key=lambda row: row.estimate or 0.0)
+                highest[metric] = max(1.0 if row.high is None else row.high for row in of)
+                known = [row.ceiling for row in of if row.ceiling is not None]
+                ceilings[metric] = min(known) if known else None
+        broken = any(row.contradicted for row in of_setting)
+        result.append(
+            Candidate(
+                accuracy.setting, accuracy.epsilon, accuracy, risks, highest, ceilings, broken
+            )
+        )
+    return result
+
+
+def frontiers(trusted: Sequence[Candidate]) -> tuple[list[str], list[str]]:
+    """Names of the settings that no other beats in both accuracy and AUC: as measured, and as
+    proved.
+    """
+
+    def best(some: list[Candidate], risks: list[float]) -> list[str]:
+        points = [
+            (risk, candidate.accuracy.estimate or 0.0)
+            for risk, candidate in zip(risks, some, strict=True)
+        ]
+        return [some[index].name for index in undominated(points)]
+
+    attacked = [candidate for candidate in trusted if "auc" in candidate.risks]
+    proved = {
+        candidate.name: ceiling
+        for candidate in attacked
+        if (ceiling := candidate.ceilings["auc"]) is not None
+    }
+    private = [candidate for candidate in attacked if candidate.name in proved]
+    return best(attacked, [_risk(candidate) for candidate in attacked]), best(
+        private, [proved[candidate.name] for candidate in private]
+    )
+
+
+def _risk(candidate: Candidate) -> float:
+    return (candidate.risks["auc"].estimate or 0.0) if "auc" in candidate.risks else 1.0
+
+
+def _meets(candidate: Candidate, demands: dict[str, float]) -> tuple[bool, bool]:
+    """Whether a setting meets the demands at the safe end of every interval, and whether its
+    estimates do. A proof is as good.
+    """
+    sure = likely = True
+    for key, (metric, _) in DEMANDS.items():
+        if key in demands:
+            row, ceiling = candidate.risks.get(metric), candidate.ceilings.get(metric)
+            proved = ceiling is not None and ceiling <= demands[key]
+            sure &= proved or candidate.highest.get(metric, 1.0) <= demands[key]
+            likely &= proved or (row is not None and (row.estimate or 0.0) <= demands[key])
+    if "min_accuracy" in demands:
+        sure &= (candidate.accuracy.low or 0.0) >= demands["min_accuracy"]
+        likely &= (candidate.accuracy.estimate or 0.0) >= demands["min_accuracy"]
+    if "max_epsilon" in demands:
+        sure &= candidate.epsilon is not None and candidate.epsilon <= demands["max_epsilon"]
+        likely &= candidate.epsilon is not None and candidate.epsilon <= demands["max_epsilon"]
+    return sure, likely
+
+
+def _notes(
+    meeting: list[Candidate],
+    undecided: list[Candidate],
+    by_risk: bool,
+    rows: Sequence[Row],
+    statements: Mapping[str, PrivacyStatement],
+    differences: Differences,
+) -> list[str]:
+    notes = []
+    if len(meeting) > 1:
+        candidate, two = (item.risks.get("auc", item.accuracy) for item in meeting[:2])
+        overlap = min(candidate.high or 1, two.high or 1) >= max(candidate.low or 0, two.low or 0)
+        if overlap if by_risk else _alike(meeting[0], meeting[1], differences):
+            what = "risk" if by_risk else "accuracy"
+            notes.append(
+                f"The {what} of {meeting[0].name} and {meeting[1].name} cannot be told apart."
+            )
+    named = [candidate for candidate in (*meeting, *undecided) if candidate.epsilon is None]
+    if named:
+        notes.append(
+            f"{', '.join(candidate.name for candidate in named)}: measured against these attacks "
+            "only. Nothing is proved, and a stronger attack may succeed."
+        )
+    private = [candidate for candidate in meeting if candidate.epsilon is not None]
+    if private and private[0].name in statements:
+        notes.append(f"{private[0].name}: {sentences(statements[private[0].name])['guarantee']}.")
+    targets = max((row.targets for row in rows), default=0)
+    notes.append(
+        f"Numbers are means over {targets} models with 95 % intervals; the risk of a "
+        "single example can be far above its mean. The strongest attack is chosen on "
+        "the same numbers, which errs upwards."
+    )
+    notes.append(
+        "Choosing among settings by their accuracy or attacks on private data costs "
+        "privacy that no epsilon here counts."
+    )
+    refused = sorted(
+        {row.metric.name for row in rows if row.estimate is None and row.examples == "all"}
+    )
+    if refused:
+        notes.append(f"Not measured, for want of examples or models: {', '.join(refused)}.")
+    return notes
+
+
+def _line(candidate: Candidate) -> str:
+    parts = [f"accuracy {_shown(candidate.accuracy)}"]
+    for metric, title in DEMANDS.values():
+        if row := candidate.risks.get(metric):
+            ceiling = candidate.ceilings.get(metric)
+            proof = f", proved at most {rounded_up(ceiling, 3)}" if ceiling is not None else ""
+            parts.append(f"{title} {_shown(row)} by {row.attack}{proof}")
+    return f"{candidate.name}: {'; '.join(parts)}"
+
+
+def _shown(row: Row) -> str:
+    return (
+        f"{row.estimate:.3f} [{row.low:.3f}, {row.high:.3f}]"
+        if row.low is not None and row.high is not None
+        else f"{row.estimate:.3f}"
+    )
+
+
+def _numbers(row: Row) -> dict[str, float | None]:
+    return {"estimate": row.estimate, "low": row.low, "high": row.high}
+
+
+def _read(folder: Path) -> tuple[list[Row], dict[str, PrivacyStatement], Differences]:
+    try:
+        record = unseal((folder / "metrics.json").read_bytes())
+        return (
+            [Row.of(row) for row in record["rows"]],
+            {name: PrivacyStatement.of(item) for name, item in record.get("privacy", {}).items()},
+            record.get("differences", {}),
+        )
+    except OSError:
+        raise RunError(
+            f"there is no finished sweep in {folder}; give the folder that holds its metrics.json"
+        ) from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = (
+            f"{folder}/metrics.json was altered, or is not of this version ({first_line(error)})"
+        )
+        raise RunError(f"{reason}; run the sweep again, which trains nothing") from None

@@ -1,0 +1,268 @@
+"""Values to matplotlib figures, and figures to pictures; no reading, no writing."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from dptrain.evaluation.metrics import undominated
+from dptrain.evaluation.rows import AUC, BLIND, TEST_ACCURACY, Row
+from dptrain.privacy.pld import TradeOff
+from dptrain.report.tables import REFUTED, refuted
+
+COLOURS = {
+    "lira": "#0072b2",
+    "lira_offline": "#56b4e9",
+    "shadow": "#009e73",
+    "loss": "#d55e00",
+    "rmia": "#cc79a7",
+    "rmia_offline": "#e69f00",
+}
+CEILING = "#444444"
+
+
+@dataclass(frozen=True)
+class Roc:
+    """The ROC of one setting: attack to (fpr, tpr) over all targets together, the proved bound, and
+    the non-members behind it.
+    """
+
+    setting: str
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    bound: TradeOff | None
+    n_out: int
+
+
+def _colour(attack: str, attacks: Sequence[str]) -> str:
+    others = [name for name in attacks if name not in COLOURS]
+    return (
+        COLOURS[attack]
+        if attack in COLOURS
+        else to_hex(colormaps["tab20b"](others.index(attack) % 20))
+    )
+
+
+def _label(row: Row, compared: bool, broken: Collection[str]) -> str:
+    """compared: several settings have no epsilon, so each needs its name; broken: those whose claim
+    is refuted.
+    """
+    mark = REFUTED if row.setting in broken else ""
+    return f"{_name(row, compared)}{mark}"
+
+
+def _name(row: Row, compared: bool) -> str:
+    if compared and (row.epsilon is None or row.defence != "dpsgd"):
+        return row.setting.replace("_", " ")
+    return "no DP" if row.epsilon is None else f"{'DP ' if compared else ''}{row.epsilon:g}"
+
+
+def frontier(rows: Sequence[Row]) -> Figure:
+    """Accuracy against epsilon, attack success against epsilon under its proved ceiling, and the
+    two against each other.
+    """
+    figure = Figure(figsize=(13, 4.2), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    accuracy = {row.setting: row for row in rows if row.metric == TEST_ACCURACY}
+    order = sorted(
+        accuracy.values(), key=lambda row: np.inf if row.epsilon is None else row.epsilon
+    )
+    place = {row.setting: float(index) for index, row in enumerate(order)}
+    compared = sum(row.epsilon is None for row in order) > 1
+    broken = refuted(rows)
+    for axes in (left, middle):
+        axes.set_xticks(list(place.values()), [_label(row, compared, broken) for row in order])
+        if compared:
+            for text in axes.get_xticklabels():
+                text.set(rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
+        axes.set_xlabel("" if compared else "epsilon")
+        axes.grid(alpha=0.3)
+    at = [place[row.setting] for row in order]
+    _points(left, at, order, "#333333", "test accuracy", not compared)
+    left.set_title("utility", loc="left")
+    left.set_ylabel("test accuracy")
+    _draw_risk(middle, rows, place, joined=not compared)
+    _draw_frontier(right, rows, accuracy, compared)
+    return figure
+
+
+def _draw_risk(axes: Axes, rows: Sequence[Row], place: Mapping[str, float], joined: bool) -> None:
+    """AUC of every attack on every setting, under the proved ceilings."""
+    aucs = [row for row in rows if row.metric == AUC and row.attack and row.attack != BLIND]
+    attacks = list(dict.fromkeys(row.attack or "" for row in aucs))
+    for number, attack in enumerate(attacks):
+        of_attack = [row for row in aucs if row.attack == attack and row.estimate is not None]
+        shift = 0.08 * (number - (len(attacks) - 1) / 2)
+        at = [place[row.setting] + shift for row in of_attack]
+        _points(axes, at, of_attack, _colour(attack, attacks), attack, joined)
+    ceilings = {row.setting: row.ceiling for row in aucs if row.ceiling is not None}
+    for number, (setting, value) in enumerate(ceilings.items()):
+        label = "" if number else "proved ceiling"
+        ends = place[setting] - 0.3, place[setting] + 0.3
+        axes.hlines(value, *ends, color=CEILING, lw=2, label=label)
+    axes.axhline(0.5, color="#999999", lw=1, ls=":")
+    axes.set_title("membership risk", loc="left")
+    axes.set_ylabel("attack AUC")
+    axes.legend(fontsize=8, frameon=False, loc="upper left")
+
+
+def _draw_frontier(
+    axes: Axes, rows: Sequence[Row], accuracy: Mapping[str, Row], compared: bool
+) -> None:
+    """Utility of each setting against the AUC of its strongest attack."""
+    strongest: dict[str, Row] = {}
+    for row in sorted(rows, key=lambda row: row.estimate or 0.0):
+        if row.attack and row.attack != BLIND and row.metric == AUC and row.estimate is not None:
+            strongest[row.setting] = row
+    middle = float(np.mean([row.estimate or 0.0 for row in strongest.values()] or [0.5]))
+    for setting, row in strongest.items():
+        name = _label(row, compared, refuted(rows))
+        name = name if compared else f"{name} ({row.attack})"
+        _draw_setting(axes, row, accuracy[setting], name, compared, (row.estimate or 0.0) > middle)
+    if compared:
+        points = [
+            (row.estimate or 0.0, accuracy[setting].estimate or 0.0)
+            for setting, row in strongest.items()
+        ]
+        best = zip(*(points[index] for index in undominated(points)), strict=True)
+        axes.plot(*best, color="#0072b2", lw=1, drawstyle="steps-post", zorder=0)
+    axes.axvline(0.5, color="#999999", lw=1, ls=":")
+    axes.margins(x=0.25, y=0.15)
+    axes.grid(alpha=0.3)
+    axes.set_title("frontier: up and left is better", loc="left")
+    axes.set_xlabel("AUC of the strongest attack")
+    axes.set_ylabel("test accuracy")
+
+
+def _draw_setting(
+    axes: Axes, risk: Row, utility: Row, name: str, compared: bool, right: bool
+) -> None:
+    """A point with its whiskers and its name. right: whether it lies in the right half."""
+    bars = axes.errorbar(
+        risk.estimate or 0.0,
+        utility.estimate or 0.0,
+        xerr=_error([risk]),
+        yerr=_error([utility]),
+        fmt="o",
+        color="#333333",
+        capsize=0 if compared else 3,
+    )
+    if compared:  # many whiskers hide the points
+        for line in bars.lines[2]:
+            line.set(color="#bbbbbb", linewidth=0.7)
+    offset, side = ((-8, -12), "right") if right else ((8, -12), "left")
+    if compared:
+        offset, side = (4, 3), "left"
+    axes.annotate(
+        name,
+        (risk.estimate, utility.estimate),
+        xytext=offset,
+        ha=side,
+        textcoords="offset points",
+        fontsize=8,
+    )
+
+
+def _error(rows: Sequence[Row]) -> np.ndarray:
+    limits = [row.interval for row in rows if row.interval is not None]
+    below = [estimate - low for estimate, low, _ in limits]
+    above = [high - estimate for estimate, _, high in limits]
+    return np.array([below, above])
+
+
+def _points(
+    axes: Axes, x: Sequence[float], rows: Sequence[Row], colour: str, label: str, joined: bool
+) -> None:
+    estimates = np.array([row.estimate for row in rows], dtype=np.float64)
+    axes.errorbar(
+        x,
+        estimates,
+        yerr=_error(rows),
+        fmt="o-" if joined else "o",
+        ms=4,
+        lw=1,
+        capsize=3,
+        color=colour,
+        label=label,
+    )
+
+
+def roc(curves: Sequence[Roc]) -> Figure:
+    """ROC of every attack on logarithmic axes, a panel a setting, with the proved bound over it.
+    The left edge is the smallest FPR that the non-members resolve (10 of them).
+    """
+    columns = min(4, len(curves))
+    lines = -(-len(curves) // columns)
+    width = max(3.6 * columns, 6.5)
+    most = max(len(item.curves) for item in curves)
+    figure = Figure(figsize=(width, 3.7 * lines + 0.5 + 0.1 * most), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(lines, columns, squeeze=False)).ravel()
+    for panel in panels[len(curves) :]:
+        panel.set_axis_off()
+    for panel, item in zip(panels, curves, strict=False):
+        edge = min(10 / item.n_out, 0.1)
+        line = np.logspace(np.log10(edge), 0, 50)
+        panel.plot(line, line, color="#999999", lw=1, ls=":", label="chance")
+        for attack, (fpr, tpr) in item.curves.items():
+            # Of the tens of thousands of steps, those that a pixel can show: the last one up to
+            # each point of a fine grid.
+            shown = np.unique(
+                np.searchsorted(
+                    fpr, np.append(0, np.logspace(np.log10(edge), 0, 600)), side="right"
+                )
+                - 1
+            )
+            panel.plot(
+                fpr[shown],
+                tpr[shown],
+                drawstyle="steps-post",
+                lw=1.3,
+                color=_colour(attack, list(item.curves)),
+                label=attack,
+            )
+        if item.bound:
+            panel.plot(
+                item.bound.fpr, item.bound.tpr, color=CEILING, lw=1.5, ls="--", label="proved bound"
+            )
+        panel.set(
+            xscale="log",
+            yscale="log",
+            xlim=(edge, 1),
+            ylim=(edge, 1.2),
+            title=item.setting,
+            xlabel="false positive rate",
+        )
+        panel.grid(alpha=0.3, which="major")
+    panels[0].set_ylabel("true positive rate")
+    handles = {
+        label: handle
+        for panel in panels
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside lower center",
+        ncols=min(len(handles), int(width / 1.8)),
+        frameon=False,
+        fontsize=9,
+    )
+    return figure
+
+
+def image(figure: Figure, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+    return buffer.getvalue()
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    """A figure as uint8 [H, W, 3]."""
+    return (imread(io.BytesIO(image(figure, "png")))[..., :3] * 255).astype(np.uint8)

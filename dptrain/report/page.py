@@ -1,0 +1,147 @@
+"""The report as one HTML file without scripts or outside links."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+
+from dptrain.evaluation.rows import BLIND, Row
+from dptrain.privacy.statement import PrivacyStatement
+from dptrain.report.statement import shared
+from dptrain.report.tables import (
+    REFUTED,
+    Table,
+    attacks,
+    cell,
+    legend,
+    number,
+    refuted,
+    summary,
+    warnings,
+)
+
+ENVIRONMENT = Environment(
+    loader=PackageLoader("dptrain.report"),
+    autoescape=select_autoescape(default=True),
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+EVERY = (
+    *("setting", "attack", "metric", "estimate [95 % interval] <= ceiling", "targets"),
+    *("members", "non-members", "note"),
+)
+FOUND = ("attack", "members found", "by no other attack", "stability", "ids it alone finds most")
+EXPOSED = (
+    *("id", "label", "found / held by", "95 % interval, all at once", "false alarms"),
+    *("AUC over targets", "stands out"),
+)
+STEADY = (
+    "stability: rank correlation of the examples' exposure between two halves of the models, each "
+    "attacked without the other"
+)
+
+
+def page(
+    name: str,
+    rows: Sequence[Row],
+    statements: Mapping[str, PrivacyStatement],
+    figures: Mapping[str, bytes],
+    exposed: Mapping[str, Any],
+    config: str,
+    versions: Mapping[str, str],
+) -> str:
+    """The report of a run.
+
+    Args:
+        name: its title.
+        rows: every number.
+        statements: setting to what is claimed of it; empty for scores of other people's models.
+        figures: title to PNG.
+        exposed: setting to the record of exposed examples.
+        config: the configuration as text.
+        versions: of all packages.
+    """
+    common, rest = shared(statements)
+    attacked = dict.fromkeys(row.setting for row in rows if row.attack and row.attack != BLIND)
+    return ENVIRONMENT.get_template("page.html").render(
+        name=name,
+        legend=legend(rows),
+        warnings=warnings(rows),
+        summary=summary(rows),
+        figures={title: base64.b64encode(data).decode() for title, data in figures.items()},
+        sections=[_section(rows, setting, exposed.get(setting, {})) for setting in attacked],
+        common=common,
+        statements=rest,
+        every=(EVERY, [_line(row) for row in rows]),
+        config=config,
+        versions=", ".join(f"{key} {value}" for key, value in versions.items()),
+    )
+
+
+def _section(rows: Sequence[Row], setting: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    """The tables of one setting."""
+    canaries = any(row.examples == "canaries" for row in rows)
+    return {
+        "setting": setting + (REFUTED if setting in refuted(rows) else ""),
+        "attacks": attacks(rows, setting),
+        "canaries": attacks(rows, setting, "canaries") if canaries else None,
+        "exposed": _exposed(record),
+    }
+
+
+def _line(row: Row) -> list[str]:
+    return [
+        row.setting,
+        row.attack or "",
+        row.metric.name,
+        cell(row),
+        str(row.targets),
+        f"{row.n_in:,}",
+        f"{row.n_out:,}",
+        row.note,
+    ]
+
+
+def _exposed(record: Mapping[str, Any]) -> list[tuple[str, Table, str]]:
+    """What each attack finds alone, and the most exposed examples under the attack that finds most:
+    titles, tables and remarks.
+    """
+    alone = record.get("agreement", {}).get("alone", {})
+    if not alone:
+        return []
+    lines = [
+        [
+            name,
+            f"{members['found']:,}",
+            f"{members['only']:,}",
+            number(record["stability"].get(name)),
+            ", ".join(str(each) for each in members["ids"]),
+        ]
+        for name, members in alone.items()
+    ]
+    fpr = record["agreement"]["fpr"]
+    title = f"which members each attack finds at {fpr:.0%} FPR"
+    tables: list[tuple[str, Table, str]] = [(title, (list(FOUND), lines), STEADY)]
+    best = max(alone, key=lambda name: alone[name]["found"])
+    if examples := record["vulnerable"][best]:
+        count = sum(example["stands_out"] for example in examples)
+        chance = "none stands out from what chance would show among so many"
+        said = f"{count} of these {len(examples)} stand out from chance" if count else chance
+        body = [_vulnerable(example) for example in examples]
+        tables.append((f"most exposed examples ({best}): {said}", (list(EXPOSED), body), ""))
+    return tables
+
+
+def _vulnerable(example: Mapping[str, Any]) -> list[str]:
+    return [
+        str(example["id"]),
+        str(example["label"]),
+        f"{example['found']} / {example['of']}",
+        f"[{number(example['low'])}, {number(example['high'])}]",
+        str(example["false_alarms"]),
+        number(example["auc"]),
+        f"yes, p {example['p']:.2g}" if example["stands_out"] else "no",
+    ]

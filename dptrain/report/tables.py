@@ -1,0 +1,220 @@
+"""Rows to tables of text."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+from dptrain.evaluation.rows import AUC, BLIND, TEST_ACCURACY, Row
+
+Table = tuple[list[str], list[list[str]]]
+"""Head and body."""
+
+COLUMNS: tuple[tuple[str, str | None, str], ...] = (
+    ("test accuracy", None, "test_accuracy"),
+    ("train accuracy", None, "train_accuracy"),
+    ("LiRA AUC", "lira", "auc"),
+    ("LiRA offline AUC", "lira_offline", "auc"),
+    ("LiRA TPR @ 1% FPR", "lira", "tpr_at_fpr_0.01"),
+    ("LiRA TPR @ .1% FPR", "lira", "tpr_at_fpr_0.001"),
+    ("RMIA AUC", "rmia", "auc"),
+    ("RMIA offline AUC", "rmia_offline", "auc"),
+    ("loss AUC", "loss", "auc"),
+    ("loss TPR @ 1% FPR", "loss", "tpr_at_fpr_0.01"),
+    ("shadow AUC", "shadow", "auc"),
+    ("shadow TPR @ 1% FPR", "shadow", "tpr_at_fpr_0.01"),
+)
+REFUTED = " (REFUTED)"
+SHOWN = 6
+"""Columns of the summary: the first of COLUMNS that the run has. Everything is in the report and in
+metrics.json.
+"""
+
+
+MEASURES: tuple[tuple[str, str], ...] = (
+    ("AUC", "auc"),
+    ("balanced accuracy", "balanced_accuracy"),
+    ("per class", "balanced_accuracy_per_class"),
+    ("oracle threshold", "balanced_accuracy_oracle"),
+    ("TPR @ 1% FPR", "tpr_at_fpr_0.01"),
+    ("TPR @ .1% FPR", "tpr_at_fpr_0.001"),
+    ("PPV 1:10", "ppv_1_to_10"),
+    ("epsilon at least", "epsilon_one_run"),
+)
+"""Columns of the table of attacks."""
+
+
+def number(value: float | None, bound: bool = False) -> str:
+    """Three decimals, four below .1, no leading zero. An upper bound is rounded upwards."""
+    if value is None:
+        return "-"
+    digits = 4 if 0 < abs(value) < 0.0995 else 3
+    text = f"{math.ceil(value * 10**digits - 1e-9) / 10**digits if bound else value:.{digits}f}"
+    return text.replace("0.", ".", 1) if abs(value) < 1 else text
+
+
+def cell(row: Row | None) -> str:
+    """`.703 [.699, .707]`, with `<= .867` where a ceiling is proved; a refused number is a dash."""
+    if row is None or row.estimate is None:
+        return "-"
+    ceiling = f" <= {number(row.ceiling, bound=True)}" if row.ceiling is not None else ""
+    if row.high is None:  # a lower bound is rounded downwards
+        return number(math.floor(row.estimate * 1000) / 1000) + ceiling
+    return f"{number(row.estimate)} [{number(row.low)}, {number(row.high)}]{ceiling}"
+
+
+def refuted(rows: Sequence[Row]) -> set[str]:
+    """The settings of which more was measured than was proved."""
+    return {row.setting for row in rows if row.contradicted}
+
+
+def summary(rows: Sequence[Row]) -> Table:
+    """Head and body of the summary table, a line a setting."""
+    by_metric = {
+        (row.setting, row.attack, row.metric.name): row for row in rows if row.examples == "all"
+    }
+    settings = list(dict.fromkeys(row.setting for row in rows if row.metric == TEST_ACCURACY))
+    columns = [
+        column
+        for column in COLUMNS
+        if any(by_metric.get((name, column[1], column[2])) for name in settings)
+    ]
+    first, others = columns[:2], columns[2:SHOWN]
+    broken = refuted(rows)
+    body = []
+    for name in settings:
+        cells = [
+            cell(by_metric.get((name, attack, metric))) for _, attack, metric in (*first, *others)
+        ]
+        body.append(
+            [
+                name + (REFUTED if name in broken else ""),
+                *cells[:2],
+                _strongest(rows, name),
+                *cells[2:],
+            ]
+        )
+    return [
+        "setting",
+        *(title for title, _, _ in first),
+        "strongest AUC",
+        *(title for title, _, _ in others),
+    ], body
+
+
+def several(runs: Mapping[str, Sequence[Row]]) -> Table:
+    """The summaries of several runs in one table, a line a run and setting; of the columns those
+    that every run has.
+    """
+    summaries = {run: summary(rows) for run, rows in runs.items()}
+    heads = [head for head, _ in summaries.values()]
+    columns = [title for title in heads[0] if all(title in head for head in heads)]
+    body = [
+        [run, *(line[head.index(title)] for title in columns)]
+        for run, (head, lines) in summaries.items()
+        for line in lines
+    ]
+    return ["run", *columns], body
+
+
+def _strongest(rows: Sequence[Row], setting: str) -> str:
+    """The attack with the largest AUC on a setting, whichever it is, of other packages too: `.703
+    [.699, .707] rmia`.
+    """
+    of_setting = [
+        row
+        for row in rows
+        if (row.setting, row.metric, row.examples) == (setting, AUC, "all")
+        and row.estimate is not None
+    ]
+    best = max(of_setting, key=lambda row: row.estimate or 0.0, default=None)
+    return "-" if best is None else f"{cell(dataclasses.replace(best, ceiling=None))} {best.attack}"
+
+
+def attacks(rows: Sequence[Row], setting: str, examples: str = "all") -> Table:
+    """Head and body of the table of attacks on one setting, a line an attack that ran."""
+    by_metric = {
+        (row.attack, row.metric.name): row
+        for row in rows
+        if row.setting == setting and row.examples == examples
+    }
+    names = dict.fromkeys(
+        attack
+        for (attack, metric), row in by_metric.items()
+        if attack and metric == "auc" and row.estimate is not None
+    )
+    measures = [
+        measure for measure in MEASURES if any(by_metric.get((name, measure[1])) for name in names)
+    ]
+    body = [
+        [name, *(_against_ceiling(by_metric.get((name, metric))) for _, metric in measures)]
+        for name in names
+    ]
+    return ["attack", *(title for title, _ in measures)], body
+
+
+def _against_ceiling(row: Row | None) -> str:
+    return cell(row) + (REFUTED if row is not None and row.contradicted else "")
+
+
+def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """Markdown, aligned so that it reads as plain text too."""
+    widths = [max(len(line[column]) for line in [head, *body]) for column in range(len(head))]
+    lines = [
+        "| "
+        + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True))
+        + " |"
+        for line in [head, *body]
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
+
+
+def legend(rows: Sequence[Row]) -> list[str]:
+    """How to read the table, and what was refused."""
+    targets = max(row.targets for row in rows)
+    over = (
+        f"Mean over {targets} attacked models [95 % interval]"
+        if targets > 1
+        else "One attacked model [95 % interval over examples]"
+    )
+    lines = [f"{over} <= proved ceiling."]
+    lines += [
+        f"LiRA: {row.note}."
+        for row in rows
+        if row.attack == "lira" and row.metric == AUC and row.estimate is not None
+    ][:1]
+    lines += [
+        f"Blind baseline AUC {cell(row)} ({row.note})." for row in rows if row.attack == BLIND
+    ]
+    refused: dict[str, dict[str, list[str]]] = {}
+    for row in rows:
+        if row.estimate is None and row.examples == "all":
+            refused.setdefault(row.note, {}).setdefault(row.attack or "", []).append(
+                row.metric.name
+            )
+    for reason, by_attack in refused.items():
+        metrics = list(dict.fromkeys(metric for names in by_attack.values() for metric in names))
+        whole = "auc" in metrics  # of an attack that could not run at all
+        lines.append(
+            f"{', '.join(by_attack)}{'' if whole else ', ' + ', '.join(metrics)}: {reason}."
+        )
+    return lines
+
+
+def warnings(rows: Sequence[Row]) -> list[str]:
+    """What must not be overlooked."""
+    lines = []
+    for row in rows:
+        if row.contradicted and row.attack == BLIND:
+            lines.append(
+                "INVALID: a blind classifier tells members from non-members (AUC "
+                f"{cell(row)}); the split leaks, attack numbers say nothing."
+            )
+        elif row.contradicted:
+            lines.append(
+                f"CONTRADICTION: {row.setting}, {row.attack} {row.metric.name} {cell(row)} is "
+                "measured above what was proved; the privacy claim is wrong."
+            )
+    return lines
