@@ -1,25 +1,20 @@
+"""Fixtures of tests of all packages."""
+
 import json
-import subprocess
-from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
-ROOT = Path(__file__).parent.parent
-TINY = [
-    "name=tiny",
-    "dataset.pool=60",
-    "dataset.population=20",
-    "dataset.test=20",
-    "training.batch_size=8",
-    "training.epochs=2",
-    "training.width=2",
-    "training.workers=1",
-    "model.hidden=[8]",
-    "models_per_setting=6",
-    "epsilons=[inf,8]",
-    "privacy.noise=seeded",
-]
+from tests import shapes
+
+shapes.install()
+
+from dptrain.report import figures
+from tests.common import TINY
+from tests.fleets import fleet
+from tests.helpers.foreign import arrays_of, save
+from tests.helpers.sweep import SLOW, go, ledgers, parameters, trajectories
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +23,17 @@ def _seeded():
 
 
 def pytest_addoption(parser):
-    parser.addoption("--seeds", type=int, default=1, help="run each test that takes a seed so many times, with other random numbers")
+    parser.addoption(
+        "--seeds",
+        type=int,
+        default=1,
+        help="run each test that takes a seed so many times, with other random numbers",
+    )
+
+
+def pytest_collection_modifyitems(items):
+    """The longest file first, so that no process ends long after the other."""
+    items.sort(key=lambda item: item.path.name != "test_readme.py")
 
 
 def pytest_generate_tests(metafunc):
@@ -45,12 +50,15 @@ def tiny():
 
 @pytest.fixture
 def fake_package(tmp_path, monkeypatch):
-    """Install a package with one model, `batchnorm`, through the entry point group, for this test only."""
+    """Install a package with one model, `batchnorm`, through the entry point group, for this test
+    only.
+    """
     (tmp_path / "plugin_models.py").write_text(
         "import torch\n"
         "from torch import nn\n"
         "def batchnorm(shape, classes):\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Linear(784, 8), nn.BatchNorm1d(8), nn.Linear(8, classes))\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(784, 8), nn.BatchNorm1d(8), "
+        "nn.Linear(8, classes))\n"
         "def scaled(shape, classes):\n"
         "    class Scale(nn.Module):\n"
         "        def __init__(self):\n"
@@ -63,20 +71,44 @@ def fake_package(tmp_path, monkeypatch):
     info = tmp_path / "plugin_models-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin-models\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[dptrain.models]\nbatchnorm = plugin_models:batchnorm\nscaled = plugin_models:scaled\n")
+    (info / "entry_points.txt").write_text(
+        "[dptrain.models]\nbatchnorm = plugin_models:batchnorm\nscaled = plugin_models:scaled\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
 
 
-def committed(path):
-    """A file of the checkout as it was committed: the README's first command writes over the results, and must not break the second."""
-    shown = subprocess.run(["git", "show", f"HEAD:{path}"], cwd=ROOT, capture_output=True, text=True)
-    return shown.stdout if shown.returncode == 0 else (ROOT / path).read_text()
+@pytest.fixture
+def no_prv(monkeypatch):
+    monkeypatch.setattr("dptrain.privacy.prv.prv_epsilon", lambda *_: 1.0)
 
 
-def strict_json(text):
-    """json.loads that refuses NaN and Infinity."""
+@pytest.fixture
+def good(tmp_path):
+    return save(tmp_path / "my.npz", **arrays_of(fleet(models=8, examples=120, leak=2.0)))
 
-    def refuse(constant):
-        raise AssertionError(f"{constant} in JSON")
 
-    return json.loads(text, parse_constant=refuse)
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep")
+    return go(folder)
+
+
+@pytest.fixture
+def quick_pictures(monkeypatch):
+    """Figures drawn once: these tests look at what is computed, not at pictures, which take most of
+    a tiny sweep's time.
+    """
+    drawn = {kind: figures.image(Figure(figsize=(1, 1)), kind) for kind in ("png", "svg")}
+    monkeypatch.setattr(figures, "image", lambda _figure, kind: drawn[kind])
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    whole = parameters(go(folder, overrides=SLOW).folder)
+    return (
+        whole,
+        json.loads((folder / "metrics.json").read_text())["rows"],
+        trajectories(folder),
+        ledgers(folder),
+    )

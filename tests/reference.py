@@ -16,14 +16,19 @@ def flat(norm, clip):
 
 
 def clipped_sum(model: nn.Module, inputs, labels, weights, clip, factor_of=flat):
-    """Micro-batches of one: the clipped gradient sum of one model as a dict, by plain autograd; inputs [B, V, *shape], V views each."""
+    """Micro-batches of one: the clipped gradient sum of one model as a dict, by plain autograd;
+    inputs [B, V, *shape], V views each.
+    """
     total = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for x, y, weight in zip(inputs, labels, weights, strict=True):
         if not weight:
             continue
         model.zero_grad()
         nn.functional.cross_entropy(model(x), y.expand(len(x))).backward()
-        gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
+        gradients = {
+            name: torch.zeros_like(p) if p.grad is None else p.grad
+            for name, p in model.named_parameters()
+        }
         norm = math.sqrt(sum(float(value.double().square().sum()) for value in gradients.values()))
         if not math.isfinite(norm):
             continue
@@ -51,7 +56,9 @@ def tpr_at_fpr(scores, member, fpr):
 
 
 def best_advantage(scores, member):
-    return max((scores >= t)[member].mean() - (scores >= t)[~member].mean() for t in [*scores, math.inf])
+    return max(
+        (scores >= t)[member].mean() - (scores >= t)[~member].mean() for t in [*scores, math.inf]
+    )
 
 
 def best_threshold(scores, member):
@@ -69,19 +76,26 @@ def phi(logits, label):
 def lira(logits, labels, membership, target, online, variance):
     """logits [M, N, C]; loops over everything."""
     models, examples = membership.shape
-    shadows = [m for m in range(models) if m != target and not all(membership[m] != membership[target])]
+    shadows = [
+        m for m in range(models) if m != target and not all(membership[m] != membership[target])
+    ]
     values = [[phi(list(logits[m, i]), labels[i]) for i in range(examples)] for m in range(models)]
 
     def moments(inside):
-        groups = [[values[m][i] for m in shadows if membership[m, i] == inside] for i in range(examples)]
+        groups = [
+            [values[m][i] for m in shadows if membership[m, i] == inside] for i in range(examples)
+        ]
         means = [sum(g) / len(g) for g in groups]
         squares = [sum((v - mean) ** 2 for v in g) for g, mean in zip(groups, means, strict=True)]
         if variance == "global":
             shared = sum(squares) / sum(len(g) - 1 for g in groups)
             return means, [shared] * examples
-        if variance == "shrunk":  # 20 degrees of freedom of the shared variance beside an example's own
+        # 20 degrees of freedom of the shared variance beside an example's own.
+        if variance == "shrunk":
             shared = sum(squares) / sum(len(g) - 1 for g in groups)
-            return means, [(20 * shared + s) / (20 + len(g) - 1) for s, g in zip(squares, groups, strict=True)]
+            return means, [
+                (20 * shared + s) / (20 + len(g) - 1) for s, g in zip(squares, groups, strict=True)
+            ]
         return means, [s / (len(g) - 1) for s, g in zip(squares, groups, strict=True)]
 
     def log_density(x, mean, var):
@@ -93,13 +107,16 @@ def lira(logits, labels, membership, target, online, variance):
         x = values[target][i]
         if online:
             in_mean, in_var = moments(True)
-            scores.append(log_density(x, in_mean[i], in_var[i]) - log_density(x, out_mean[i], out_var[i]))
+            scores.append(
+                log_density(x, in_mean[i], in_var[i]) - log_density(x, out_mean[i], out_var[i])
+            )
         else:
             scores.append((x - out_mean[i]) / math.sqrt(out_var[i]))
     return np.array(scores)
 
 
-# ---- attacks: plain Python numbers and loops, one example at a time --------------------------------------------------
+# ---- attacks: plain Python numbers and loops, one example at a time
+# --------------------------------------------------
 
 
 def softmax(logits):
@@ -114,7 +131,7 @@ def loss_of(logits, label):
 
 
 class Twin:
-    """The same scores as a dptrain.scores.Scores, one number at a time."""
+    """The same scores as a dptrain.attacks.scores.Scores, one number at a time."""
 
     def __init__(self, scores):
         self.s = scores
@@ -175,7 +192,9 @@ def modified_entropy(s, t):
     found = []
     for i in s.n:
         p, y = s.p(t, i), s.labels[i]
-        mentr = -(1 - p[y]) * math.log(p[y]) - sum(p[j] * math.log(1 - p[j]) for j in range(len(p)) if j != y)
+        mentr = -(1 - p[y]) * math.log(p[y]) - sum(
+            p[j] * math.log(1 - p[j]) for j in range(len(p)) if j != y
+        )
         found.append(-mentr)
     return found
 
@@ -229,7 +248,10 @@ def rmia_ratios(s, t, online, a):
 def rmia_twin(s, t, online, gamma=1.0, a=0.3):
     """Every pair (x, z); equal counts are ranked by the ratio."""
     ratios, others = rmia_ratios(s, t, online, a)
-    return [(sum(float(x / z >= gamma) for z in others) + x / (1 + x)) / (len(others) + 1) for x in ratios]
+    return [
+        (sum(float(x / z >= gamma) for z in others) + x / (1 + x)) / (len(others) + 1)
+        for x in ratios
+    ]
 
 
 def info_rmia_twin(s, t, online, a=0.3):
@@ -239,13 +261,25 @@ def info_rmia_twin(s, t, online, a=0.3):
 
 def merlin(s, t):
     copies = s.s.extras["jittered_logits"]
-    return [mean([float(loss_of(list(map(float, z)), s.labels[i]) > s.loss(t, i)) for z in copies[t, i]]) for i in s.n]
+    return [
+        mean(
+            [float(loss_of(list(map(float, z)), s.labels[i]) > s.loss(t, i)) for z in copies[t, i]]
+        )
+        for i in s.n
+    ]
 
 
 def morgan(s, t):
-    known = [(s.loss(m, i), share, bool(s.s.membership[m, i])) for m in s.shadows(t) for i, share in zip(s.n, merlin(s, m), strict=True)]
+    known = [
+        (s.loss(m, i), share, bool(s.s.membership[m, i]))
+        for m in s.shadows(t)
+        for i, share in zip(s.n, merlin(s, m), strict=True)
+    ]
     losses, shares = np.array([k[0] for k in known]), np.array([k[1] for k in known])
-    limits, cuts = np.quantile(losses, np.linspace(0, 1, 17)), np.quantile(shares, np.linspace(0, 1, 17))[:-1]
+    limits, cuts = (
+        np.quantile(losses, np.linspace(0, 1, 17)),
+        np.quantile(shares, np.linspace(0, 1, 17))[:-1],
+    )
     n_in = sum(k[2] for k in known)
     best, window = -math.inf, None
     for a in range(16):
@@ -255,7 +289,10 @@ def morgan(s, t):
                 gain = sum(called) / n_in - (len(called) - sum(called)) / (len(known) - n_in)
                 if gain > best + 1e-12:
                     best, window = gain, (limits[a], limits[b])
-    return [share if window[0] <= s.loss(t, i) <= window[1] else -1.0 for i, share in zip(s.n, merlin(s, t), strict=True)]
+    return [
+        share if window[0] <= s.loss(t, i) <= window[1] else -1.0
+        for i, share in zip(s.n, merlin(s, t), strict=True)
+    ]
 
 
 def label_only(s, t, copies="noisy"):
@@ -268,7 +305,9 @@ def label_only(s, t, copies="noisy"):
 
 
 def newton_logistic(x, y, own, c=1.0):
-    """Logistic regression with an L2 penalty on the slopes, by Newton's method to convergence; log odds of `own`."""
+    """Logistic regression with an L2 penalty on the slopes, by Newton's method to convergence; log
+    odds of `own`.
+    """
     x, own = np.array(x, dtype=float), np.array(own, dtype=float)
     centre, scale = x.mean(axis=0), x.std(axis=0)
     scale[scale == 0] = 1
@@ -277,7 +316,9 @@ def newton_logistic(x, y, own, c=1.0):
     w = np.zeros(design.shape[1])
     for _ in range(100):
         p = 1 / (1 + np.exp(-design @ w))
-        step = np.linalg.solve(design.T @ (design * (p * (1 - p))[:, None]) + penalty, design.T @ (p - y) + penalty @ w)
+        step = np.linalg.solve(
+            design.T @ (design * (p * (1 - p))[:, None]) + penalty, design.T @ (p - y) + penalty @ w
+        )
         w = w - step
         if np.abs(step).max() < 1e-14:
             break
@@ -294,7 +335,11 @@ def shadow(s, t):
         return base + [b * b for b in base]
 
     rows = [(m, i) for m in s.shadows(t) for i in s.n]
-    return newton_logistic([features(*row) for row in rows], [float(s.s.membership[row]) for row in rows], [features(t, i) for i in s.n])
+    return newton_logistic(
+        [features(*row) for row in rows],
+        [float(s.s.membership[row]) for row in rows],
+        [features(t, i) for i in s.n],
+    )
 
 
 def trajectory(s, t):
@@ -319,13 +364,22 @@ def quantile(s, t, alpha=0.05):
 
     outside = Twin(s.s.population)
     fold = list(np.random.default_rng(0).permutation(len(outside.labels)) % 3)
-    known, true, left_out, expected = features(outside), [margin(outside, i) for i in outside.n], [], [[] for _ in s.n]
+    known, true, left_out, expected = (
+        features(outside),
+        [margin(outside, i) for i in outside.n],
+        [],
+        [[] for _ in s.n],
+    )
     for part in range(3):
-        model = HistGradientBoostingRegressor(loss="quantile", quantile=1 - alpha, max_iter=100, min_samples_leaf=20, random_state=0)
+        model = HistGradientBoostingRegressor(
+            loss="quantile", quantile=1 - alpha, max_iter=100, min_samples_leaf=20, random_state=0
+        )
         rows = [i for i in outside.n if fold[i] != part]
         model.fit([known[i] for i in rows], [true[i] for i in rows])
         held = [i for i in outside.n if fold[i] == part]
-        left_out += [true[i] - q for i, q in zip(held, model.predict([known[i] for i in held]), strict=True)]
+        left_out += [
+            true[i] - q for i, q in zip(held, model.predict([known[i] for i in held]), strict=True)
+        ]
         for each, q in zip(expected, model.predict(features(s)), strict=True):
             each.append(q)
     ranked = sorted(left_out)
@@ -342,8 +396,25 @@ def gradient_canary(s, t):
 
 
 TWINS = {
-    **{f.__name__: f for f in (correctness, loss, confidence, entropy, modified_entropy, shadow, difficulty, attack_p, attack_r, quantile)},
-    **{f.__name__: f for f in (merlin, morgan, label_only, gradient_norm, gradient_canary, trajectory)},
+    **{
+        f.__name__: f
+        for f in (
+            correctness,
+            loss,
+            confidence,
+            entropy,
+            modified_entropy,
+            shadow,
+            difficulty,
+            attack_p,
+            attack_r,
+            quantile,
+        )
+    },
+    **{
+        f.__name__: f
+        for f in (merlin, morgan, label_only, gradient_norm, gradient_canary, trajectory)
+    },
     "lira": lambda s, t, **options: lira_twin(s, t, True, **options),
     "lira_offline": lambda s, t, **options: lira_twin(s, t, False, **options),
     "rmia": lambda s, t, **options: rmia_twin(s, t, True, **options),
@@ -353,7 +424,8 @@ TWINS = {
 }
 
 
-# ---- lower bounds of epsilon: exact sums and searches ----------------------------------------------------------------
+# ---- lower bounds of epsilon: exact sums and searches
+# ----------------------------------------------------------------
 
 
 def binomial_tail(n, k, p):
@@ -361,7 +433,11 @@ def binomial_tail(n, k, p):
     if k <= 0:
         return 1.0
     log_terms = [
-        math.lgamma(n + 1) - math.lgamma(j + 1) - math.lgamma(n - j + 1) + j * math.log(p) + (n - j) * math.log1p(-p)
+        math.lgamma(n + 1)
+        - math.lgamma(j + 1)
+        - math.lgamma(n - j + 1)
+        + j * math.log(p)
+        + (n - j) * math.log1p(-p)
         for j in range(k, n + 1)
     ]
     return math.fsum(math.exp(term) for term in log_terms)
@@ -398,7 +474,9 @@ def normal_quantile(p):
 
 
 def gaussian_delta(mu, epsilon):
-    return normal_cdf(-epsilon / mu + mu / 2) - math.exp(epsilon) * normal_cdf(-epsilon / mu - mu / 2)
+    return normal_cdf(-epsilon / mu + mu / 2) - math.exp(epsilon) * normal_cdf(
+        -epsilon / mu - mu / 2
+    )
 
 
 def gaussian_epsilon(mu, delta):
@@ -419,7 +497,11 @@ def one_run(m, guesses, right, delta, confidence):
     def p_value(epsilon):
         q = 1 / (1 + math.exp(-epsilon))
         beta = binomial_tail(guesses, right, q)
-        alpha = max((binomial_tail(guesses, right - i, q) - beta) / i for i in range(1, m + 1)) if right else 0.0
+        alpha = (
+            max((binomial_tail(guesses, right - i, q) - beta) / i for i in range(1, m + 1))
+            if right
+            else 0.0
+        )
         return min(1.0, beta + 2 * m * delta * alpha)
 
     if p_value(0.0) >= 1 - confidence:
@@ -446,7 +528,9 @@ def one_run_fdp(m, guesses, right, delta, confidence):
 
 
 def joint_beta_mass(tp, tn, fp, fn, delta, epsilon):
-    """Posterior mass of the privacy region, by adaptive quadrature over FNR in its own quantiles."""
+    """Posterior mass of the privacy region, by adaptive quadrature over FNR in
+    its own quantiles.
+    """
     from scipy import integrate, stats
 
     fnr, fpr = stats.beta(0.5 + fn, 0.5 + tp), stats.beta(0.5 + fp, 0.5 + tn)
@@ -457,12 +541,27 @@ def joint_beta_mass(tp, tn, fp, fn, delta, epsilon):
         high = min(1.0, 1 + math.exp(-epsilon) * (delta - x), delta + math.exp(epsilon) * (1 - x))
         return fpr.cdf(high) - fpr.cdf(low)
 
-    bends = [(1 - delta) / (1 + math.exp(epsilon)), 1 - delta, delta, 1 - (1 - delta) / (1 + math.exp(epsilon))]
+    bends = [
+        (1 - delta) / (1 + math.exp(epsilon)),
+        1 - delta,
+        delta,
+        1 - (1 - delta) / (1 + math.exp(epsilon)),
+    ]
     levels = [fpr.ppf(p) for p in (1e-9, 1e-4, 0.05, 0.5, 0.95, 1 - 1e-4, 1 - 1e-9)]
-    bends += [(1 - delta - y) * math.exp(-epsilon) for y in levels] + [1 - delta - y * math.exp(epsilon) for y in levels]
-    bends += [1 - (1 - delta - 1 + y) * math.exp(-epsilon) for y in levels] + [delta + (1 - y) * math.exp(epsilon) for y in levels]
-    points = sorted({0.0, 1.0, *(float(fnr.cdf(x)) for x in bends if 0 < x < 1), 1e-6, 1e-3, 1 - 1e-3, 1 - 1e-6})
+    bends += [(1 - delta - y) * math.exp(-epsilon) for y in levels] + [
+        1 - delta - y * math.exp(epsilon) for y in levels
+    ]
+    bends += [1 - (1 - delta - 1 + y) * math.exp(-epsilon) for y in levels] + [
+        delta + (1 - y) * math.exp(epsilon) for y in levels
+    ]
+    points = sorted(
+        {0.0, 1.0, *(float(fnr.cdf(x)) for x in bends if 0 < x < 1), 1e-6, 1e-3, 1 - 1e-3, 1 - 1e-6}
+    )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", integrate.IntegrationWarning)  # of rounding, where the integrand steps from 0 to 1
-        pieces = [integrate.quad(inside, a, b, epsabs=1e-13, epsrel=1e-12, limit=200)[0] for a, b in itertools.pairwise(points)]
+        # Of rounding, where the integrand steps from 0 to 1.
+        warnings.simplefilter("ignore", integrate.IntegrationWarning)
+        pieces = [
+            integrate.quad(inside, a, b, epsabs=1e-13, epsrel=1e-12, limit=200)[0]
+            for a, b in itertools.pairwise(points)
+        ]
     return math.fsum(pieces)

@@ -8,7 +8,8 @@ import pytest
 from scripts import faults
 
 needs_compiler = pytest.mark.skipif(
-    not sys.platform.startswith("linux") or not (shutil.which("cc") or shutil.which("gcc")), reason="needs Linux and a C compiler"
+    not sys.platform.startswith("linux") or not (shutil.which("cc") or shutil.which("gcc")),
+    reason="needs Linux and a C compiler",
 )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import TINY
+from tests.common import TINY
 
 ROOT = Path(__file__).parent.parent
 
@@ -18,7 +18,20 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)], check=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--quiet",
+            "--no-deps",
+            "--wheel-dir",
+            str(folder),
+            str(ROOT),
+        ],
+        check=True,
+    )
     return next(folder.glob("dptrain-*.whl"))
 
 
@@ -34,16 +47,28 @@ def test_fresh_environment_runs_a_tiny_sweep_from_another_folder(wheel, tmp_path
     venv.create(environment, with_pip=True)
     python = environment / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", str(wheel)], check=True)
-    # The dependencies are this environment's own: a path file adds them without the checkout's editable install.
+    # The dependencies are this environment's own: a path file adds them without the checkout's
+    # editable install.
     site = next((environment / "lib").glob("python*/site-packages"))
     (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     where = subprocess.run(
-        [python, "-c", "import dptrain; print(dptrain.__file__)"], cwd=elsewhere, env=clean, check=True, capture_output=True, text=True
+        [python, "-c", "import dptrain; print(dptrain.__file__)"],
+        cwd=elsewhere,
+        env=clean,
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout
     assert str(environment) in where
-    ran = subprocess.run([environment / "bin" / "dptrain", "sweep", *TINY], cwd=elsewhere, env=clean, capture_output=True, text=True)
+    ran = subprocess.run(
+        [environment / "bin" / "dptrain", "sweep", *TINY],
+        cwd=elsewhere,
+        env=clean,
+        capture_output=True,
+        text=True,
+    )
     assert ran.returncode == 0, ran.stderr
     assert (elsewhere / "results" / "tiny" / "metrics.json").exists()

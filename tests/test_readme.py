@@ -1,4 +1,4 @@
-"""The README's commands run, and what it shows is what is committed."""
+"""The README's commands run and print what stands below them; its table is the committed one."""
 
 import itertools
 import json
@@ -12,33 +12,67 @@ from pathlib import Path
 
 import pytest
 
-from dptrain import cli, config, report
-from dptrain.judge import Row
-from tests.conftest import committed
+from dptrain import cli
+from dptrain.config import files
+from dptrain.evaluation.rows import Row
+from dptrain.report import tables
+from tests.common import committed
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
-COMMANDS = [line[2:] for block in BLOCKS for line in block.splitlines() if line.startswith("$ ")]
-PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SESSIONS = [
+    session.replace("\\\n", " ").partition("\n")
+    for block in BLOCKS
+    for session in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]
+]
+SHOWN = {command: shown.splitlines() for command, _, shown in SESSIONS}
+COMMANDS = list(SHOWN)
+REFERENCE = (ROOT / "docs" / "reference.md").read_text()
+PROGRAMS = re.findall(r"```python\n(.*?)```", README + REFERENCE, re.DOTALL)
 FIRST = "scripts/quickstart"
 
 
 def environment():
-    """This interpreter's programs first; the virtual environment of the scripts is the one that runs the tests."""
-    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "VENV": sys.prefix}
+    """This interpreter's programs first; the virtual environment of the scripts is the one that
+    runs the tests.
+    """
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "VENV": sys.prefix,
+    }
 
 
 def test_first_commands():
     assert COMMANDS[0] == FIRST
     assert "scripts/test" in COMMANDS
+    assert len(SESSIONS) == len(COMMANDS)
+
+
+RANDOM = re.compile(r"-?\d*\.?\d+(e-\d+)?|\b(lira|lira_offline|rmia|rmia_offline|loss|shadow)\b")
+
+
+def shape(line):
+    """A line without what fresh noise changes: numbers, the strongest attack, widths of columns."""
+    return re.sub(r"[-\s]+", " ", RANDOM.sub("#", line)).strip()
+
+
+def require_shown(command, out, folder):
+    """Every line that stands below the command is printed, in this order but for its numbers."""
+    printed = iter([shape(line.replace(str(folder), "results/quickstart")) for line in out])
+    for line in SHOWN[command]:
+        if line != "...":
+            assert any(shape(line) == there for there in printed), line
 
 
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory):
     """scripts/quickstart as the README gives it, with its output elsewhere."""
     folder = tmp_path_factory.mktemp("readme") / "results" / "quickstart"
-    ran = subprocess.run([ROOT / FIRST, f"output={folder}"], env=environment(), capture_output=True, text=True)
+    ran = subprocess.run(
+        [ROOT / FIRST, f"output={folder}"], env=environment(), capture_output=True, text=True
+    )
     assert ran.returncode == 0, ran.stderr[-2000:]
     return folder, ran.stdout
 
@@ -52,6 +86,7 @@ def test_quickstart_gives_the_numbers_that_are_promised(quickstart):
     """The project's own targets for the reference sweep."""
     folder, out = quickstart
     found = rows(folder)
+    require_shown(FIRST, out.splitlines(), folder)
     assert f"tensorboard --logdir {folder}/tensorboard" in out
     assert found["none", None, "test_accuracy"]["estimate"] >= 0.90
     assert found["none", "lira", "auc"]["estimate"] >= 0.68
@@ -68,7 +103,13 @@ def test_quickstart_gives_the_numbers_that_are_promised(quickstart):
 
 def test_quickstart_again_trains_nothing(quickstart):
     folder, first = quickstart
-    again = subprocess.run([ROOT / FIRST, f"output={folder}"], env=environment(), capture_output=True, text=True, check=True)
+    again = subprocess.run(
+        [ROOT / FIRST, f"output={folder}"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert "\n0 models trained now" in again.stdout
     assert again.stdout.replace("\n0 models", "\n64 models") == first
 
@@ -76,7 +117,7 @@ def test_quickstart_again_trains_nothing(quickstart):
 OTHERS = [command for command in dict.fromkeys(COMMANDS) if command.startswith("dptrain ")]
 
 
-TRAINED = {"epsilons=[inf,8,4,2,0.5]": 16, "attacks=[loss,lira]": 0, "models_per_setting=16": 0}
+TRAINED = {"epsilons=[inf,8,4,2,0.5]": 16, "experiment=quickstart --statements": 0}
 
 
 CODES = {"claim=0.5": 1}
@@ -87,7 +128,7 @@ def score_files(quickstart):
     """What the README's programs write, where its commands look for it."""
     where = quickstart[0].parent.parent
     written = [program for program in PROGRAMS if "np.savez" in program or "to_csv" in program]
-    assert len(written) == 3
+    assert len(written) == 2
     for program in written:
         subprocess.run([sys.executable, "-c", program], cwd=where, env=environment(), check=True)
 
@@ -97,9 +138,12 @@ def test_other_commands(command, quickstart, score_files):
     """In the folder where quickstart's results lie, so that only what is new is computed."""
     folder, _ = quickstart
     where = folder.parent.parent
-    ran = subprocess.run(shlex.split(command), cwd=where, env=environment(), capture_output=True, text=True)
+    ran = subprocess.run(
+        shlex.split(command), cwd=where, env=environment(), capture_output=True, text=True
+    )
     expected = next((code for part, code in CODES.items() if part in command), 0)
     assert ran.returncode == expected, ran.stderr[-2000:]
+    require_shown(command, [*ran.stdout.splitlines(), *ran.stderr.splitlines()], folder)
     for part, trained in TRAINED.items():
         if part in command:
             assert f"\n{trained} models trained now" in ran.stdout
@@ -107,25 +151,40 @@ def test_other_commands(command, quickstart, score_files):
 
 def test_the_program_in_the_readme(tmp_path):
     (program,) = [program for program in PROGRAMS if "dptrain.sweep" in program]
-    ran = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
     assert ran.returncode == 0, ran.stderr[-2000:]
-    assert "results/mine (" in ran.stdout
-    assert "differential privacy, an upper bound" in ran.stdout
+    folder, epsilon, noise = ran.stdout.splitlines()[-1].split()
+    assert folder == "results/mine"
+    assert 7.9 <= float(epsilon) <= 8
+    assert float(noise) > 0
 
 
 def test_the_classifier_in_the_readme(tmp_path):
     (program,) = [program for program in PROGRAMS if "DPClassifier" in program]
-    ran = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
     assert ran.returncode == 0, ran.stderr[-2000:]
-    accuracy, epsilon = map(float, ran.stdout.split()[:2])
-    assert accuracy > 0.7
-    assert 7.99 <= epsilon <= 8
+    accuracy, guarantee = ran.stdout.splitlines()
+    assert float(accuracy) > 0.7
+    assert guarantee == "epsilon 8.00 at delta 1e-05"
+    assert f"`{guarantee}`" in README
 
 
 def test_table_is_the_committed_one():
-    assert committed("results/quickstart/table.md").strip() in README
-    record = json.loads(committed("results/quickstart/metrics.json"))
-    assert report.table(*report.summary([Row(**row) for row in record["rows"]])) in README
+    assert committed("results/reference/quickstart/table.md").strip() in README
+    record = json.loads(committed("results/reference/quickstart/metrics.json"))
+    assert tables.table(*tables.summary([Row.of(row) for row in record["rows"]])) in README
     for picture in re.findall(r"!\[.*?\]\(([^)]+)\)", README):
         assert (ROOT / picture).exists()
 
@@ -155,7 +214,7 @@ def test_list_names_everything(capsys):
     assert cli.main(["list"]) == 0
     out = capsys.readouterr().out
     for group in ("dataset", "model", "defence", "attacks", "experiment"):
-        for name in config.groups()[group]:
+        for name in files.groups()[group]:
             assert re.search(rf"^  {name} +\S", out, re.MULTILINE)
 
 

@@ -1,0 +1,173 @@
+"""Artefacts: atomic, verified, never half there."""
+
+import contextlib
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dptrain.core import store
+from dptrain.core.store import (
+    Store,
+    code_fingerprint,
+    fingerprint,
+    from_npy,
+    to_json,
+    to_npy,
+    write_atomic,
+)
+
+
+def test_round_trip(tmp_path):
+    place = Store(tmp_path)
+    assert place.read("model", "k") is None
+    place.write("model", "k", {"a.bin": b"1", "b.npy": to_npy(np.arange(3))})
+    files = place.read("model", "k")
+    assert files["a.bin"] == b"1"
+    assert from_npy(files["b.npy"]).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "manifest"])
+def test_damage_reads_as_absent_and_is_replaced(tmp_path, damage):
+    place = Store(tmp_path)
+    place.write("model", "k", {"a.bin": b"hello", "b.bin": b"world"})
+    path = tmp_path / "model" / "k" / ("manifest.json" if damage == "manifest" else "a.bin")
+    if damage == "remove":
+        path.unlink()
+    else:
+        path.write_bytes({"flip": b"hellp", "cut": b"hel", "manifest": b"{"}[damage])
+    assert place.read("model", "k") is None
+    place.write("model", "k", {"a.bin": b"again"})
+    assert place.read("model", "k") == {"a.bin": b"again"}
+
+
+def test_first_writer_wins(tmp_path):
+    place = Store(tmp_path)
+    place.write("model", "k", {"a": b"first"})
+    place.write("model", "k", {"a": b"second"})
+    assert place.read("model", "k") == {"a": b"first"}
+    assert not list(tmp_path.glob("*/.*"))
+
+
+def _write(root, number):
+    Store(Path(root)).write("model", "k", {"a": bytes([number]) * 100_000})
+
+
+def test_many_writers(tmp_path):
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_write, args=(str(tmp_path), number)) for number in range(8)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    data = Store(tmp_path).read("model", "k")["a"]
+    assert len(set(data)) == 1
+
+
+@pytest.mark.parametrize("crash", ["fsync", "rename"])
+def test_a_writer_that_fails_leaves_no_half(tmp_path, monkeypatch, crash):
+    place = Store(tmp_path)
+
+    def fail(*_args):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.os, crash, fail)
+        with pytest.raises(OSError, match="disk full"):
+            place.write("model", "k", {"a": b"1"})
+    assert place.read("model", "k") is None
+    assert not list(tmp_path.glob("*/.*"))
+
+
+@pytest.mark.parametrize("completed", range(4))
+def test_a_crash_while_a_file_is_replaced_loses_no_artefact(tmp_path, monkeypatch, completed):
+    place = Store(tmp_path)
+    place.write("model", "k", {"a": b"old", "b": b"same"})
+    real, left = store.write_atomic, iter(range(completed))
+
+    def dies(*arguments):
+        if next(left, None) is None:
+            raise OSError("killed")
+        real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "write_atomic", dies)
+        with contextlib.suppress(OSError):
+            place.rewrite("model", "k", "a", b"new")
+    files = place.read("model", "k")
+    assert files == {"a": b"old" if completed < 2 else b"new", "b": b"same"}
+    place.rewrite("model", "k", "a", b"newest")
+    assert place.read("model", "k")["a"] == b"newest"
+    (tmp_path / "model" / "k" / "a").write_bytes(b"old")
+    assert place.read("model", "k") is None
+
+
+@pytest.mark.parametrize("crash", ["fsync", "replace"])
+def test_a_replacement_that_fails_keeps_the_old_file(tmp_path, monkeypatch, crash):
+    place = Store(tmp_path)
+    place.write_file("checkpoint", "k", b"old")
+
+    def fail(*_args):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.os, crash, fail)
+        with pytest.raises(OSError, match="disk full"):
+            place.write_file("checkpoint", "k", b"new")
+    assert place.read_file("checkpoint", "k") == b"old"
+    assert not list(tmp_path.glob("*/.*"))
+
+
+def test_leftovers_of_killed_writers_are_swept(tmp_path):
+    place = Store(tmp_path)
+    (tmp_path / "model" / ".k.abc.tmp").mkdir(parents=True)
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / ".k.bin.abc.tmp").write_bytes(b"half")
+    place.sweep_temporaries()
+    assert not list(tmp_path.glob("*/.*"))
+
+
+def test_file_artefacts_replace(tmp_path):
+    place = Store(tmp_path)
+    assert place.read_file("checkpoint", "k") is None
+    place.write_file("checkpoint", "k", b"1")
+    place.write_file("checkpoint", "k", b"2")
+    assert place.read_file("checkpoint", "k") == b"2"
+    place.delete_file("checkpoint", "k")
+    assert place.read_file("checkpoint", "k") is None
+
+
+def test_fingerprints_tell_apart():
+    assert fingerprint("a", {"x": 1, "y": 2}) == fingerprint("a", {"y": 2, "x": 1})
+    assert (
+        len(
+            {
+                fingerprint("a"),
+                fingerprint("b"),
+                fingerprint("a", "b"),
+                fingerprint(["a", "b"]),
+                fingerprint("a", 1),
+                fingerprint("a", "1"),
+            }
+        )
+        == 6
+    )
+    assert code_fingerprint("training") != code_fingerprint("models")
+
+
+def test_json_is_strict():
+    with pytest.raises(ValueError, match="JSON"):
+        to_json({"x": float("nan")})
+
+
+def test_npy_refuses_objects(tmp_path):
+    with pytest.raises(ValueError, match="Object arrays"):
+        to_npy(np.array([{}], dtype=object))
+
+
+def test_write_atomic_leaves_one_file(tmp_path):
+    write_atomic(tmp_path / "deep" / "x.json", b"1")
+    write_atomic(tmp_path / "deep" / "x.json", b"2")
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["x.json"]

@@ -1,0 +1,3 @@
+"""The shape of the inputs of small models."""
+
+MODEL_SHAPE = (3, 4)

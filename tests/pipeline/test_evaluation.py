@@ -1,0 +1,23 @@
+"""Tests of pipeline.evaluation."""
+
+from tests.helpers.sweep import go
+
+
+def test_scores_follow_the_data_they_are_of(tmp_path, quick_pictures):
+    """Without noise and at sample rate 1 two splits can give equal parameters; their scores are
+    still their own.
+    """
+    plain = ["epsilons=[inf]", "training.batch_size=30"]
+    go(tmp_path / "shared", *plain)
+    mixed = go(tmp_path / "shared", *plain, "dataset.population=30", "dataset.test=30")
+    fresh = go(tmp_path / "fresh", *plain, "dataset.population=30", "dataset.test=30")
+    assert list(mixed.rows) == list(fresh.rows)
+
+
+def test_attacks_follow_the_models_they_are_of(tmp_path, quick_pictures):
+    """Other models on the same examples: scores of the same shape, and nothing of the first run may
+    be found again.
+    """
+    go(tmp_path / "shared", "training.epochs=1")
+    mixed, fresh = (go(tmp_path / name) for name in ("shared", "fresh"))
+    assert list(mixed.rows) == list(fresh.rows)

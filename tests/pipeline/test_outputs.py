@@ -1,0 +1,280 @@
+"""Tests of pipeline.outputs."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from dptrain import cli
+from dptrain.config import compose
+from dptrain.core import guard
+from dptrain.core.errors import ConfigError, LayerError
+from dptrain.core.store import Store, from_npy
+from dptrain.pipeline import outputs, run, training
+from dptrain.pipeline.outputs import OUTPUTS
+from dptrain.report.statement import sentences
+from tests.common import TINY, strict_json
+from tests.helpers.rows import SMALL_DIGITS
+from tests.helpers.sweep import go, parameters
+from tests.helpers.tables import DIGITS, digits_sweep
+
+
+def damages(data, rng, count):
+    """Altered copies of a file: cut, with bits changed, with digits changed, with a part twice,
+    empty.
+    """
+    for number in range(count):
+        kind = number % 6
+        spot = int(rng.integers(1, max(2, len(data) - 1)))
+        if kind == 0:
+            yield data[:spot]
+        elif kind == 1:
+            yield data[:spot] + bytes([data[spot] ^ (1 << int(rng.integers(8)))]) + data[spot + 1 :]
+        elif kind == 2:  # another digit in a number: JSON as before
+            digits = [i for i, byte in enumerate(data) if 48 <= byte <= 57]
+            if not digits:
+                yield b""
+                continue
+            place = digits[int(rng.integers(len(digits)))]
+            yield (
+                data[:place]
+                + bytes([48 + (data[place] - 48 + 1 + int(rng.integers(9))) % 10])
+                + data[place + 1 :]
+            )
+        elif kind == 3:
+            yield data[:spot] + data[spot // 2 :]
+        elif kind == 4:
+            yield bytes(len(data))
+        else:
+            yield data[:spot] + b"\xff\x00NaN" + data[spot:]
+
+
+def same(one, other):
+    return [row.to_json() for row in one.rows] == [row.to_json() for row in other.rows]
+
+
+def test_no_damaged_file_is_printed_as_a_result(tmp_path, no_prv):
+    """300 damaged files of a finished run: each is answered, mended from what is whole, or changes
+    nothing. None changes a number in silence.
+    """
+    whole = digits_sweep(tmp_path / "run")
+    files = sorted(
+        path
+        for path in (tmp_path / "run").rglob("*")
+        if path.is_file() and path.name not in (guard.LOCK, guard.WORKERS, ".dptrain")
+    )
+    rng, ready = (
+        np.random.default_rng(0),
+        run.plan(compose.load("sweep", [*DIGITS, f"output={tmp_path / 'run'}"])),
+    )
+    counts, tried = {"answered": 0, "mended": 0}, 0
+    for number in range(300):
+        path = files[number % len(files)]
+        if not path.exists():
+            continue
+        before = path.read_bytes()
+        damaged = list(damages(before, rng, 1 + number % 6))[-1]
+        if damaged == before:
+            continue
+        tried += 1
+        copy = tmp_path / "copy"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(tmp_path / "run", copy)
+        (copy / path.relative_to(tmp_path / "run")).write_bytes(damaged)
+        try:
+            found = outputs.read_result(copy, ready)
+        except LayerError:
+            counts["answered"] += 1
+            continue
+        if found is None:
+            counts["mended"] += 1
+            continue
+        assert same(found, whole), path  # a file that no result is read from
+        assert "store" in path.parts, path
+    assert tried >= 100
+    assert counts["answered"] + counts["mended"] > tried / 4
+
+
+def test_a_damaged_report_or_table_is_written_anew(tmp_path, no_prv):
+    whole = digits_sweep(tmp_path)
+    for name in outputs.OUTPUTS:
+        path = tmp_path / name
+        path = next(item for item in sorted(path.rglob("events*"))) if path.is_dir() else path
+        good = path.read_bytes()
+        path.write_bytes(good[: len(good) // 2])
+        again = digits_sweep(tmp_path)
+        assert (again.trained, same(again, whole)) == (0, True)
+        assert not path.exists() or path.read_bytes() != good[: len(good) // 2]
+        assert outputs.read_result(
+            tmp_path, run.plan(compose.load("sweep", [*DIGITS, f"output={tmp_path}"]))
+        )
+
+
+def test_temporaries_of_a_killed_run_are_removed(tmp_path, no_prv):
+    tmp_path.joinpath(".metrics.json.0123456789abcdef.tmp").write_text("half")
+    digits_sweep(tmp_path)
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_the_last_result_stays_until_there_is_a_new_one(tmp_path, no_prv, monkeypatch):
+    overrides = [*SMALL_DIGITS, f"output={tmp_path}"]
+    run.sweep(compose.load("sweep", overrides), show_progress=False)
+    before = (tmp_path / "metrics.json").read_bytes()
+
+    def stops(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "run_jobs", stops)
+    with pytest.raises(KeyboardInterrupt):
+        run.sweep(compose.load("sweep", [*overrides, "training.epochs=2"]), show_progress=False)
+    assert (tmp_path / "metrics.json").read_bytes() == before
+
+
+def test_outputs(done):
+    assert done.trained == 12
+    assert all((done.folder / name).exists() for name in OUTPUTS)
+
+
+def test_metrics_json_is_tidy(done):
+    record = strict_json((done.folder / "metrics.json").read_text())
+    assert set(record) >= {"rows", "privacy", "config", "versions"}
+    columns = {
+        "setting",
+        "defence",
+        "epsilon",
+        "attack",
+        "metric",
+        "estimate",
+        "low",
+        "high",
+        "targets",
+        "n_in",
+        "n_out",
+    }
+    assert all(columns <= set(row) for row in record["rows"])
+    assert {row["setting"] for row in record["rows"]} == {"none", "dpsgd-8", "all"}
+    assert {row["epsilon"] for row in record["rows"]} == {None, 8.0}
+    for row in record["rows"]:
+        if row["estimate"] is None:
+            assert row["note"].startswith("refused: ")
+        else:
+            lower_bound = row["metric"].startswith("epsilon")
+            assert (row["high"] is None) == lower_bound
+            assert (
+                row["low"] <= row["estimate"] <= (row["estimate"] if lower_bound else row["high"])
+            )
+            proved = (
+                row["epsilon"] is not None
+                and row["attack"] is not None
+                and not row["metric"].startswith("ppv")
+            )
+            assert (row["ceiling"] is not None) == proved
+    assert record["config"]["epsilons"] == [None, 8.0]
+
+
+def test_statement_stands_everywhere(done):
+    guarantee = sentences(done.statements["dpsgd-8"])["guarantee"]
+    assert "1e-05)-differential privacy, an upper bound" in guarantee
+    assert guarantee in (done.folder / "report.html").read_text()
+    assert sentences(done.statements["none"])["guarantee"].startswith("none")
+    found = 0
+    for path in (done.folder / "store" / "model").glob("*/parameters.safetensors"):
+        with safe_open(path, "numpy") as file:
+            found += guarantee in file.metadata()["statement"]
+    assert found == 6
+
+
+def test_report_is_self_contained(done):
+    page = (done.folder / "report.html").read_text()
+    assert "<script" not in page
+    assert 'src="http' not in page
+    assert "href=" not in page
+    assert page.count("data:image/png;base64,") == 2
+
+
+def test_tensorboard(done):
+    folder = done.folder / "tensorboard"
+    assert not (folder / "live").exists()
+    for setting in ("none", "dpsgd-8"):
+        events = EventAccumulator(str(folder / setting)).Reload()
+        tags = events.Tags()
+        assert {
+            "training/loss",
+            "training/test_accuracy",
+            "lira/auc",
+            "model/test_accuracy",
+        } <= set(tags["scalars"])
+        assert tags["images"] == ["ROC, logarithmic axes"]
+        assert "_hparams_/session_start_info" in events.summary_metadata
+        steps = [event.step for event in events.Scalars("training/loss")]
+        assert steps == sorted(steps)
+        assert steps[-1] == 8
+    events = EventAccumulator(str(folder / "against epsilon" / "lira" / "measured")).Reload()
+    assert [
+        event.step for event in events.Scalars("against epsilon (step = 1000 x epsilon)/auc")
+    ] == [8000]
+    assert EventAccumulator(str(folder / "overview")).Reload().Tags()["images"] == [
+        "privacy and utility"
+    ]
+
+
+def test_second_run_only_prints(done, monkeypatch):
+    monkeypatch.setattr("dptrain.pipeline.run.load", None)
+    again = go(done.folder)
+    assert again.trained == 0
+    assert [row.to_json() for row in again.rows] == [row.to_json() for row in done.rows]
+    assert again.statements == done.statements
+
+
+def test_a_finished_sweep_whose_ledger_changed_is_told_anew(tmp_path, quick_pictures):
+    first = go(tmp_path, "epsilons=[8]", "models_per_setting=2")
+    assert go(tmp_path, "epsilons=[8]", "models_per_setting=2").statements == first.statements
+    for path in (tmp_path / "store" / "ledger").iterdir():
+        path.unlink()
+    with pytest.raises(ConfigError, match="its epsilon is not known"):
+        go(tmp_path, "epsilons=[8]", "models_per_setting=2")
+
+
+def test_all_models_differ(done):
+    assert len(set(parameters(done.folder).values())) == 12
+
+
+def test_a_finished_result_does_not_vouch_for_anothers_files(tmp_path, monkeypatch, quick_pictures):
+    first = go(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "dptrain.pipeline.outputs.tensorboard.rebuild",
+            lambda *_: (_ for _ in ()).throw(SystemExit),
+        )
+        with pytest.raises(SystemExit):
+            go(tmp_path, "epsilons=[inf,3]")
+    again = go(tmp_path)
+    assert list(again.rows) == list(first.rows)
+    assert "dpsgd-8" in (tmp_path / "table.md").read_text()
+
+
+def test_scores_in_the_store_are_the_models_logits(done):
+    store = Store(done.folder / "store")
+    shapes = {
+        from_npy(store.read("scores", path.name)["pool.npy"]).shape
+        for path in (done.folder / "store" / "scores").iterdir()
+    }
+    assert shapes == {(60, 1, 10)}
+
+
+def test_a_contradiction_is_loud(done, monkeypatch, capsys):
+    rows = [
+        row
+        if row.metric.name != "auc" or row.ceiling is None
+        else dataclasses.replace(row, contradicted=True)
+        for row in done.rows
+    ]
+    monkeypatch.setattr(
+        "dptrain.pipeline.run.sweep",
+        lambda _config: type(done)(done.folder, tuple(rows), done.statements, 0),
+    )
+    assert cli.main(["sweep", *TINY]) == 1
+    assert "CONTRADICTION: dpsgd-8, loss auc" in capsys.readouterr().err

@@ -1,0 +1,38 @@
+"""Figures hold what they are given."""
+
+import numpy as np
+
+from dptrain.privacy import pld
+from dptrain.report import figures
+from tests.fleets import row
+
+
+def rows():
+    result = []
+    for name, epsilon, ceiling, auc in (("none", None, None, 0.7), ("dpsgd-2", 2.0, 0.8, 0.6)):
+        about = (name, "dpsgd" if epsilon else "none", epsilon)
+        result.append(row(*about, None, "test_accuracy", 0.9, 0.88, 0.92, 4, 0, 100))
+        result.append(row(*about, "lira", "auc", auc, auc - 0.02, auc + 0.02, 4, 9, 9, ceiling))
+    return result
+
+
+def test_the_frontier_shows_every_setting_and_ceiling():
+    figure = figures.frontier(rows())
+    left, middle, right = figure.axes
+    assert [text.get_text() for text in left.get_xticklabels()] == ["2", "no DP"]
+    assert [text.get_text() for text in right.texts] == ["2 (lira)", "no DP (lira)"] or {
+        text.get_text() for text in right.texts
+    } == {"2 (lira)", "no DP (lira)"}
+    assert "proved ceiling" in [text.get_text() for text in middle.get_legend().get_texts()]
+
+
+def test_rocs_stand_under_their_bound():
+    curve = (np.array([0.0, 0.1, 1.0]), np.array([0.0, 0.4, 1.0]))
+    bound = pld.claimed_trade_off(2.0, 1e-5)
+    figure = figures.roc([figures.Roc("dpsgd-2", {"lira": curve}, bound, 1000)])
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["chance", "lira", "proved bound"]
+    shown = figures.pixels(figure)
+    assert shown.dtype == np.uint8
+    assert shown.ndim == 3
+    assert figures.image(figure, "svg").startswith(b"<?xml")

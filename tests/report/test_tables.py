@@ -1,0 +1,64 @@
+"""Tables round bounds upwards and never hide a refusal or an alarm."""
+
+import dataclasses
+
+import pytest
+
+from dptrain.evaluation.rows import ONE_RUN, tpr_at
+from dptrain.report import tables
+from tests.helpers.reported import ROW
+from tests.helpers.rows import row
+
+
+def test_the_table_names_the_strongest_attack_whatever_it_is():
+    rows = [
+        row(None, 0.9, metric="test_accuracy"),
+        row("lira", 0.502),
+        row("rmia", 0.52),
+        row("of_a_package", 0.61),
+    ]
+    head, body = tables.summary(rows)
+    assert body[0][head.index("strongest AUC")] == ".610 [.600, .620] of_a_package"
+    head, body = tables.summary(rows[:1])
+    assert body[0][head.index("strongest AUC")] == "-"
+
+
+@pytest.mark.parametrize(
+    ("value", "nearest", "upwards"),
+    [
+        (0.86938, ".869", ".870"),
+        (0.0144, ".0144", ".0144"),
+        (0.01441, ".0144", ".0145"),
+        (1.0, "1.000", "1.000"),
+        (0.5, ".500", ".500"),
+        (-0.012, "-.0120", "-.0120"),
+    ],
+)
+def test_numbers(value, nearest, upwards):
+    assert tables.number(value) == nearest
+    assert tables.number(value, bound=True) == upwards
+
+
+def test_cells():
+    assert tables.cell(ROW) == ".590 [.580, .600] <= .870"
+    bound = dataclasses.replace(
+        ROW, metric=ONE_RUN, estimate=1.23999, low=1.23999, high=None, ceiling=8.0
+    )
+    assert tables.cell(bound) == "1.239 <= 8.000"
+    assert tables.cell(None) == tables.cell(dataclasses.replace(ROW, estimate=None)) == "-"
+
+
+def test_refusals_and_alarms_are_said():
+    refused = dataclasses.replace(ROW, estimate=None, low=None, high=None, note="refused: too few")
+    assert "lira: refused: too few." in tables.legend([ROW, refused])
+    low = dataclasses.replace(refused, metric=tpr_at(0.001))
+    assert "lira, tpr_at_fpr_0.001: refused: too few." in tables.legend([ROW, low])
+    assert tables.warnings([ROW]) == []
+    assert (
+        "CONTRADICTION: dpsgd-8, lira auc"
+        in tables.warnings([dataclasses.replace(ROW, contradicted=True)])[0]
+    )
+    assert (
+        "INVALID"
+        in tables.warnings([dataclasses.replace(ROW, attack="blind", contradicted=True)])[0]
+    )
