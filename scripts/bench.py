@@ -1,12 +1,13 @@
-"""Step times and memory of private and ordinary training, beside Opacus's modes, the time of attacks, and that of whole sweeps; tables and a
-JSON file.
+"""Step times and memory of private and ordinary training, beside Opacus's modes, the time of
+attacks, and that of whole sweeps; tables and a JSON file.
 
-    python scripts/bench.py [--quick] [--only attacks|noise] [--out results/bench/steps.json]
+    python scripts/bench.py [--quick] [--only attacks|noise] [--out FILE.json]
 
-Step times are interleaved over rounds, since machines are shared and noisy: only ratios within one run mean something. Plain torch and
-Opacus run as one gets them, and again ("kept") in a process with the allocator setting under which dptrain runs; "x plain" is the ratio to
-plain torch with the same allocator. They get one batch that lies ready; ours draw their Poisson batches, gather them and make their noise
-within the step. --quick takes fewer steps and no sweeps, in two minutes.
+Step times are interleaved over rounds, since machines are shared and noisy: only ratios within one
+run mean something. Plain torch and Opacus run as one gets them, and again ("kept") in a process
+with the allocator setting under which dptrain runs; "x plain" is the ratio to plain torch with the
+same allocator. They get one batch that lies ready; ours draw their Poisson batches, gather them and
+make their noise within the step. --quick takes fewer steps and no sweeps, in two minutes.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import warnings
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -33,11 +35,16 @@ from opacus import PrivacyEngine
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from dptrain import allocator, guesses, judge, models, sampling
-from dptrain.noise import GaussianNoise
-from dptrain.scores import Scores
-from dptrain.train import State, train
-from dptrain.types import Mechanism, Recipe, Sampling, Setting
+from dptrain import models
+from dptrain.attacks.scores import Scores
+from dptrain.core import allocator, streams
+from dptrain.core.types import EngineKind, Mechanism, Optimiser, Recipe, Sampling, Setting
+from dptrain.evaluation import thresholds
+from dptrain.evaluation.attack_rows import attack_rows
+from dptrain.evaluation.rows import Subject
+from dptrain.training.noise import GaussianNoise
+from dptrain.training.state import State
+from dptrain.training.trainer import Trainer, TrainingData, train
 
 OPACUS = ("hooks", "functorch", "ghost")
 
@@ -70,7 +77,9 @@ CASES = (
 
 def batch_of(case: Case, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return torch.randn((count, *case.shape), generator=generator), torch.randint(0, case.classes, (count,), generator=generator)
+    return torch.randn((count, *case.shape), generator=generator), torch.randint(
+        0, case.classes, (count,), generator=generator
+    )
 
 
 def plain(case: Case, steps: int) -> list[float]:
@@ -120,13 +129,22 @@ def ours(case: Case, steps: int, width: int, private: bool) -> list[float]:
     n = 4 * case.batch
     inputs, labels = batch_of(case, n)
     mechanism = Mechanism(
-        Sampling.POISSON, case.batch, n, 1 + max(4, steps // width), float(private), 1.0 if private else math.inf, case.batch
+        Sampling.POISSON,
+        case.batch,
+        n,
+        1 + max(4, steps // width),
+        float(private),
+        1.0 if private else math.inf,
+        case.batch,
     )
     times = [time.perf_counter()]
-    members, keys = np.ones((width, n), dtype=bool), [sampling.os_key() for _ in stacked]
-    setting = Setting("bench", "dpsgd", None, 1e-5, mechanism, Recipe(0.01))
-    train(stacked[0], setting, "stacked", State.start(stacked), keys, inputs, labels, members, lambda *_: times.append(time.perf_counter()))
-    return [(after - before) / width for before, after in itertools.pairwise(times[1:])]  # the first step makes the buffers
+    members, keys = np.ones((width, n), dtype=bool), [streams.os_key() for _ in stacked]
+    setting = Setting("bench", "dpsgd", None, 1e-5, mechanism, Recipe(Optimiser(0.01)))
+    data = TrainingData(inputs, labels, members)
+    trainer = Trainer.of(stacked[0], setting, EngineKind.STACKED, keys, data)
+    train(trainer, State.start(stacked), lambda *_: times.append(time.perf_counter()))
+    # The first step makes the buffers.
+    return [(after - before) / width for before, after in itertools.pairwise(times[1:])]
 
 
 @dataclass(frozen=True)
@@ -154,8 +172,12 @@ def ways(widths: tuple[int, ...], quick: bool) -> list[Way]:
     if quick:  # functorch is never the fastest
         others += [Way(f"opacus {mode}", True, 1, False) for mode in ("hooks", "ghost")]
     else:
-        others += [Way(f"opacus {mode}", True, 1, kept) for mode in OPACUS for kept in (False, True)]
-    return others + [Way("dptrain", private, width, True) for width in widths for private in (False, True)]
+        others += [
+            Way(f"opacus {mode}", True, 1, kept) for mode in OPACUS for kept in (False, True)
+        ]
+    return others + [
+        Way("dptrain", private, width, True) for width in widths for private in (False, True)
+    ]
 
 
 def serve(connection: Connection, kept: bool) -> None:
@@ -182,8 +204,11 @@ def peak_mb(number: int, way: Way, answer: Connection) -> None:
 
 
 def step_table(rounds: int, quick: bool) -> list[dict[str, object]]:
-    context = multiprocessing.get_context("forkserver")  # a fork of a process whose threads never started
-    context.set_forkserver_preload(["torch", "opacus", "dptrain.train", "dptrain.models"])
+    # A fork of a process whose threads never started.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["torch", "opacus", "dptrain.training.trainer", "dptrain.models"]
+    )
     servers = {}
     for kept in (False, True):
         servers[kept], theirs = context.Pipe()
@@ -191,25 +216,26 @@ def step_table(rounds: int, quick: bool) -> list[dict[str, object]]:
 
     def ask(number: int, way: Way, steps: int) -> list[float] | str:
         servers[way.kept].send((number, way, steps))
-        return servers[way.kept].recv()
+        result: list[float] | str = servers[way.kept].recv()
+        return result
 
     rows: list[dict[str, object]] = []
-    print(f"{'model':<17}{'engine':<24}{'private':>8}{'width':>6}{'ms a model-step':>17}{'x plain':>9}{'peak MB':>9}")
+    print(
+        f"{'model':<17}{'engine':<24}{'private':>8}{'width':>6}{'ms a model-step':>17}"
+        f"{'x plain':>9}{'peak MB':>9}"
+    )
     for number, case in enumerate(CASES):
         widths = tuple(width for width in case.widths if not quick or width != 4)
-        seconds: dict[Way, list[float]] = {}
-        for way in ways(widths, quick):
-            first = ask(number, way, 1)
+        tried = [(way, ask(number, way, 1)) for way in ways(widths, quick)]
+        for way, first in tried:
             if isinstance(first, str):
                 print(f"{case.name:<17}{way!s:<24} cannot: {first[:80]}")
-            else:
-                seconds[way] = []
-        for _ in range(rounds):
-            for way, times in seconds.items():
-                more = ask(number, way, case.steps if not quick else max(2, case.steps // 2))
-                if isinstance(more, str):
-                    raise SystemExit(f"{case.name}, {way}: {more}")
-                times += more
+        steps = max(2, case.steps // 2) if quick else case.steps
+        seconds: dict[Way, list[float]] = {
+            way: [] for way, first in tried if not isinstance(first, str)
+        }
+        for way, times in list(seconds.items()) * rounds:
+            times += cast("list[float]", ask(number, way, steps))
         median = {way: statistics.median(times) for way, times in seconds.items()}
         for way, value in median.items():
             ours_end, theirs_end = context.Pipe()
@@ -218,16 +244,31 @@ def step_table(rounds: int, quick: bool) -> list[dict[str, object]]:
             peak = ours_end.recv()
             process.join()
             ratio = value / median[Way("torch", False, 1, way.kept)]
-            row = {"model": case.name, "engine": str(way), "private": way.private, "width": way.width}
+            row = {
+                "model": case.name,
+                "engine": str(way),
+                "private": way.private,
+                "width": way.width,
+            }
             rows.append({**row, "median_ms": 1e3 * value, "ratio_to_plain": ratio, "peak_mb": peak})
             flag = "yes" if way.private else "no"
-            print(f"{case.name:<17}{way!s:<24}{flag:>8}{way.width:>6}{1e3 * value:>17.2f}{ratio:>9.2f}{peak:>9.0f}", flush=True)
-        best = min(value for way, value in median.items() if way.engine == "dptrain" and way.private)
-        peers = {way: value / best for way, value in median.items() if way.engine.startswith("opacus")}
+            print(
+                f"{case.name:<17}{way!s:<24}{flag:>8}{way.width:>6}{1e3 * value:>17.2f}"
+                f"{ratio:>9.2f}{peak:>9.0f}",
+                flush=True,
+            )
+        best = min(
+            value for way, value in median.items() if way.engine == "dptrain" and way.private
+        )
+        peers = {
+            way: value / best for way, value in median.items() if way.engine.startswith("opacus")
+        }
         fastest = min(peers, key=lambda way: peers[way])
         hooks = peers[Way("opacus hooks", True, 1, False)]
         print(
-            f"{case.name}: private / plain {best / median[Way('torch', False, 1, True)]:.2f}; {fastest} / ours {peers[fastest]:.1f}; Opacus hooks as one gets them / ours {hooks:.0f}\n"
+            f"{case.name}: private / plain "
+            f"{best / median[Way('torch', False, 1, True)]:.2f}; {fastest} / ours "
+            f"{peers[fastest]:.1f}; Opacus hooks as one gets them / ours {hooks:.0f}\n"
         )
     for server in servers.values():
         server.send(None)
@@ -235,8 +276,9 @@ def step_table(rounds: int, quick: bool) -> list[dict[str, object]]:
 
 
 def sweep_seconds(overrides: list[str]) -> tuple[float, float]:
-    """Wall-clock seconds of a whole `dptrain sweep`, start of Python to report, in a folder that is thrown away; and the peak GiB of it and
-    its workers together."""
+    """Wall-clock seconds of a whole `dptrain sweep`, start of Python to report, in a folder that is
+    thrown away; and the peak GiB of it and its workers together.
+    """
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "dptrain", "sweep", *overrides, f"output={folder}/out"]
         start, peak = time.perf_counter(), 0
@@ -245,7 +287,10 @@ def sweep_seconds(overrides: list[str]) -> tuple[float, float]:
             peak = max(peak, resident(process.pid))
             time.sleep(0.1)
         if process.returncode:
-            raise SystemExit(f"failed: {' '.join(command)}\n{process.stderr.read().decode()[-1000:] if process.stderr else ''}")
+            raise SystemExit(
+                f"failed: {' '.join(command)}\n"
+                f"{process.stderr.read().decode()[-1000:] if process.stderr else ''}"
+            )
         return time.perf_counter() - start, peak / 2**30
 
 
@@ -260,11 +305,16 @@ def resident(pid: int) -> int:
 
 
 def by_hand_seconds() -> tuple[float, str]:
-    """The training of the quickstart sweep as one writes it today: 16 plain models, then 16 with Opacus at each of three epsilons, one
-    after the other, every model's logits, and LiRA's Gaussians in a loop over examples. A few steps are timed and scaled."""
+    """The training of the quickstart sweep as one writes it today: 16 plain models, then 16 with
+    Opacus at each of three epsilons, one after the other, every model's logits, and LiRA's
+    Gaussians in a loop over examples. A few steps are timed and scaled.
+    """
     case = Case("quickstart", "mlp", {"hidden": [128]}, (784,), 10, 512, 0)
     steps, timed = math.ceil(50 * 2000 / 512), 5
-    ordinary, private = statistics.median(plain(case, 20)), statistics.median(opacus(case, timed, "hooks"))
+    ordinary, private = (
+        statistics.median(plain(case, 20)),
+        statistics.median(opacus(case, timed, "hooks")),
+    )
     model, (x, _) = case.build(), batch_of(case, 4000)
     start = time.perf_counter()
     with torch.no_grad():
@@ -276,15 +326,23 @@ def by_hand_seconds() -> tuple[float, str]:
     start = time.perf_counter()
     for i in range(examples):
         inside, outside = phi[1:8, i], phi[8:, i]
-        norm.logpdf(phi[0, i], inside.mean(), inside.std()) - norm.logpdf(phi[0, i], outside.mean(), outside.std())
+        norm.logpdf(phi[0, i], inside.mean(), inside.std()) - norm.logpdf(
+            phi[0, i], outside.mean(), outside.std()
+        )
     lira = (time.perf_counter() - start) * 4000 / examples
     total = 16 * steps * (ordinary + 3 * private) + 64 * (logits + lira)
-    told = f"16 models x {steps} steps x ({1e3 * ordinary:.1f} ms plain + 3 x {1e3 * private:.0f} ms Opacus hooks), {timed} steps timed; LiRA from {examples} of 4,000 examples"
+    told = (
+        f"16 models x {steps} steps x ({1e3 * ordinary:.1f} ms plain + 3 x "
+        f"{1e3 * private:.0f} ms Opacus hooks), {timed} steps timed; LiRA from {examples} of "
+        "4,000 examples"
+    )
     return total, told
 
 
 def sweeps() -> dict[str, object]:
-    """Whole sweeps against the number of models, epsilons and examples, and against the same done by hand."""
+    """Whole sweeps against the number of models, epsilons and examples, and against the same done
+    by hand.
+    """
     short = ["dataset.pool=4000", "training.epochs=10", "attacks=[loss,lira]", "epsilons=[8]"]
     found: dict[str, object] = {}
     for name, overrides in (
@@ -300,9 +358,27 @@ def sweeps() -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "large.npz"
         rng = np.random.default_rng(0)
-        np.savez(file, inputs=rng.integers(0, 256, (62_000, 784), np.uint8), labels=rng.integers(0, 10, 62_000))
-        large = ["dataset=npz", f"dataset.path={file}", "dataset.pool=60000", "dataset.population=1000", "dataset.test=1000"]
-        seconds, peak = sweep_seconds([*large, "models_per_setting=64", "epsilons=[8]", "training.epochs=1", "attacks=[loss,lira]"])
+        np.savez(
+            file,
+            inputs=rng.integers(0, 256, (62_000, 784), np.uint8),
+            labels=rng.integers(0, 10, 62_000),
+        )
+        large = [
+            "dataset=npz",
+            f"dataset.path={file}",
+            "dataset.pool=60000",
+            "dataset.population=1000",
+            "dataset.test=1000",
+        ]
+        seconds, peak = sweep_seconds(
+            [
+                *large,
+                "models_per_setting=64",
+                "epsilons=[8]",
+                "training.epochs=1",
+                "attacks=[loss,lira]",
+            ]
+        )
     found["64 models, 60,000 examples"] = {"seconds": seconds, "peak_gib": peak}
     print(f"{'64 models, 60,000 examples':<32}{seconds:>8.1f} s{peak:>8.2f} GiB")
     by_hand, told = by_hand_seconds()
@@ -314,28 +390,46 @@ def sweeps() -> dict[str, object]:
     return found
 
 
-BENCHED = ("loss", "modified_entropy", "difficulty", "attack_r", "lira", "lira_offline", "rmia", "rmia_offline", "shadow")
+BENCHED = (
+    "loss",
+    "modified_entropy",
+    "difficulty",
+    "attack_r",
+    "lira",
+    "lira_offline",
+    "rmia",
+    "rmia_offline",
+    "shadow",
+)
 
 
 def attack_seconds(name: str, options: dict[str, object], answer: Connection) -> None:
-    """In a process of its own: an attack on all of 64 models x 50,000 examples x 10 classes, from their logits; then its rows."""
+    """In a process of its own: an attack on all of 64 models x 50,000 examples x 10 classes, from
+    their logits; then its rows.
+    """
     models, examples, classes = 64, 50_000, 10
     rng = np.random.default_rng(0)
-    membership = sampling.memberships(models, examples, sampling.seeded_key(0, "bench"))
+    membership = streams.memberships(models, examples, streams.seeded_key(0, "bench"))
     labels = rng.integers(0, classes, examples)
     logits = rng.standard_normal((models, examples, 1, classes), dtype=np.float32)
     logits[:, np.arange(examples), 0, labels] += 2 + membership
     scores = Scores(logits, labels, membership)
     start = time.perf_counter()
-    judged = guesses.run(scores, name, options)
-    attacked, peak = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    attack_scores = thresholds.run(scores, name, options)
+    attacked, peak = (
+        time.perf_counter() - start,
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    )
     start = time.perf_counter()
-    judge.attack_rows(judge.Subject("bench", "", None, 1e-5), name, judged, scores, ("one_run",))
+    subject = Subject("bench", "", None, 1e-5)
+    attack_rows(subject, name, attack_scores, scores, ("one_run",))
     answer.send((attacked, time.perf_counter() - start, peak))
 
 
 def attack_table() -> dict[str, object]:
-    """Every model of a large fleet as the target, and the peak memory of the process, data included."""
+    """Every model of a large fleet as the target, and the peak memory of the process, data
+    included.
+    """
     context = multiprocessing.get_context("spawn")
     found: dict[str, object] = {}
     print(f"{'64 models x 50,000 examples':<32}{'attack s':>10}{'rows s':>10}{'peak GiB':>10}")
@@ -356,8 +450,12 @@ def attack_table() -> dict[str, object]:
 class _Plain(GaussianNoise):
     """The same without what hardens it: 32-bit radii, their gaps included."""
 
-    def _box_muller(self, one: torch.Tensor, two: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> list[tuple[int, int]]:
-        radius, angle = (buffer[: one.numel()].view(one.shape) for buffer in (self._radius, self._angle))
+    def _box_muller(
+        self, one: torch.Tensor, two: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor
+    ) -> list[tuple[int, int]]:
+        radius, angle = (
+            buffer[: one.numel()].view(one.shape) for buffer in (self._radius, self._angle)
+        )
         radius.copy_(one).abs_().add_(0.5).mul_(2.0**-31).log_().mul_(-2).sqrt_()
         angle.copy_(two).mul_(math.pi * 2.0**-31)
         torch.cos(angle, out=cosines).mul_(radius)
@@ -366,10 +464,14 @@ class _Plain(GaussianNoise):
 
 
 def noise_table() -> dict[str, float]:
-    """Milliseconds for the noise of one step of one model, added to its sum and divided: as trained with, and without what hardens it; and
-    for torch's generator, which is none for secrets."""
+    """Milliseconds for the noise of one step of one model, added to its sum and divided: as trained
+    with, and without what hardens it; and for torch's generator, which is none for secrets.
+    """
     size, models, rounds = 101_770, 16, 60
-    keys, total = [sampling.seeded_key(model, "bench") for model in range(models)], torch.zeros(models, size)
+    keys, total = (
+        [streams.seeded_key(model, "bench") for model in range(models)],
+        torch.zeros(models, size),
+    )
     sources = {
         "as trained with": GaussianNoise(models, size),
         "without hardening": _Plain(models, size),
@@ -379,22 +481,32 @@ def noise_table() -> dict[str, float]:
     for step in range(rounds):
         for name, times in seconds.items():
             start = time.perf_counter()
-            drawn = sources[name].draw(keys, step) if name in sources else torch.randn(models, size, generator=generator)
+            drawn = (
+                sources[name].draw(keys, step)
+                if name in sources
+                else torch.randn(models, size, generator=generator)
+            )
             if name == "as trained with":
                 total.add_(drawn, alpha=16.0).round_().mul_(1 / 4096)
             else:
                 total.add_(drawn, alpha=1.0).div_(256)
             times.append((time.perf_counter() - start) / models)
     medians = {name: 1e3 * statistics.median(times[5:]) for name, times in seconds.items()}
-    print(f"noise of {size:,} parameters: " + ", ".join(f"{name} {value:.3f} ms" for name, value in medians.items()))
+    print(
+        f"noise of {size:,} parameters: "
+        + ", ".join(f"{name} {value:.3f} ms" for name, value in medians.items())
+    )
     print(f"hardened / not: {medians['as trained with'] / medians['without hardening']:.3f}")
     return medians
 
 
 def allocator_gain() -> dict[str, float]:
-    """Private steps of the CNN without and with the allocator setting, each in processes of its own, interleaved."""
+    """Private steps of the CNN without and with the allocator setting, each in processes of its
+    own, interleaved.
+    """
     code = (
-        "import sys, statistics; sys.path.insert(0, sys.argv[2]); import bench; from dptrain import allocator;"
+        "import sys, statistics; sys.path.insert(0, sys.argv[2]); import bench; from "
+        "dptrain import allocator;"
         "sys.argv[1] == 'kept' and allocator.keep_memory();"
         "print(statistics.median(bench.ours(bench.CASES[3], 16, 1, True)[4:]))"
     )
@@ -402,14 +514,21 @@ def allocator_gain() -> dict[str, float]:
     for _ in range(3):
         for name in seconds:
             command = [sys.executable, "-c", code, name, str(Path(__file__).parent)]
-            seconds[name].append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+            seconds[name].append(
+                float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+            )
     medians = {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
-    print(f"allocator, private step of the CNN: {medians['default']:.1f} ms by default, {medians['kept']:.1f} ms with memory kept")
+    print(
+        f"allocator, private step of the CNN: {medians['default']:.1f} ms by default, "
+        f"{medians['kept']:.1f} ms with memory kept"
+    )
     return medians
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="step times only, fewer of them")
     parser.add_argument("--rounds", type=int, help="default 5, with --quick 2")
     parser.add_argument("--out", type=Path, help="JSON file to write")

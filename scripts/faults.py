@@ -4,9 +4,10 @@
 scripts/faults.py                 all operations x all faults (about half an hour on 2 cores)
 scripts/faults.py --every 37      some of them
 
-Faults: the process is killed before, in the middle of and after the operation; the operation fails with EIO or EACCES, once; the disk is
-full (ENOSPC) or read-only (EROFS) from there on. Wanted: no traceback, and the same command then ends with the very numbers of an
-undisturbed run, with the same files and none beside them. Needs Linux and a C compiler.
+Faults: the process is killed before, in the middle of and after the operation; the operation fails
+with EIO or EACCES, once; the disk is full (ENOSPC) or read-only (EROFS) from there on. Wanted: no
+traceback, and the same command then ends with the very numbers of an undisturbed run, with the same
+files and none beside them. Needs Linux and a C compiler.
 """
 
 from __future__ import annotations
@@ -40,8 +41,23 @@ FAULTS: dict[str, tuple[int, int]] = {
     "EROFS": (FULL, errno.EROFS),
 }
 COMMAND = [
-    *("sweep", "name=small", "dataset=digits", "dataset.pool=40", "dataset.population=20", "dataset.test=20", "training.batch_size=10"),
-    *("training.epochs=1", "training.width=2", "training.workers=1", "models_per_setting=2", "attacks=[loss]", "epsilons=[8]"),
+    *(
+        "sweep",
+        "name=small",
+        "dataset=digits",
+        "dataset.pool=40",
+        "dataset.population=20",
+        "dataset.test=20",
+        "training.batch_size=10",
+    ),
+    *(
+        "training.epochs=1",
+        "training.width=2",
+        "training.workers=1",
+        "models_per_setting=2",
+        "attacks=[loss]",
+        "epsilons=[8]",
+    ),
     *("model=logistic", "privacy.noise=seeded", "audits=[]"),
 ]
 
@@ -52,20 +68,32 @@ def build(folder: Path) -> Path:
     if compiler is None or not sys.platform.startswith("linux"):
         raise RuntimeError("the fault layer needs Linux and a C compiler; install gcc")
     made = folder / "layer.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(made), str(LAYER), "-ldl"], check=True)
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-O1", "-o", str(made), str(LAYER), "-ldl"], check=True
+    )
     return made
 
 
 class Server:
-    """A process that has imported everything and forks for each run, so that a run takes a second."""
+    """A process that has imported everything and forks for each run, which then takes a second."""
 
     def __init__(self, layer: Path):
-        environment = {**os.environ, "LD_PRELOAD": str(layer), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "FAULT_LAYER": str(layer)}
+        environment = {
+            **os.environ,
+            "LD_PRELOAD": str(layer),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(ROOT),
+            "FAULT_LAYER": str(layer),
+        }
         command = [sys.executable, str(Path(__file__)), "--serve"]
-        self._process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def run(self, folder: Path, number: int = -1, mode: int = 0, error: int = 0) -> dict[str, Any]:
-        """exit code (negative: a signal), operations counted, and what was printed on standard error."""
+        """exit code (negative: a signal), operations counted, and what was printed on standard
+        error.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(json.dumps([str(folder), number, mode, error]), file=self._process.stdin, flush=True)
@@ -83,17 +111,23 @@ class Server:
 def serve() -> None:
     import torch
 
-    from dptrain import cli, opinions, report
+    from dptrain import cli
+    from dptrain.privacy import prv
+    from dptrain.report import figures
 
     torch.set_num_threads(1)
-    vars(opinions)["prv_epsilon"] = lambda *_: 1.0  # a process of its own, which writes nothing
+    vars(prv)["prv_epsilon"] = lambda *_: 1.0  # a process of its own, which writes nothing
     layer = ctypes.CDLL(os.environ["FAULT_LAYER"])
     layer.fault_count.restype = ctypes.c_long
     layer.fault_arm.argtypes = (ctypes.c_char_p, ctypes.c_long, ctypes.c_int, ctypes.c_int)
-    with tempfile.TemporaryDirectory() as temporary, contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
         drawn: dict[str, bytes] = {}
-        draw = report.image
-        vars(report)["image"] = lambda figure, kind: (
+        draw = figures.image
+        vars(figures)["image"] = lambda figure, kind: (
             drawn.get(kind) or drawn.setdefault(kind, draw(figure, kind))
         )  # drawn once: it takes 2 s
         cli.main([*COMMAND, f"output={temporary}/run"])
@@ -121,30 +155,53 @@ def serve() -> None:
                     os._exit(code)
             _, status = os.waitpid(child, 0)
             count = int(counted.read_text()) if counted.exists() else -1
-            print(json.dumps({"code": os.waitstatus_to_exitcode(status), "count": count, "said": said.read_text()}), flush=True)
+            print(
+                json.dumps(
+                    {
+                        "code": os.waitstatus_to_exitcode(status),
+                        "count": count,
+                        "said": said.read_text(),
+                    }
+                ),
+                flush=True,
+            )
 
 
 def left(folder: Path) -> tuple[set[str], list[Any]]:
     """The files of a run, event files without their time, and its numbers."""
-    names = {re.sub(r"events\.out.*", "events", str(path.relative_to(folder))) for path in folder.rglob("*") if path.is_file()}
+    names = {
+        re.sub(r"events\.out.*", "events", str(path.relative_to(folder)))
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
     return names, json.loads((folder / "run" / "metrics.json").read_text())["rows"]
 
 
-def trial(server: Server, number: int, fault: str, wanted: tuple[set[str], list[Any]]) -> str | None:
+def trial(
+    server: Server, number: int, fault: str, wanted: tuple[set[str], list[Any]]
+) -> str | None:
     """What went wrong, or None."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         first = server.run(folder, number, *FAULTS[fault])
         if "Traceback" in first["said"] or first["code"] not in (0, 2, 3, -9):
-            return f"operation {number}, {fault}: exit code {first['code']}\n{first['said'][-1500:]}"
+            return (
+                f"operation {number}, {fault}: exit code {first['code']}\n{first['said'][-1500:]}"
+            )
         second = server.run(folder)
         if second["code"] != 0 or "Traceback" in second["said"]:
-            return f"operation {number}, {fault}: the next run ended with {second['code']}\n{second['said'][-1500:]}"
+            return (
+                f"operation {number}, {fault}: the next run ended with {second['code']}\n"
+                f"{second['said'][-1500:]}"
+            )
         names, rows = left(folder)
         if rows != wanted[1]:
             return f"operation {number}, {fault}: other numbers than without the fault"
         if names != wanted[0]:
-            return f"operation {number}, {fault}: left {sorted(names - wanted[0])}, lacks {sorted(wanted[0] - names)}"
+            return (
+                f"operation {number}, {fault}: left {sorted(names - wanted[0])}, lacks "
+                f"{sorted(wanted[0] - names)}"
+            )
     return None
 
 
@@ -172,12 +229,17 @@ def all_trials(every: int, offset: int = 0, workers: int = 2) -> tuple[int, list
             wrong = [line for lines in pool.map(some, range(workers)) for line in lines]
         for server in servers:
             server.close()
-    print(f"{operations} write operations x {len(FAULTS)} faults: {len(cases)} tried, {len(wrong)} went wrong")
+    print(
+        f"{operations} write operations x {len(FAULTS)} faults: {len(cases)} tried, "
+        f"{len(wrong)} went wrong"
+    )
     return len(cases), wrong
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--every", type=int, default=1, help="try one of so many")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
