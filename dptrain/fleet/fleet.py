@@ -47,8 +47,8 @@ class Fleet:
     @property
     def split(self) -> str:
         """A name of the pool and of who is a member of what, for the ledger."""
-        pool = len(self.dataset.pool.labels)
-        return fingerprint("split", self.data_digest, self.config.seed, pool)
+        config = self.config
+        return fingerprint("split", self.data_digest, config.seed, config.dataset.pool)
 
     @property
     def ledger_folder(self) -> Path:

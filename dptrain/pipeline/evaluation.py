@@ -106,7 +106,7 @@ def _evaluate_setting(
         config.attacks,
         config.audits,
         ids=dataset.pool.ids,
-        canaries=np.arange(len(dataset.pool.labels)) < dataset.canaries,
+        canaries=np.arange(config.dataset.pool) < dataset.canaries,
         run=run,
         on_attack=partial(_describe, progress, setting),
     )
