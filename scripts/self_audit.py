@@ -60,12 +60,13 @@ def audit(package: Path, out: Path, *overrides: str) -> tuple[int, str, list[dic
         "dptrain",
         "sweep",
         "experiment=self_audit",
-        f"output={out}",
+        f"output={out.name}",
         *overrides,
     ]
+    # From the folder of the output, so that the record that is kept names no path of a machine.
     ran = subprocess.run(
         command,
-        cwd=package,
+        cwd=out.parent,
         env={**os.environ, "PYTHONPATH": str(package)},
         capture_output=True,
         text=True,
@@ -97,11 +98,11 @@ def lines(trainer: str, rows: list[dict[str, Any]]) -> list[list[str]]:
 def main() -> int:
     OUT.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
-        code, complaint, rows = audit(ROOT, Path(temporary) / "true")
+        code, complaint, rows = audit(ROOT, Path(temporary) / OUT.name)
         if not rows:
             print(complaint, file=sys.stderr)
             return 1
-        shutil.copy(Path(temporary) / "true" / "metrics.json", OUT)
+        shutil.copy(Path(temporary) / OUT.name / "metrics.json", OUT)
         body, failed = lines("sound", rows), ["sound"] if code else []
         for number, broken in enumerate(BROKEN):
             package = copied(Path(temporary) / f"copy{number}")
