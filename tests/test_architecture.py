@@ -35,7 +35,7 @@ RANK = {
     for rank, packages in enumerate(ORDER.split(" < "))
     for package in packages.split(", ")
 }
-PRIVACY_PATH = ("training", "privacy", "fleet")
+PRIVACY_PATH = ("training", "privacy", "fleet", "pipeline")
 TORCHLESS = ("attacks", "evaluation", "privacy", "report")
 """Packages that load no torch."""
 
@@ -144,6 +144,7 @@ def test_privacy_path_never_counts_private_data():
     for path in private:
         text = path.read_text()
         assert not re.search(r"len\((dataset|pool|members|membership|inputs|labels)\)", text)
+        assert not re.search(r"len\([\w.]*\bpool\b[\w.]*\)", text), path
 
 
 def test_every_choice_of_the_schema_has_its_code():
@@ -165,3 +166,26 @@ def test_only_config_and_the_command_line_name_keys():
         package = path.relative_to(ROOT / "dptrain").parts[0]
         if package not in ("config", "cli.py") and path.name != "errors.py":
             assert "ConfigError(" not in path.read_text(), path
+
+
+TRACKED = subprocess.run(
+    ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True
+).stdout.splitlines()
+MACHINE_PATH = re.compile(r"""(?:["' ]|&#34;|=)/(?:work|tmp|root|home|Users)/""")
+
+
+@pytest.mark.skipif(not TRACKED, reason="no git checkout")
+def test_no_committed_file_names_a_path_of_a_machine():
+    texts = (".md", ".py", ".json", ".html", ".yaml", ".toml", ".txt")
+    looked_at = [name for name in TRACKED if name.endswith(texts) and not name.startswith("tests/")]
+    assert any(name.startswith("results/reference/") for name in looked_at)
+    for name in looked_at:
+        assert not MACHINE_PATH.findall((ROOT / name).read_text()), name
+
+
+@pytest.mark.skipif(not TRACKED, reason="no git checkout")
+def test_no_line_of_program_text_is_longer_than_100_columns():
+    for name in TRACKED:
+        if name.startswith(("dptrain/", "conf/", "scripts/", ".ci/", "docs/example_plugin/")):
+            for line in (ROOT / name).read_text().splitlines():
+                assert len(line) <= 100, (name, line)
