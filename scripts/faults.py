@@ -41,24 +41,22 @@ FAULTS: dict[str, tuple[int, int]] = {
     "EROFS": (FULL, errno.EROFS),
 }
 COMMAND = [
-    *(
-        "sweep",
-        "name=small",
-        "dataset=digits",
-        "dataset.pool=40",
-        "dataset.population=20",
-        "dataset.test=20",
-        "training.batch_size=10",
-    ),
-    *(
-        "training.epochs=1",
-        "training.width=2",
-        "training.workers=1",
-        "models_per_setting=2",
-        "attacks=[loss]",
-        "epsilons=[8]",
-    ),
-    *("model=logistic", "privacy.noise=seeded", "audits=[]"),
+    "sweep",
+    "name=small",
+    "dataset=digits",
+    "dataset.pool=40",
+    "dataset.population=20",
+    "dataset.test=20",
+    "training.batch_size=10",
+    "training.epochs=1",
+    "training.width=2",
+    "training.workers=1",
+    "models_per_setting=2",
+    "attacks=[loss]",
+    "epsilons=[8]",
+    "model=logistic",
+    "privacy.noise=seeded",
+    "audits=[]",
 ]
 
 

@@ -51,8 +51,12 @@ def copied(folder: Path) -> Path:
 def tokens(text: str) -> list[tokenize.TokenInfo]:
     """The tokens of a piece of Python, without layout and comments."""
     layout = (
-        *(tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT),
-        *(tokenize.COMMENT, tokenize.ENDMARKER),
+        tokenize.NL,
+        tokenize.NEWLINE,
+        tokenize.INDENT,
+        tokenize.DEDENT,
+        tokenize.COMMENT,
+        tokenize.ENDMARKER,
     )
     result = []
     with contextlib.suppress(tokenize.TokenError, IndentationError):  # a piece may end anywhere

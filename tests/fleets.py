@@ -64,8 +64,19 @@ def rich(seed=0, models=6, examples=12, *, leak=0.0, **sizes):
 
 
 COLUMNS = (
-    *("setting", "defence", "epsilon", "attack", "metric", "estimate", "low", "high"),
-    *("targets", "n_in", "n_out", "ceiling", "note"),
+    "setting",
+    "defence",
+    "epsilon",
+    "attack",
+    "metric",
+    "estimate",
+    "low",
+    "high",
+    "targets",
+    "n_in",
+    "n_out",
+    "ceiling",
+    "note",
 )
 
 

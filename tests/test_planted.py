@@ -20,18 +20,21 @@ from dptrain.training.state import State
 from tests.runs import make_recipe, train
 
 SCORE_BASED = (
-    *(
-        "correctness",
-        "loss",
-        "confidence",
-        "entropy",
-        "modified_entropy",
-        "shadow",
-        "difficulty",
-        "attack_p",
-        "attack_r",
-    ),
-    *("lira", "lira_offline", "rmia", "rmia_offline", "info_rmia", "info_rmia_offline"),
+    "correctness",
+    "loss",
+    "confidence",
+    "entropy",
+    "modified_entropy",
+    "shadow",
+    "difficulty",
+    "attack_p",
+    "attack_r",
+    "lira",
+    "lira_offline",
+    "rmia",
+    "rmia_offline",
+    "info_rmia",
+    "info_rmia_offline",
 )
 MODELS, POOL, FEATURES, CLASSES = 24, 120, 300, 30
 """24 models, since attack R with K shadows out comes to AUC 1 - 1 / (2 K + 2) at best; 30 classes,

@@ -149,33 +149,29 @@ def test_other_commands(command, quickstart, score_files):
             assert f"\n{trained} models trained now" in ran.stdout
 
 
-def test_the_program_in_the_readme(tmp_path):
-    (program,) = [program for program in PROGRAMS if "dptrain.sweep" in program]
+def printed_by(name, folder):
+    """Lines that the program which holds `name` prints, run in `folder`."""
+    (program,) = [program for program in PROGRAMS if name in program]
     ran = subprocess.run(
         [sys.executable, "-c", program],
-        cwd=tmp_path,
+        cwd=folder,
         env=environment(),
         capture_output=True,
         text=True,
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
-    folder, epsilon, noise = ran.stdout.splitlines()[-1].split()
+    return ran.stdout.splitlines()
+
+
+def test_the_program_in_the_readme(tmp_path):
+    folder, epsilon, noise = printed_by("dptrain.sweep", tmp_path)[-1].split()
     assert folder == "results/mine"
     assert 7.9 <= float(epsilon) <= 8
     assert float(noise) > 0
 
 
 def test_the_classifier_in_the_readme(tmp_path):
-    (program,) = [program for program in PROGRAMS if "DPClassifier" in program]
-    ran = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
-    assert ran.returncode == 0, ran.stderr[-2000:]
-    accuracy, guarantee = ran.stdout.splitlines()
+    accuracy, guarantee = printed_by("DPClassifier", tmp_path)
     assert float(accuracy) > 0.7
     assert guarantee == "epsilon 8.00 at delta 1e-05"
     assert f"`{guarantee}`" in README

@@ -95,27 +95,21 @@ def test_wrn16_4_on_cifar_with_views_and_average(tmp_path, capsys):
         labels=np.concatenate([labels[:4000], labels[50_000:51_000]]),
     )
     overrides = [
-        *(
-            "name=cifar",
-            "model=wrn16_4",
-            "dataset=npz",
-            f"dataset.path={file}",
-            "dataset.pool=400",
-            "dataset.test=200",
-        ),
-        *(
-            "training.batch_size=32",
-            "training.epochs=1",
-            "training.augmentations=[flip,crop]",
-            "training.multiplicity=2",
-        ),
-        *(
-            "training.average=0.99",
-            "models_per_setting=2",
-            "epsilons=[inf,8]",
-            "attacks=[loss]",
-            f"output={tmp_path / 'out'}",
-        ),
+        "name=cifar",
+        "model=wrn16_4",
+        "dataset=npz",
+        f"dataset.path={file}",
+        "dataset.pool=400",
+        "dataset.test=200",
+        "training.batch_size=32",
+        "training.epochs=1",
+        "training.augmentations=[flip,crop]",
+        "training.multiplicity=2",
+        "training.average=0.99",
+        "models_per_setting=2",
+        "epsilons=[inf,8]",
+        "attacks=[loss]",
+        f"output={tmp_path / 'out'}",
     ]
     assert cli.main(["sweep", *overrides]) == 0
     rows = json.loads((tmp_path / "out" / "metrics.json").read_text())["rows"]

@@ -35,8 +35,17 @@ def fingerprint(*parts: Any) -> str:
 
 
 PACKAGES = (
-    *("core", "config", "models", "attacks", "data", "privacy", "training"),
-    *("fleet", "evaluation", "report", "pipeline"),
+    "core",
+    "config",
+    "models",
+    "attacks",
+    "data",
+    "privacy",
+    "training",
+    "fleet",
+    "evaluation",
+    "report",
+    "pipeline",
 )
 """All packages of dptrain, lowest first."""
 

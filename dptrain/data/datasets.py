@@ -52,19 +52,21 @@ ADULT = [
     ),
 ]
 ADULT_COLUMNS = (
-    *(
-        "age",
-        "workclass",
-        "fnlwgt",
-        "education",
-        "education_num",
-        "marital_status",
-        "occupation",
-        "relationship",
-        "race",
-        "sex",
-    ),
-    *("capital_gain", "capital_loss", "hours_per_week", "native_country", "income"),
+    "age",
+    "workclass",
+    "fnlwgt",
+    "education",
+    "education_num",
+    "marital_status",
+    "occupation",
+    "relationship",
+    "race",
+    "sex",
+    "capital_gain",
+    "capital_loss",
+    "hours_per_week",
+    "native_country",
+    "income",
 )
 
 

@@ -401,7 +401,7 @@ def _texts(column: pd.Series, given: str | Sequence[str] | None = None) -> pd.Se
 
 
 def _listed(given: str | Sequence[str]) -> list[str]:
-    return [*dict.fromkeys(_named(value) for value in given), REST]
+    return list(dict.fromkeys([*map(_named, given), REST]))
 
 
 def _named(value: object) -> str:

@@ -35,8 +35,14 @@ def key(fleet: Fleet, setting: Setting, index: int) -> str:
     """
     config = fleet.config
     upstream = (
-        *(fleet.data_digest, config.dataset.pool, dict(config.model), fleet.architecture),
-        *(fleet.engine, config.seed, config.privacy.noise, config.training.trajectory),
+        fleet.data_digest,
+        config.dataset.pool,
+        dict(config.model),
+        fleet.architecture,
+        fleet.engine,
+        config.seed,
+        config.privacy.noise,
+        config.training.trajectory,
     )
     delta = setting.delta if setting.mechanism.private else None  # it stands in the statement
     code = (code_fingerprint(*TRAINED_BY), versions())

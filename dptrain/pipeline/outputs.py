@@ -24,7 +24,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 OUTPUTS = (
-    *("report.html", "table.md", "frontier.png", "frontier.svg", "roc.png", "roc.svg"),
+    "report.html",
+    "table.md",
+    "frontier.png",
+    "frontier.svg",
+    "roc.png",
+    "roc.svg",
     "tensorboard",
 )
 

@@ -113,7 +113,10 @@ def _placement(ready: Plan, store: Store) -> Placement:
     """
     config, training = ready.config, dataclasses.asdict(ready.config.training)
     machine = (
-        *(str(ready.device), torch.cuda.device_count(), cores(), torch.get_num_threads()),
+        str(ready.device),
+        torch.cuda.device_count(),
+        cores(),
+        torch.get_num_threads(),
         memory(ready.device),
     )
     model = (config.model["name"], ready.architecture, ready.engine, ready.source.shape)

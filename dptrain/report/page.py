@@ -30,13 +30,24 @@ ENVIRONMENT = Environment(
     lstrip_blocks=True,
 )
 EVERY = (
-    *("setting", "attack", "metric", "estimate [95 % interval] <= ceiling", "targets"),
-    *("members", "non-members", "note"),
+    "setting",
+    "attack",
+    "metric",
+    "estimate [95 % interval] <= ceiling",
+    "targets",
+    "members",
+    "non-members",
+    "note",
 )
 FOUND = ("attack", "members found", "by no other attack", "stability", "ids it alone finds most")
 EXPOSED = (
-    *("id", "label", "found / held by", "95 % interval, all at once", "false alarms"),
-    *("AUC over targets", "stands out"),
+    "id",
+    "label",
+    "found / held by",
+    "95 % interval, all at once",
+    "false alarms",
+    "AUC over targets",
+    "stands out",
 )
 STEADY = (
     "stability: rank correlation of the examples' exposure between two halves of the models, each "

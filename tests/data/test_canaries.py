@@ -54,22 +54,19 @@ def test_canaries_measure_the_worst_case(tmp_path):
     """
     out = tmp_path / "out"
     overrides = [
-        *(
-            "name=worst",
-            "dataset.pool=800",
-            "dataset.population=100",
-            "dataset.test=100",
-            "dataset.canaries=80",
-            "models_per_setting=16",
-        ),
-        *(
-            "training.batch_size=100",
-            "training.epochs=30",
-            "training.width=16",
-            "training.workers=1",
-            "epsilons=[inf,2]",
-        ),
-        *("attacks=[loss,lira]", f"output={out}"),
+        "name=worst",
+        "dataset.pool=800",
+        "dataset.population=100",
+        "dataset.test=100",
+        "dataset.canaries=80",
+        "models_per_setting=16",
+        "training.batch_size=100",
+        "training.epochs=30",
+        "training.width=16",
+        "training.workers=1",
+        "epsilons=[inf,2]",
+        "attacks=[loss,lira]",
+        f"output={out}",
     ]
     assert cli.main(["sweep", *overrides]) == 0
     record = json.loads((out / "metrics.json").read_text())

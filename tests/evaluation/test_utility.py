@@ -6,7 +6,7 @@ import pytest
 from dptrain.config import compose
 from dptrain.core import store
 from dptrain.pipeline import run
-from tests.helpers.rows import SMALL_DIGITS
+from tests.helpers.tables import DIGITS
 
 
 def test_differences_are_paired(tmp_path, no_prv):
@@ -14,7 +14,7 @@ def test_differences_are_paired(tmp_path, no_prv):
     of unpaired intervals.
     """
     overrides = [
-        *SMALL_DIGITS[:-1],
+        *DIGITS[:-1],
         "epsilons=[8,7]",
         "models_per_setting=8",
         "training.epochs=10",

@@ -1,25 +1,6 @@
-"""Made-up rows, and a sweep of seconds on digits."""
+"""Made-up rows."""
 
 from tests import fleets
-
-SMALL_DIGITS = [
-    *(
-        "name=small",
-        "dataset=digits",
-        "dataset.pool=100",
-        "dataset.population=60",
-        "dataset.test=60",
-        "training.batch_size=20",
-    ),
-    *(
-        "training.epochs=1",
-        "training.width=2",
-        "training.workers=1",
-        "models_per_setting=2",
-        "attacks=[loss]",
-        "epsilons=[8]",
-    ),
-]
 
 
 def row(attack, value, setting="none", metric="auc"):

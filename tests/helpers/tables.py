@@ -48,22 +48,18 @@ def refused_within(seconds, reason, call):
 
 
 DIGITS = [
-    *(
-        "name=small",
-        "dataset=digits",
-        "dataset.pool=100",
-        "dataset.population=60",
-        "dataset.test=60",
-        "training.batch_size=20",
-    ),
-    *(
-        "training.epochs=1",
-        "training.width=2",
-        "training.workers=1",
-        "models_per_setting=2",
-        "attacks=[loss]",
-        "epsilons=[8]",
-    ),
+    "name=small",
+    "dataset=digits",
+    "dataset.pool=100",
+    "dataset.population=60",
+    "dataset.test=60",
+    "training.batch_size=20",
+    "training.epochs=1",
+    "training.width=2",
+    "training.workers=1",
+    "models_per_setting=2",
+    "attacks=[loss]",
+    "epsilons=[8]",
 ]
 
 

@@ -17,7 +17,6 @@ from dptrain.pipeline import outputs, run, training
 from dptrain.pipeline.outputs import OUTPUTS
 from dptrain.report.statement import sentences
 from tests.common import TINY, strict_json
-from tests.helpers.rows import SMALL_DIGITS
 from tests.helpers.sweep import go, parameters
 from tests.helpers.tables import DIGITS, digits_sweep
 
@@ -120,7 +119,7 @@ def test_temporaries_of_a_killed_run_are_removed(tmp_path, no_prv):
 
 
 def test_the_last_result_stays_until_there_is_a_new_one(tmp_path, no_prv, monkeypatch):
-    overrides = [*SMALL_DIGITS, f"output={tmp_path}"]
+    overrides = [*DIGITS, f"output={tmp_path}"]
     run.sweep(compose.load("sweep", overrides), show_progress=False)
     before = (tmp_path / "metrics.json").read_bytes()
 

@@ -141,24 +141,18 @@ def test_techniques_together(tmp_path, quick_pictures):
     and batches in parts.
     """
     changes = [
-        *(
-            "model=cnn",
-            "models_per_setting=2",
-            "training.augmentations=[crop,flip]",
-            "training.multiplicity=2",
-            "training.average=0.9",
-        ),
-        *(
-            "training.optimiser=adamw",
-            "training.weight_decay=0.01",
-            "training.schedule=cosine",
-            "training.warmup=0.1",
-        ),
-        *(
-            "defence.dpsgd.clipping=automatic",
-            "defence.dpsgd.learning_rate=0.01",
-            "defence.none.learning_rate=0.01",
-        ),
+        "model=cnn",
+        "models_per_setting=2",
+        "training.augmentations=[crop,flip]",
+        "training.multiplicity=2",
+        "training.average=0.9",
+        "training.optimiser=adamw",
+        "training.weight_decay=0.01",
+        "training.schedule=cosine",
+        "training.warmup=0.1",
+        "defence.dpsgd.clipping=automatic",
+        "defence.dpsgd.learning_rate=0.01",
+        "defence.none.learning_rate=0.01",
     ]
     done = go(tmp_path, *changes, "training.physical_batch=3", overrides=NO_MODEL)
     assert done.trained == 4

@@ -97,19 +97,21 @@ def test_the_fifteen_items():
     or after it.
     """
     items = [
-        *(
-            "guarantee",
-            "neighbours",
-            "unit",
-            "mechanism",
-            "accountant",
-            "ceiling",
-            "released",
-            "composition",
-            "tuning",
-            "preprocessing",
-        ),
-        *("randomness", "checks", "measured", "record", "evidence"),
+        "guarantee",
+        "neighbours",
+        "unit",
+        "mechanism",
+        "accountant",
+        "ceiling",
+        "released",
+        "composition",
+        "tuning",
+        "preprocessing",
+        "randomness",
+        "checks",
+        "measured",
+        "record",
+        "evidence",
     ]
     chosen = setting(2.0)
     claimed = planned(chosen, replace(OS, prv=2.01))
