@@ -1,7 +1,8 @@
 """Several sweeps at once, one for each combination of overrides, through one of Hydra's launchers.
 
-Each combination is composed and checked as a single sweep is. Hydra gets nothing but their numbers
-to launch, so that no file of a user reaches Hydra's own settings, which could run code.
+Each combination is composed and checked as a single sweep is. Hydra composes nothing but the
+numbers of the combinations to launch, so that no file of a user reaches Hydra's own settings, which
+could run code.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def combinations(overrides: Sequence[str], folders: Sequence[Path] = ()) -> dict
     for override in ours:
         compose.refuse_override(override, places, swept=True)
     try:
-        parsed = OverridesParser.create().parse_overrides(list(ours))
+        parsed = OverridesParser.create().parse_overrides(ours)
     except HydraException as error:
         raise compose.translated(error, "sweep", ours, places) from None
     choices: list[list[tuple[str, str]]] = []
@@ -58,7 +59,8 @@ def combinations(overrides: Sequence[str], folders: Sequence[Path] = ()) -> dict
     for parts in itertools.product(*choices):
         name = ",".join(name for name, _ in parts if name) or "run"
         safe = re.sub(r"[^\w.,=+\[\]-]+|\.\.+", "_", name)[:LONGEST_NAME]
-        unique = safe if safe not in runs else f"{safe}-{len(runs)}"
+        numbered = (f"{safe}-{number}" for number in itertools.count(2))
+        unique = next(each for each in itertools.chain([safe], numbered) if each not in runs)
         runs[unique] = [override for _, override in parts]
     return runs
 

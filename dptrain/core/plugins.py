@@ -7,6 +7,8 @@ from __future__ import annotations
 import ast
 import contextlib
 import functools
+import hashlib
+import importlib.util
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dptrain.core.errors import PluginError, first_line
-from dptrain.core.store import syntax
+from dptrain.core.store import is_text, syntax
 
 Made = TypeVar("Made")
 
@@ -59,50 +61,95 @@ def find(kind: str, ours: Mapping[str, Made], name: str) -> Made:
     raise KeyError(name)
 
 
+OURS = ("dptrain", "torch")
+
+
 def code_of(thing: Callable[..., Any] | type) -> str:
     """A text that changes with the code of somebody else's function or class, with that of the
     other files of its package and of modules beside it, and with the version of each installed
     package that these import, so that what it gave is not used again once it has changed; the same
     in every process. Nothing for ours and for torch's, whose code or version the keys hold already.
     """
-    if _package(thing) in ("dptrain", "torch"):
-        return ""
-    return "\n".join([*_compiled(thing, {}, set()), *_sources(thing)])
+    if _package(thing) not in OURS:
+        return "\n".join([*_compiled(thing, {}, set()), *_sources(thing)])
+    if isinstance(thing, functools.partial):
+        arguments = _compiled((thing.args, thing.keywords), {}, set())
+        return "\n".join([_module(thing), thing.func.__qualname__, *arguments])
+    return ""
 
 
 def _sources(thing: Callable[..., Any] | type) -> Iterator[str]:
     """The syntax of every other file of its package, and of the modules that are imported there; of
-    an installed one its version. Of its own file what stands between functions and classes: those
-    that it uses are followed already, and an attack in the same file must not train models anew.
+    an installed one its version.
+
+    Of its own file only what stands between functions and classes: the ones that the thing uses are
+    followed already. So an attack that stands beside a model may change, and the model is not
+    trained anew.
     """
-    package, home = _package(thing), getattr(sys.modules.get(_module(thing)), "__file__", None)
-    waiting, seen = [package], {"dptrain", "torch", *sys.stdlib_module_names} - {"__main__"}
+    home = getattr(sys.modules.get(_module(thing)), "__file__", None)
+    waiting, seen = [_package(thing)], {*OURS, *sys.stdlib_module_names} - {"__main__"}
     while waiting:
         name = waiting.pop()
-        file = getattr(sys.modules.get(name), "__file__", None)
-        if name in seen or not file:
+        if name in seen:
             continue
         seen.add(name)
-        installed = {"site-packages", "dist-packages"} & set(Path(file).parts)
+        places = _places(name)
+        installed = any({"site-packages", "dist-packages"} & set(place.parts) for place in places)
         if installed and (distributions := _distributions().get(name)):
             yield from (f"{each} {version(each)}" for each in distributions)
             continue
-        whole = Path(file).name == "__init__.py"
-        for path in sorted(Path(file).parent.rglob("*.py")) if whole else [Path(file)]:
-            yield syntax(path) if str(path) != home else _statements(path)
-            waiting += _imported(path)
+        for place in places:
+            for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+                yield _statements(path) if str(path) == home else _text(path)
+                waiting += _imported(path)
+
+
+def _places(name: str) -> list[Path]:
+    """The file of a module, or the folders of a package. They are looked up on the path and not
+    among what is loaded, since a key must not depend on what else a process has imported.
+    """
+    if name == "__main__":
+        file = getattr(sys.modules[name], "__file__", None)
+        return [Path(file)] if file else []
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return []
+    if spec is None:
+        return []
+    if spec.submodule_search_locations is not None:
+        return [Path(place) for place in spec.submodule_search_locations]
+    return [Path(spec.origin)] if spec.has_location and spec.origin else []
+
+
+@functools.cache
+def _parsed(path: Path) -> ast.Module | None:
+    """None for what is no Python, such as a compiled module or a template."""
+    try:
+        return ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return None
+
+
+def _text(path: Path) -> str:
+    if _parsed(path) is None:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    return syntax(path)
 
 
 def _statements(path: Path) -> str:
-    """The syntax of a file without its functions and classes."""
-    tree = ast.parse(path.read_bytes())
+    """The syntax of a file without its functions, its classes and its docstring."""
+    tree = _parsed(path)
+    if tree is None:
+        return _text(path)
     named = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-    return "\n".join(ast.dump(each) for each in tree.body if not isinstance(each, named))
+    rest = [each for each in tree.body if not isinstance(each, named)]
+    return "\n".join(ast.dump(each) for each in rest if not is_text(each))
 
 
 def _imported(path: Path) -> Iterator[str]:
     """The top-level names of the modules that a file imports."""
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in ast.walk(_parsed(path) or ast.Module([], [])):
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

@@ -56,8 +56,7 @@ class _Wording(ast.NodeTransformer):
     """
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        return ast.Pass() if text else self.generic_visit(node)
+        return None if is_text(node) else self.generic_visit(node)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         read = [name.id for name in ast.walk(node) if _is_read(name)]
@@ -86,6 +85,12 @@ class _Wording(ast.NodeTransformer):
         return self.generic_visit(node)
 
 
+def is_text(node: ast.AST) -> bool:
+    """Whether a statement is a string that stands alone, such as a docstring."""
+    value = node.value if isinstance(node, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
+
+
 def _is_read(node: ast.AST) -> TypeGuard[ast.Name]:
     return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
 
@@ -97,13 +102,11 @@ def _silence(node: ast.AST) -> None:
             part.value = ""
 
 
-def syntax(path: Path) -> str:
-    """The abstract syntax of a Python file, less its docstrings and the words of its errors."""
-    return _syntax_at(path, path.stat().st_mtime_ns)
-
-
 @functools.cache
-def _syntax_at(path: Path, modified: int) -> str:
+def syntax(path: Path) -> str:
+    """The abstract syntax of a Python file, less its docstrings and the words of its errors. A
+    process keeps what it read first: it runs that code, whatever is written later.
+    """
     return ast.dump(_Wording().visit(ast.parse(path.read_bytes())))
 
 
@@ -259,8 +262,8 @@ class Store:
             shutil.rmtree(temporary, ignore_errors=True)
 
     def rewrite(self, stage: str, key: str, name: str, data: bytes) -> None:
-        """Replace one file of an artefact. Whoever reads between two writes, or after a crash,
-        finds the old file or the new one: for so long the manifest vouches for both.
+        """Replace one file of an artefact, in the process that holds the folder. After a crash
+        between two writes the old file or the new one is there, and the manifest vouches for both.
         """
         path = self._folder(stage, key) / MANIFEST
         manifest = json.loads(path.read_bytes())

@@ -3,9 +3,9 @@
 What is fitted (kinds of columns, means, deviations, categories, classes) is fitted on the
 population split alone, which no model trains on, so it costs no privacy; a schema may say it
 instead. Numbers are standardised and cut at DEVIATIONS; where some population rows have none, gaps
-become the mean, and a column tells so. What is not all numbers there is a category: a column for
-each that occurs RARE times or more, at most CATEGORIES of them where there is a rest, which shares
-one more. In the pool a cell that is no number becomes the mean.
+become the mean, and a column tells so. What is not all numbers there is a category: each that
+occurs RARE times or more has a column, the CATEGORIES most frequent at most, and all others share
+one. In the pool a cell that is no number becomes the mean.
 """
 
 from __future__ import annotations
@@ -334,15 +334,26 @@ def _features(
             "or other columns",
             "path",
         )
-    ready = {name: _numbers(rows[name]) for name in named["numbers"]}
-    ready |= {name: _texts(rows[name], given.get(name)) for name in named["categories"]}
-    listed = {name: _listed(given[name]) for name in named["categories"] if name in given}
-    counted = [name for name in named["categories"] if name not in listed]
+    categories = named["categories"]
+    listed = {name: _listed(rows[name], given[name]) for name in categories if name in given}
+    counted = [name for name in categories if name not in listed]
+    texts = {name: _texts(rows[name], listed.get(name)) for name in categories}
+    for name in listed:
+        if (texts[name].iloc[population] == REST).all():
+            shown = printable(str(rows[name].iloc[0]))
+            raise DataError(
+                f"the population has none of the categories of {name!r}; write them as the table "
+                f"does, such as {shown!r}",
+                "schema",
+            )
+    frame = pd.DataFrame({name: _numbers(rows[name]) for name in named["numbers"]} | texts)
+    most = {name: min(CATEGORIES, frame[name].iloc[population].nunique()) + 1 for name in counted}
+    width = 2 * len(named["numbers"]) + sum(most.values()) + sum(map(len, listed.values()))
+    # Parts in float64, all of them beside each other, and that in float32.
+    require_memory(20 * width * len(rows), path_error, f"the table, in {width:,} columns,")
     encoder = _encoder(named["numbers"], counted, listed)
-    frame = pd.DataFrame(ready, index=rows.index)
     with np.errstate(over="ignore"):  # What overflows is cut at DEVIATIONS.
-        width = encoder.fit_transform(frame.iloc[population]).shape[1]
-        require_memory(8 * width * len(rows), path_error, f"the table, in {width:,} columns,")
+        encoder.fit(frame.iloc[population])
         return encoder.transform(frame).astype(np.float32), kinds
 
 
@@ -362,8 +373,11 @@ def _encoder(
         max_categories=CATEGORIES + 1,
         handle_unknown="infrequent_if_exist",
         sparse_output=False,
+        dtype=np.float32,
     )
-    of_schema = OneHotEncoder(categories=list(listed.values()), sparse_output=False)
+    of_schema = OneHotEncoder(
+        categories=list(listed.values()), sparse_output=False, dtype=np.float32
+    )
     parts = [("numbers", scaled, numbers), ("counted", frequent, counted)]
     return ColumnTransformer([*parts, ("listed", of_schema, list(listed))])
 
@@ -394,13 +408,20 @@ def _varies(numbers: Float[np.ndarray, " P"]) -> bool:
     return math.isfinite(spread) and spread > 1e-12 * max(1.0, float(np.abs(known).max()))
 
 
-def _texts(column: pd.Series, given: str | Sequence[str] | None = None) -> pd.Series:
+def _texts(column: pd.Series, listed: Sequence[str] | None = None) -> pd.Series:
     """Categories as text; REST for what a schema does not list."""
     texts = column.astype(object).where(column.notna(), "missing").map(_named).astype(object)
-    return texts if given is None else texts.where(texts.isin(_listed(given)), REST)
+    return texts if listed is None else texts.where(texts.isin(listed), REST)
 
 
-def _listed(given: str | Sequence[str]) -> list[str]:
+def _listed(column: pd.Series, given: Sequence[str]) -> list[str]:
+    """The categories of a schema as the column's texts are written, and REST: 1.0 is 1 in a column
+    of numbers.
+    """
+    numbers = _numbers(pd.Series(given, dtype=object))
+    numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+    if numeric and numbers is not None and not np.isnan(numbers).any():
+        return list(dict.fromkeys([*map(_named, numbers.tolist()), REST]))
     return list(dict.fromkeys([*map(_named, given), REST]))
 
 

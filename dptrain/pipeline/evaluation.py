@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from jaxtyping import Float
 from dptrain.attacks import code_of, needs
 from dptrain.attacks.leaks import blind
 from dptrain.attacks.scores import Scores
-from dptrain.core.store import code_fingerprint, fingerprint, from_npy, to_npy, versions
+from dptrain.core.store import code_fingerprint, fingerprint, from_npy, to_json, to_npy, versions
 from dptrain.core.types import Setting
 from dptrain.evaluation import thresholds
 from dptrain.evaluation.attack_rows import blind_row
@@ -110,11 +111,39 @@ def _evaluate_setting(
         run=run,
         on_attack=partial(_describe, progress, setting),
     )
-    result.rows.extend(evaluated.rows)
+    result.rows.extend(_with_refutations(fleet, setting, evaluated.rows))
     result.exposed[setting.name] = evaluated.exposed
     n_out = int((~fleet.membership).sum())
     result.curves.append(figures.Roc(setting.name, evaluated.curves, subject.curve, n_out))
     return right
+
+
+def _with_refutations(fleet: Fleet, setting: Setting, rows: Sequence[Row]) -> list[Row]:
+    """The rows, and those by which an earlier run refuted what is claimed of the same models, which
+    a run with other attacks must not take back. They count until the models are trained anew, or
+    the code that measured and bounded them changes.
+    """
+    code = code_fingerprint("core", "attacks", "privacy", "evaluation")
+    measured, earlier = {_place(row) for row in rows}, dict[str, Row]()
+    for index in range(fleet.config.models_per_setting):
+        key = fingerprint("refutations", code, trained.digest(fleet, setting, index))
+        stored = json.loads(fleet.store.read_file("refutations", key) or "[]")
+        before = {_place(row): row for row in map(Row.of, stored)}
+        now = before | {_place(row): row for row in rows if row.contradicted}
+        if now != before:
+            data = to_json([row.to_json() for row in now.values()])
+            fleet.store.write_file("refutations", key, data)
+        earlier |= {
+            place: replace(row, setting=setting.name, note=f"{row.note}; of an earlier run")
+            for place, row in before.items()
+            if place not in measured
+        }
+    return [*rows, *earlier.values()]
+
+
+def _place(row: Row) -> str:
+    """Which number of a setting a row holds."""
+    return f"{row.attack} {row.metric.name} {row.examples}"
 
 
 def _describe(progress: Progress, setting: Setting, attack: str) -> None:

@@ -1,13 +1,15 @@
 """Tests of core.plugins."""
 
+import functools
 import os
 import subprocess
 import sys
 
 import pytest
 
-from dptrain import cli
+from dptrain import attacks, cli
 from dptrain.config import compose
+from dptrain.core import plugins
 from dptrain.core.errors import ConfigError
 from dptrain.pipeline import run
 from tests.common import ROOT
@@ -29,10 +31,11 @@ made = functools.partial(Mine, scale=2.0)
 """
 
 
-def code_of(folder, code, name="Mine", hash_seed="0"):
+def code_of(folder, code, name="Mine", hash_seed="0", before=""):
     (folder / "theirs.py").write_text(code)
     program = (
-        f"import theirs; from dptrain.core import plugins; print(plugins.code_of(theirs.{name}))"
+        f"{before}\nimport theirs; from dptrain.core import plugins; "
+        f"print(plugins.code_of(theirs.{name}))"
     )
     environment = {
         **os.environ,
@@ -78,6 +81,48 @@ def test_the_key_follows_modules_beside_it_and_what_is_no_code(tmp_path):
     assert code_of(tmp_path, code, "attack") != first
     (tmp_path / "consts.py").write_text("ALPHA = 1  # a comment\n")
     assert code_of(tmp_path, code, "attack") == first
+
+
+def test_the_key_does_not_depend_on_what_else_is_loaded(tmp_path):
+    (tmp_path / "extra.py").write_text("ALPHA = 1\n")
+    code = "def attack(scores, target):\n    import extra, networkx\n    return extra.ALPHA\n"
+    first = code_of(tmp_path, code, "attack")
+    assert code_of(tmp_path, code, "attack", before="import extra, networkx") == first
+    (tmp_path / "extra.py").write_text("ALPHA = 2\n")
+    assert code_of(tmp_path, code, "attack") != first
+
+
+def test_the_key_survives_files_that_are_no_python_and_packages_without_a_root(tmp_path):
+    package = tmp_path / "theirs" / "inner"
+    package.mkdir(parents=True)
+    (package / "attack.py").write_text("from . import beside\ndef attack():\n    return 1\n")
+    (package / "beside.py").write_text("ALPHA = 1\n")
+    (package / "template.py").write_text("class {{name}}: pass\n")
+    program = (
+        "import theirs.inner.attack as a; from dptrain.core import plugins; "
+        "print(plugins.code_of(a.attack))"
+    )
+
+    def key():
+        environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+        command = [sys.executable, "-c", program]
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=True
+        ).stdout
+
+    first = key()
+    assert key() == first
+    for name, text in (("beside", "ALPHA = 2\n"), ("template", "class {{names}}: pass\n")):
+        (package / f"{name}.py").write_text(text)
+        assert key() != first
+        first = key()
+
+
+def test_a_partial_of_ours_is_known_by_its_arguments():
+    ours = attacks.ATTACKS["lira"].func
+    keys = [plugins.code_of(functools.partial(ours, online=online)) for online in (True, False)]
+    assert len({*keys, plugins.code_of(ours)}) == 3
+    assert plugins.code_of(ours) == ""
 
 
 def test_a_plug_in_that_fails_at_import_stops_nobody_else(tmp_path, monkeypatch, capsys):

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 from dptrain import api, attacks, cli
 from dptrain.config import compose
 from dptrain.core import store
-from dptrain.evaluation.rows import Row
+from dptrain.evaluation.rows import AUC, Row
 from dptrain.fleet import settings
 from dptrain.pipeline.statements import evaluated, measured
 from dptrain.privacy.statement import Composition, planned
@@ -78,6 +78,20 @@ def test_a_refuted_claim_is_shown_as_refuted_everywhere(tmp_path, monkeypatch, n
     assert [one.name for one in advice.refuted] == ["dpsgd-8"]
     assert "REFUTED, not to be used: dpsgd-8" in advice.text()
     assert cli.main(["advise", f"run={tmp_path}", "max_epsilon=9"]) == 1
+
+
+def test_a_run_with_other_attacks_takes_no_refutation_back(tmp_path, monkeypatch, no_prv):
+    with monkeypatch.context() as patch:
+        refuting(patch)
+        small_sweep(tmp_path)
+    again = small_sweep(tmp_path, "attacks=[confidence]")
+    assert again.trained == 0
+    assert [row.attack for row in again.rows if row.contradicted and row.metric == AUC] == ["loss"]
+    assert any(header.startswith("guarantee: REFUTED") for header in headers(tmp_path))
+    assert [each.name for each in api.advise(tmp_path, max_epsilon=9).refuted] == ["dpsgd-8"]
+    # Other models are another matter.
+    other = small_sweep(tmp_path, "attacks=[confidence]", "seed=1")
+    assert not any(row.contradicted for row in other.rows)
 
 
 def test_where_the_split_leaks_nothing_is_recommended(tmp_path, monkeypatch, no_prv):

@@ -13,6 +13,7 @@ from torch import nn
 from dptrain.core.types import Clipping, EngineKind, Precision
 from dptrain.models.layers import ResidualBlock, WSConv2d
 from dptrain.training.checks import disagreement, unsupported
+from dptrain.training.gradients import rules
 from dptrain.training.gradients.base import Clipper, stack
 from dptrain.training.gradients.engines import ENGINES
 from dptrain.training.gradients.rules import RULES
@@ -326,3 +327,17 @@ def test_a_poisoned_image_leaves_no_trace(poison):
     without = total(weights & (torch.arange(4) != 2))
     for name, value in with_it.items():
         torch.testing.assert_close(value, without[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_kernel_of_one_reads_a_cut_input(layout):
+    """On every processor, though oneDNN is wrong on some alone."""
+    x = torch.randn(2, 4, 7, 6).contiguous(memory_format=layout)
+    read, stride = rules._what_is_read(nn.Conv2d(4, 8, 1, (2, 3)), x)
+    assert stride == (1, 1)
+    assert torch.equal(read, x[..., ::2, ::3])
+    assert read.is_contiguous(memory_format=layout)
+    for other in (nn.Conv2d(4, 8, 3, 2), nn.Conv2d(4, 8, 1, 2, 1), nn.Conv2d(4, 8, 1)):
+        read, stride = rules._what_is_read(other, x)
+        assert read is x
+        assert stride == other.stride
