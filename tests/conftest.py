@@ -1,5 +1,6 @@
 """Fixtures of tests of all packages."""
 
+import functools
 import json
 
 import pytest
@@ -20,6 +21,20 @@ from tests.helpers.sweep import SLOW, go, ledgers, parameters, trajectories
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+_picture = functools.cache(functools.partial(figures.image, Figure(figsize=(1, 1))))
+
+
+@pytest.fixture(autouse=True)
+def _quick(request, monkeypatch):
+    """Pictures, and second opinions of another process, take most of a tiny sweep's time. Tests of
+    these are marked `whole`.
+    """
+    if request.node.get_closest_marker("whole"):
+        return
+    monkeypatch.setattr(figures, "image", lambda _figure, kind: _picture(kind))
+    monkeypatch.setattr("dptrain.privacy.prv.prv_epsilon", lambda *_: 1.0)
 
 
 def pytest_addoption(parser):
@@ -78,11 +93,6 @@ def fake_package(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def no_prv(monkeypatch):
-    monkeypatch.setattr("dptrain.privacy.prv.prv_epsilon", lambda *_: 1.0)
-
-
-@pytest.fixture
 def good(tmp_path):
     return save(tmp_path / "my.npz", **arrays_of(fleet(models=8, examples=120, leak=2.0)))
 
@@ -91,15 +101,6 @@ def good(tmp_path):
 def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
     return go(folder)
-
-
-@pytest.fixture
-def quick_pictures(monkeypatch):
-    """Figures drawn once: these tests look at what is computed, not at pictures, which take most of
-    a tiny sweep's time.
-    """
-    drawn = {kind: figures.image(Figure(figsize=(1, 1)), kind) for kind in ("png", "svg")}
-    monkeypatch.setattr(figures, "image", lambda _figure, kind: drawn[kind])
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,13 @@ wrong value of another type is for the package's own errors to name, and a check
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.abc
 import importlib.machinery
+import inspect
 import re
 import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -22,23 +25,55 @@ ARRAY = re.compile(r"^(?!float).*\b(Tensor|ndarray)\b")
 CHECKED = f"__import__({__name__!r}, fromlist=['checked']).checked"
 
 
+_CHECKS: dict[types.CodeType, Callable[..., Any] | None] = {}
+"""A check of the arguments for the code of each function: a function within a function is made
+again in every call, and a check takes milliseconds to make.
+"""
+
+
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, which then raises jaxtyping.TypeCheckError for an array that does not fit."""
-    return jaxtyping.jaxtyped(function, typechecker=_arrays_alone)
-
-
-def _arrays_alone(function: Callable[..., Any]) -> Callable[..., Any]:
-    hints = {
-        name: hint
-        for name, hint in function.__annotations__.items()
-        if name != "return" and ARRAY.search(str(hint))
-    }
-    if unread := [hint for hint in hints.values() if isinstance(hint, str)]:
-        raise TypeError(f"{function.__qualname__} has annotations that mean nothing: {unread}")
-    if not hints:
+    code = function.__code__
+    if code not in _CHECKS:
+        _CHECKS[code] = _check(function)
+    check = _CHECKS[code]
+    if check is None:
         return function
-    function.__annotations__ = hints
-    return beartype.beartype(function)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        check(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _check(function: Callable[..., Any]) -> Callable[..., Any] | None:
+    """A function of the same arguments that does nothing but check the arrays among them."""
+    hints = {}
+    for name, hint in function.__annotations__.items():
+        if name != "return" and ARRAY.search(str(hint)):
+            try:
+                hints[name] = eval(hint, function.__globals__) if isinstance(hint, str) else hint
+            except Exception as error:
+                where = f"{function.__qualname__} has an annotation that means nothing"
+                raise TypeError(f"{where}: {hint}") from error
+    if not hints:
+        return None
+    parameters = inspect.signature(function).parameters.values()
+    bare = [
+        each.replace(
+            annotation=each.empty, default=each.empty if each.default is each.empty else None
+        )
+        for each in parameters
+    ]
+    made: dict[str, Any] = {}
+    exec(f"def {function.__name__}{inspect.Signature(bare)}: pass", made)
+    empty = made[function.__name__]
+    empty.__annotations__, empty.__qualname__ = hints, function.__qualname__
+    empty.__module__ = function.__module__
+    result: Callable[..., Any] = jaxtyping.jaxtyped(empty, typechecker=beartype.beartype)
+    return result
 
 
 class _Decorate(ast.NodeTransformer):

@@ -22,9 +22,7 @@ def test_unknown_command(capsys):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EACCES, errno.EROFS, errno.EMFILE])
-def test_faults_of_the_machine_are_one_line_and_exit_code_3(
-    tmp_path, no_prv, monkeypatch, capsys, code
-):
+def test_faults_of_the_machine_are_one_line_and_exit_code_3(tmp_path, monkeypatch, capsys, code):
     def fails(path, *_, **__):
         raise OSError(code, os.strerror(code), str(path))
 
@@ -36,7 +34,7 @@ def test_faults_of_the_machine_are_one_line_and_exit_code_3(
     assert "the same command goes on" in told[0]
 
 
-def test_a_worker_that_dies_is_one_line(tmp_path, no_prv, monkeypatch, capsys):
+def test_a_worker_that_dies_is_one_line(tmp_path, monkeypatch, capsys):
     def dies(*_, **__):
         raise WorkerDied("a worker died with exit code -9")
 

@@ -43,7 +43,7 @@ def seeded_key(seed: int, *context: str) -> bytes:
     return hashlib.blake2b(text, digest_size=KEY_BYTES).digest()
 
 
-def fill(key: bytes, purpose: Purpose, step: int, out: Integer[np.ndarray, ...]) -> None:
+def fill(key: bytes, purpose: Purpose, step: int, out: Integer[np.ndarray, " ..."]) -> None:
     """Fill a contiguous integer array with uniformly random bits: the AES-256-CTR keystream of
     (key, purpose, step).
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -100,6 +101,16 @@ class _Sheet:
     note: str
     rows: list[Row] = field(default_factory=list)
 
+    @cached_property
+    def _ranked(self) -> list[metrics.Ranking]:
+        """Each target's examples."""
+        return metrics.rankings(self.examples.scores, self.examples.member)
+
+    @cached_property
+    def _everyone(self) -> metrics.Ranking:
+        """All targets' examples together."""
+        return metrics.Ranking(self.examples.scores.ravel(), self.examples.member.ravel())
+
     @property
     def counts(self) -> tuple[int, int, int]:
         member = self.examples.member
@@ -107,8 +118,7 @@ class _Sheet:
 
     def add_ranking(self) -> None:
         curve = self.subject.curve
-        ranked = metrics.rankings(self.examples.scores, self.examples.member)
-        self._add(AUC, lambda: metrics.aucs(ranked), curve.max_auc if curve else None)
+        self._add(AUC, lambda: metrics.aucs(self._ranked), curve.max_auc if curve else None)
 
     def add_thresholds(self) -> None:
         """Advantage and balanced accuracy at every kind of threshold, and PPV."""
@@ -132,18 +142,16 @@ class _Sheet:
 
     def add_rates(self) -> None:
         """TPR at low false positive rates."""
-        scores, member, curve = self.examples.scores, self.examples.member, self.subject.curve
-        ranked = metrics.rankings(scores, member)
+        member, curve = self.examples.member, self.subject.curve
         for fpr in FPRS:
             together = metrics.pooled(member, fpr) and len(member) > 1
 
             def rates(fpr: float = fpr, together: bool = together) -> metrics.Values:
                 metrics.require_non_members(int((~member).sum()), fpr)
-                everyone = metrics.Ranking(scores.ravel(), member.ravel())
-                metrics.require_resolution([everyone] if together else ranked, fpr)
+                metrics.require_resolution([self._everyone] if together else self._ranked, fpr)
                 if together:
-                    return metrics.tpr_at_fpr_together(scores, member, fpr)
-                return metrics.tprs_at_fpr(ranked, fpr)
+                    return metrics.tpr_at_fpr_together(self._everyone, member, fpr)
+                return metrics.tprs_at_fpr(self._ranked, member, fpr)
 
             shared = f"one threshold for all {len(member)} targets together" if together else ""
             ceiling = curve.max_tpr(fpr) if curve else None

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from scipy import special, stats
 
 from dptrain.core.types import Interval
-from dptrain.evaluation.metrics import Values
+from dptrain.evaluation.metrics import Together, Values
 
 CONFIDENCE = 0.95
 BLOCKS = 10
 BOOTSTRAPS = 1000
+RESAMPLED = 1 << 22
+"""Weights of resamples in memory at once."""
 
 
 def upper_limit(hits: float | np.ndarray, trials: int, significance: float) -> np.ndarray:
@@ -58,28 +61,16 @@ def fleet_interval(
     """
     count, examples = membership.shape
     n_in, n_out = int(membership.sum()), int((~membership).sum())
-    everyone, ones = np.ones(count, dtype=bool), np.ones(examples)
-    each = values(ones, everyone)
-    mean = float(each.mean())
     freedom = np.inf
     if count == 1:
-        drawn = np.array(
-            [float(values(weights, everyone)[0]) for weights in _resamples(membership[0])]
-        )
-        error = np.sqrt(np.var(drawn[np.isfinite(drawn)], ddof=1))
+        mean = float(_means(values, np.ones((1, examples)))[0])
+        error = float(np.sqrt(_variance_of_resamples(values, membership[0])))
     else:
-        if len(each) == count:
-            by_target = float(np.var(each, ddof=1)) / count
-        else:
-            by_target = _jackknife(
-                [float(values(ones, everyone & (np.arange(count) != k))[0]) for k in range(count)]
-            )
         blocks = min(BLOCKS, examples)
         block = np.random.default_rng(0).permutation(examples) % blocks
-        by_example = _jackknife(
-            [float(values((block != b).astype(float), everyone).mean()) for b in range(blocks)]
-        )
-        error = np.sqrt(by_target + by_example)
+        without = (block != np.arange(blocks)[:, None]).astype(float)
+        mean, by_target = _over_targets(values, count, examples)
+        error = float(np.sqrt(by_target + _jackknife(_means(values, without, count))))
         freedom = max(1, min(count, blocks) - 1)
 
     def at(confidence: float) -> Interval:
@@ -127,6 +118,37 @@ def least(
     )
 
 
+def _means(
+    values: Values, weights: Float[np.ndarray, "R N"], count: int = 1
+) -> Float[np.ndarray, " R"]:
+    """The metric of all `count` targets in each resample."""
+    if isinstance(values, Together):
+        return values.of(weights, np.ones((1, count), dtype=bool))[:, 0]
+    means: np.ndarray = values.of(weights).mean(axis=1)
+    return means
+
+
+def _over_targets(values: Values, count: int, examples: int) -> tuple[float, float]:
+    """The metric of all targets, and its variance over them."""
+    ones = np.ones((1, examples))
+    if isinstance(values, Together):
+        without = ~np.eye(count, dtype=bool)
+        return float(_means(values, ones, count)[0]), _jackknife(values.of(ones, without)[0])
+    each = values.of(ones)[0]
+    return float(each.mean()), float(np.var(each, ddof=1)) / count
+
+
+def _variance_of_resamples(values: Values, member: Bool[np.ndarray, " N"]) -> float:
+    """Of BOOTSTRAPS stratified resamples of one target."""
+    drawn = _resamples(member)
+    at_once = max(1, RESAMPLED // len(member))
+    means = []
+    while part := list(itertools.islice(drawn, at_once)):
+        means.append(_means(values, np.stack(part)))
+    of_all = np.concatenate(means)
+    return float(np.var(of_all[np.isfinite(of_all)], ddof=1))
+
+
 def _resamples(member: Bool[np.ndarray, " N"]) -> Iterator[np.ndarray]:
     """How often each example is drawn, [N]: members and non-members apart, so that their numbers
     stay.
@@ -140,12 +162,13 @@ def _resamples(member: Bool[np.ndarray, " N"]) -> Iterator[np.ndarray]:
         yield weights
 
 
-def _jackknife(without: list[float]) -> float:
-    without = [value for value in without if np.isfinite(value)]
+def _jackknife(without: Float[np.ndarray, " g"]) -> float:
+    """Variance from the values without one group each (Efron and Stein 1981)."""
+    without = without[np.isfinite(without)]
     groups = len(without)
     if not groups:
         return 0.0
-    return float((groups - 1) / groups * np.sum(np.square(np.array(without) - np.mean(without))))
+    return float((groups - 1) / groups * np.sum(np.square(without - without.mean())))
 
 
 def widen(interval: Interval, trials: int, confidence: float) -> Interval:

@@ -1,27 +1,46 @@
 """From membership scores to numbers with intervals. Higher score = member; equal scores fall on the
 same side of a threshold.
 
-T targets, N examples. A metric is a function of example weights [N] (0 leaves an example out, 2
-counts it twice) and of the targets in use, bool [T], so that one sort serves the estimate and every
+T targets, N examples. A metric is a function of the example weights [R, N] of R resamples (0 leaves
+an example out, 2 counts it twice), so that one sort, or one product, serves the estimate and every
 resample behind its interval.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Num
+from jaxtyping import Bool, Float, Int, Num
 from scipy.stats import rankdata
 
 from dptrain.core.errors import Refusal
 
 NON_MEMBERS_PER_FPR = 10
 
-Values = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""example weights [N], targets in use bool [T] -> a value for each of these, or [1] for all of
-them together.
-"""
+FIRST_RANKS = 1 << 12
+"""Ranks that are looked at first for a low false positive rate, which lies at the top."""
+
+
+@dataclass(frozen=True)
+class PerTarget:
+    """A metric of each target, whose mean is reported. of: weights [R, N] -> [R, T]."""
+
+    of: Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Together:
+    """A metric of many targets at once. of: weights [R, N] and sets of targets, bool [Q, T] ->
+    [R, Q].
+    """
+
+    of: Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+Values = PerTarget | Together
 
 
 def undominated(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -47,38 +66,58 @@ class Ranking:
         self._last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
         self._hits = member[self._order]
 
-    def counts(self, weights: Float[np.ndarray, " N"]) -> tuple[np.ndarray, np.ndarray]:
+    def counts(self) -> tuple[np.ndarray, np.ndarray]:
         """False and true positives at every distinct threshold, falling from the highest, after a
         leading 0.
         """
-        ranked = weights[self._order]
-        inside = np.where(self._hits, ranked, 0)
-        tp = np.cumsum(inside)[self._last]
-        fp = np.cumsum(ranked - inside)[self._last]
-        return np.append(0, fp), np.append(0, tp)
+        tp = np.cumsum(self._hits)[self._last]
+        return np.append(0, self._last + 1 - tp), np.append(0, tp)
 
     def auc(self, weights: Float[np.ndarray, " N"]) -> float:
         """P(member's score > non-member's) + P(equal) / 2 (Mann and Whitney 1947): the area under
         straight lines between thresholds.
         """
-        fp, tp = self.counts(weights)
+        ranked = weights[self._order]
+        inside = np.where(self._hits, ranked, 0)
+        tp, fp = np.cumsum(inside)[self._last], np.cumsum(ranked - inside)[self._last]
         pairs = fp[-1] * tp[-1]  # 0 in a resample that lost all of one side
-        return float(np.sum(np.diff(fp) * (tp[1:] + tp[:-1])) / 2 / pairs) if pairs else np.nan
+        doubled = 2 * tp - np.diff(tp, prepend=0)
+        return float(np.diff(fp, prepend=0) @ doubled / 2 / pairs) if pairs else np.nan
 
     def top(self) -> float:
         """Share of the non-members that the highest score is given to: a lower false positive rate
         has no threshold but none at all.
         """
-        fp, _ = self.counts(np.ones(len(self._hits)))
+        fp, _ = self.counts()
         return float(fp[1] / max(fp[-1], 1))
 
-    def tpr(self, fpr: float, weights: Float[np.ndarray, " N"]) -> float:
+    def tpr(
+        self,
+        fpr: float,
+        weigh: Callable[[np.ndarray], np.ndarray],
+        n_in: float,
+        n_out: float,
+    ) -> float:
         """The largest true positive rate of a threshold whose false positive rate is at most `fpr`;
         nothing is interpolated.
+
+        weigh: places [n] -> their weights [n]; n_in, n_out: the weights of all members, and of all
+        others.
         """
-        fp, tp = self.counts(weights)
-        at = np.searchsorted(fp, fpr * fp[-1] * (1 + 1e-12), side="right") - 1
-        return float(tp[at] / tp[-1]) if tp[-1] else np.nan
+        allowed, length = fpr * n_out * (1 + 1e-12), FIRST_RANKS
+        while True:
+            ranked, hits = weigh(self._order[:length]), self._hits[:length]
+            inside = np.where(hits, ranked, 0)
+            fp = np.cumsum(ranked - inside)
+            if length >= len(self._order) or fp[-1] > allowed:
+                break
+            length *= 4
+        # A group of equal scores that the cut goes through has passed the rate already.
+        last = self._last[: np.searchsorted(self._last, len(fp))]
+        at = last[: np.searchsorted(fp[last], allowed, side="right")]
+        if not n_in:
+            return np.nan
+        return float(inside[: at[-1] + 1].sum() / n_in) if len(at) else 0.0
 
 
 def roc(
@@ -87,7 +126,7 @@ def roc(
     """False and true positive rates at every distinct threshold, falling from the highest, starting
     at (0, 0).
     """
-    fp, tp = Ranking(scores, member).counts(np.ones(len(scores)))
+    fp, tp = Ranking(scores, member).counts()
     return fp / max(fp[-1], 1), tp / max(tp[-1], 1)
 
 
@@ -106,72 +145,109 @@ def rankings(scores: Num[np.ndarray, "T N"], membership: Bool[np.ndarray, "T N"]
     return [Ranking(*pair) for pair in zip(scores, membership, strict=True)]
 
 
-def aucs(ranked: Sequence[Ranking]) -> Values:
-    return lambda weights, targets: np.array(
-        [ranked[t].auc(weights) for t in np.flatnonzero(targets).tolist()]
+def aucs(ranked: Sequence[Ranking]) -> PerTarget:
+    return PerTarget(
+        lambda weights: np.array([[target.auc(row) for target in ranked] for row in weights])
     )
 
 
-def tprs_at_fpr(ranked: Sequence[Ranking], fpr: float) -> Values:
+def tprs_at_fpr(
+    ranked: Sequence[Ranking], membership: Bool[np.ndarray, "T N"], fpr: float
+) -> PerTarget:
     """The largest TPR at an FPR, each target at a threshold of its own. Whether the non-members
     resolve that rate is for the caller to ask: require_non_members.
     """
-    return lambda weights, targets: np.array(
-        [ranked[t].tpr(fpr, weights) for t in np.flatnonzero(targets).tolist()]
-    )
+
+    def of(weights: Float[np.ndarray, "R N"]) -> np.ndarray:
+        n_in, n_out = counts(membership, weights), counts(~membership, weights)
+        return np.array(
+            [
+                [
+                    target.tpr(fpr, row.__getitem__, n_in[r, t], n_out[r, t])
+                    for t, target in enumerate(ranked)
+                ]
+                for r, row in enumerate(weights)
+            ]
+        )
+
+    return PerTarget(of)
+
+
+@dataclass(frozen=True)
+class _Outer:
+    """Weights of the examples of all targets, flattened from [T, N]: those of a target that is not
+    chosen are 0.
+    """
+
+    chosen: np.ndarray
+    weights: np.ndarray
+
+    def at(self, places: Int[np.ndarray, " n"]) -> np.ndarray:
+        target, example = np.divmod(places, len(self.weights))
+        weights: np.ndarray = self.chosen[target] * self.weights[example]
+        return weights
 
 
 def tpr_at_fpr_together(
-    scores: Num[np.ndarray, "T N"], membership: Bool[np.ndarray, "T N"], fpr: float
-) -> Values:
-    """The largest TPR at an FPR of all targets under one threshold; scores and membership [T,
-    N].
+    everyone: Ranking, membership: Bool[np.ndarray, "T N"], fpr: float
+) -> Together:
+    """The largest TPR at an FPR of all targets under one threshold; everyone: the ranking of all
+    their scores, flattened from [T, N].
     """
-    everyone = Ranking(scores.ravel(), membership.ravel())
-    return lambda weights, targets: np.array(
-        [everyone.tpr(fpr, np.outer(targets, weights).ravel())]
-    )
+
+    def of(weights: Float[np.ndarray, "R N"], targets: Bool[np.ndarray, "Q T"]) -> np.ndarray:
+        n_in = counts(membership, weights) @ targets.T
+        n_out = counts(~membership, weights) @ targets.T
+
+        result = np.empty(n_in.shape)
+        for (r, row), (q, chosen) in itertools.product(enumerate(weights), enumerate(targets)):
+            flat = _Outer(chosen, row)
+            result[r, q] = everyone.tpr(fpr, flat.at, n_in[r, q], n_out[r, q])
+        return result
+
+    return Together(of)
+
+
+def counts(flags: Bool[np.ndarray, "T N"], weights: Float[np.ndarray, "R N"]) -> np.ndarray:
+    """How many examples each target's flags mark in each resample, [R, T]."""
+    # One by one: as floats, all flags take eight times the memory.
+    return np.stack([weights @ row.astype(float) for row in flags], axis=1)
 
 
 def _rates(
-    guess: Bool[np.ndarray, "T N"], membership: Bool[np.ndarray, "T N"]
-) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """True and false positive rates of guesses, bool [T, N], for each target in use."""
-    inside, outside = membership.astype(float), (~membership).astype(float)
-    hits, alarms = guess * inside, guess * outside
-
-    def rates(
-        weights: Float[np.ndarray, " N"], targets: Bool[np.ndarray, " T"]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        tpr = hits[targets] @ weights / np.maximum(inside[targets] @ weights, 1)
-        return tpr, alarms[targets] @ weights / np.maximum(outside[targets] @ weights, 1)
-
-    return rates
+    guess: Bool[np.ndarray, "T N"],
+    membership: Bool[np.ndarray, "T N"],
+    weights: Float[np.ndarray, "R N"],
+) -> tuple[np.ndarray, np.ndarray]:
+    """True and false positive rates of guesses, bool [T, N], [R, T] each."""
+    hits, alarms = counts(guess & membership, weights), counts(guess & ~membership, weights)
+    n_in, n_out = counts(membership, weights), counts(~membership, weights)
+    return hits / np.maximum(n_in, 1), alarms / np.maximum(n_out, 1)
 
 
-def advantages(guess: Bool[np.ndarray, "T N"], membership: Bool[np.ndarray, "T N"]) -> Values:
+def advantages(guess: Bool[np.ndarray, "T N"], membership: Bool[np.ndarray, "T N"]) -> PerTarget:
     """TPR - FPR of guesses, bool [T, N] (Yeom et al. 2018, definition 4)."""
-    rates = _rates(guess, membership)
-    return lambda weights, targets: np.subtract(*rates(weights, targets))
+    return PerTarget(lambda weights: np.subtract(*_rates(guess, membership, weights)))
 
 
 def ppv(
     guess: Bool[np.ndarray, "T N"], membership: Bool[np.ndarray, "T N"], ratio: float
-) -> Values:
+) -> Together:
     """Share of members among those called so, where there are `ratio` non-members for each member:
     TPR / (TPR + ratio FPR) (Jayaraman et al. 2021, section 3.2), from the mean rates of the
     targets. Raises Refusal where nobody is called a member.
     """
     if not guess.any():
         raise Refusal("nobody is called a member at this threshold")
-    rates = _rates(guess, membership)
 
-    def values(weights: Float[np.ndarray, " N"], targets: Bool[np.ndarray, " T"]) -> np.ndarray:
-        tpr, fpr = (each.mean() for each in rates(weights, targets))
+    def of(weights: Float[np.ndarray, "R N"], targets: Bool[np.ndarray, "Q T"]) -> np.ndarray:
+        shares = (targets / targets.sum(axis=1, keepdims=True)).T
+        tpr, fpr = (each @ shares for each in _rates(guess, membership, weights))
         # Nan: a resample without any.
-        return np.array([tpr / (tpr + ratio * fpr) if tpr + fpr > 0 else np.nan])
+        called = tpr + ratio * fpr
+        return np.where(tpr + fpr > 0, tpr / np.where(called > 0, called, 1), np.nan)
 
-    return values
+    return Together(of)
 
 
 THRESHOLDS = 2**16

@@ -43,14 +43,16 @@ def accuracy_difference(right: Bool[np.ndarray, "M T"], other: Bool[np.ndarray, 
     used = np.ones_like(right)
     first, second = _share_right(right, used), _share_right(other, used)
 
-    def difference(weights: Float[np.ndarray, " N"], targets: Bool[np.ndarray, " M"]) -> np.ndarray:
-        return first(weights, targets) - second(weights, targets)
-
+    difference = metrics.PerTarget(lambda weights: first.of(weights) - second.of(weights))
     return intervals.fleet_interval(difference, used, (-1.0, 1.0))(intervals.CONFIDENCE)
 
 
-def _share_right(right: Bool[np.ndarray, "M N"], used: Bool[np.ndarray, "M N"]) -> metrics.Values:
-    hits, counted = (right & used).astype(float), used.astype(float)
-    return lambda weights, targets: (
-        hits[targets] @ weights / np.maximum(counted[targets] @ weights, 1)
-    )
+def _share_right(
+    right: Bool[np.ndarray, "M N"], used: Bool[np.ndarray, "M N"]
+) -> metrics.PerTarget:
+    def of(weights: Float[np.ndarray, "R N"]) -> np.ndarray:
+        hits, counted = (metrics.counts(flags, weights) for flags in (right & used, used))
+        shares: np.ndarray = hits / np.maximum(counted, 1)
+        return shares
+
+    return metrics.PerTarget(of)

@@ -80,12 +80,13 @@ def test_pooled_rates_use_one_threshold_and_hold_clopper_pearson():
     scores = rng.normal(size=(16, 1500)) + 2.0 * membership
     assert metrics.pooled(membership, 0.001)
     assert not metrics.pooled(membership, 0.05)
-    values = metrics.tpr_at_fpr_together(scores, membership, 0.001)
+    everyone = metrics.Ranking(scores.ravel(), membership.ravel())
+    values = metrics.tpr_at_fpr_together(everyone, membership, 0.001)
     together = weighed(values, 16, 1500)
     assert together.shape == (1,)
     assert together[0] == tpr(scores.ravel(), membership.ravel(), 0.001)
     kept = np.arange(16) != 3
-    assert values(np.ones(1500), kept)[0] == tpr(
+    assert values.of(np.ones((1, 1500)), kept[None])[0, 0] == tpr(
         scores[kept].ravel(), membership[kept].ravel(), 0.001
     )
     found = intervals.widen(intervals.fleet_interval(values, membership, (0, 1))(0.95), 100, 0.95)
@@ -103,7 +104,9 @@ def test_the_jackknife_of_examples_is_inflated():
     x = rng.normal(size=1000)
     values = np.tile(x, (4, 1))  # all targets alike: nothing varies but the examples
     interval = intervals.fleet_interval(
-        lambda weights, kept: values[kept] @ weights / weights.sum(), member, (-9.0, 9.0)
+        metrics.PerTarget(lambda weights: weights @ values.T / weights.sum(axis=1, keepdims=True)),
+        member,
+        (-9.0, 9.0),
     )(0.95)
     block = np.random.default_rng(0).permutation(1000) % 10
     without = np.array([x[block != b].mean() for b in range(10)])

@@ -45,24 +45,41 @@ def test_weights_count_examples_so_often(seed):
     assert ranking.auc(weights) == pytest.approx(
         reference.auc(scores[often], member[often]), abs=1e-12
     )
-    assert ranking.tpr(0.2, weights) == pytest.approx(
+    assert tpr(scores, member, 0.2, weights) == pytest.approx(
         reference.tpr_at_fpr(scores[often], member[often], 0.2), abs=1e-12
     )
-    guess, one = (scores > 0)[None], np.ones(1, dtype=bool)
-    found = metrics.advantages(guess, member[None])(weights, one)[0]
+    guess, one = (scores > 0)[None], np.ones((1, 1), dtype=bool)
+    found = metrics.advantages(guess, member[None]).of(weights[None])[0, 0]
     taken, inside = guess[0][often], member[often]
     assert found == pytest.approx(taken[inside].mean() - taken[~inside].mean(), abs=1e-12)
     expected = taken[inside].mean() / (taken[inside].mean() + 10 * taken[~inside].mean())
-    assert metrics.ppv(guess, member[None], 10)(weights, one)[0] == pytest.approx(
-        expected, abs=1e-12
-    )
+    found = metrics.ppv(guess, member[None], 10).of(weights[None], one)[0, 0]
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_rate_needs_the_top_of_a_ranking_only(seed, monkeypatch):
+    """However few ranks are looked at first, and where the cut goes through equal scores."""
+    monkeypatch.setattr(metrics, "FIRST_RANKS", 1 + seed % 3)
+    scores, member = draw(seed, ties=True)
+    weights = np.random.default_rng(seed).integers(0, 3, (2, len(scores))).astype(float)
+    membership, matrix = np.stack([member, ~member]), np.stack([scores, scores[::-1]])
+    everyone = metrics.Ranking(matrix.ravel(), membership.ravel())
+    sets = np.array([[True, True], [True, False], [False, True]])
+    for fpr in (0.0, 0.1, 0.6):
+        together = metrics.tpr_at_fpr_together(everyone, membership, fpr).of(weights, sets)
+        for r, row in enumerate(weights.astype(int)):
+            often = np.repeat(np.arange(len(scores)), row)
+            for q, used in enumerate(sets):
+                expected = reference.tpr_at_fpr(
+                    matrix[used][:, often].ravel(), membership[used][:, often].ravel(), fpr
+                )
+                assert together[r, q] == pytest.approx(expected, abs=1e-12)
 
 
 def test_nobody_called_a_member_has_no_ppv():
     with pytest.raises(Refusal, match="nobody"):
-        metrics.ppv(np.zeros((1, 4), dtype=bool), np.array([[True, True, False, False]]), 1)(
-            np.ones(4), np.ones(1, dtype=bool)
-        )
+        metrics.ppv(np.zeros((1, 4), dtype=bool), np.array([[True, True, False, False]]), 1)
 
 
 @pytest.mark.parametrize("seed", range(20))

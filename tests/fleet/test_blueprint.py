@@ -22,7 +22,7 @@ def pretrained(noise):
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.1, 1.5])
-def test_weights_that_a_builder_brings_along_are_named(tmp_path, monkeypatch, no_prv, noise):
+def test_weights_that_a_builder_brings_along_are_named(tmp_path, monkeypatch, noise):
     monkeypatch.setitem(models.MODELS, "mine", pretrained(noise))
     said = sentences(small_sweep(tmp_path, "model=mine").statements["dpsgd-8"])
     assert "only if the initial weights" in said["guarantee"]
@@ -30,7 +30,7 @@ def test_weights_that_a_builder_brings_along_are_named(tmp_path, monkeypatch, no
     assert not any("no pretraining" in text for text in said.values())
 
 
-def test_weights_that_are_drawn_are_not(tmp_path, monkeypatch, no_prv):
+def test_weights_that_are_drawn_are_not(tmp_path, monkeypatch):
     monkeypatch.setitem(
         models.MODELS,
         "mine",

@@ -12,37 +12,10 @@ import time
 import pytest
 
 from dptrain.core.errors import TrainingError
-from dptrain.fleet.executor import Interrupted, Place, run
+from dptrain.fleet.executor import Interrupted, run
 from tests.common import ROOT
+from tests.helpers.jobs import HERE, TWO, squares
 from tests.helpers.sweep import close, command
-
-HERE, TWO = [Place("cpu", 1)], [Place("cpu", 1)] * 2
-
-
-class Odd(Exception):
-    """Cannot be sent to another process."""
-
-
-def squares(offset, place):
-    def work(job, emit, stop):
-        if job == "fail":
-            raise TrainingError("as a test", "workers")
-        if job in ("die", "vanish"):
-            os._exit(9 if job == "die" else 0)
-        if job == "odd":
-            raise Odd(lambda: 0)
-        while job == "chatter":
-            if stop():
-                raise Interrupted
-            emit("still here")
-            time.sleep(0.01)
-        while job == "wait":
-            if stop():
-                raise Interrupted
-            time.sleep(0.01)
-        emit((job, job * job + offset, os.getpid()))
-
-    return work
 
 
 def go(jobs, places, stop=lambda: False):
@@ -85,7 +58,7 @@ def test_an_error_stops_the_others():
 def test_a_program_without_a_main_guard_is_not_run_again(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
-        "import functools, tests.fleet.test_executor as t\n"
+        "import functools, tests.helpers.jobs as t\n"
         "from dptrain.fleet.executor import run\n"
         "print('once', flush=True)\n"
         "run([1, 2], functools.partial(t.squares, 0), t.TWO, lambda event: "
@@ -108,7 +81,7 @@ def test_a_worker_that_dies_is_reported_at_once(job, code, other):
 
 
 def test_any_other_error_comes_back_with_its_traceback():
-    with pytest.raises(RuntimeError, match=r"(?s)a worker failed.*test_executor.*Odd"):
+    with pytest.raises(RuntimeError, match=r"(?s)a worker failed.*helpers.jobs.*Odd"):
         go(["odd", "wait"], TWO)
 
 

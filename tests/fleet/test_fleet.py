@@ -28,7 +28,7 @@ class Projected(nn.Module):
         return self.head(x.flatten(1) @ self.projection)
 
 
-def test_constants_are_the_same_in_training_attacks_and_files(tmp_path, monkeypatch, no_prv):
+def test_constants_are_the_same_in_training_attacks_and_files(tmp_path, monkeypatch):
     monkeypatch.setitem(models.MODELS, "projected", lambda shape, classes: Projected())
     went = []
     judged = run.evaluate_sweep
@@ -64,7 +64,7 @@ def test_constants_are_the_same_in_training_attacks_and_files(tmp_path, monkeypa
         np.testing.assert_allclose(found[:20], expected, rtol=1e-3)
 
 
-def test_features_are_computed_once(tmp_path, quick_pictures, capsys, monkeypatch):
+def test_features_are_computed_once(tmp_path, capsys, monkeypatch):
     done = go(tmp_path, "model=scatter_linear", "models_per_setting=2", overrides=NO_MODEL)
     assert done.trained == 4
     stored = list((tmp_path / "store" / "features").iterdir())

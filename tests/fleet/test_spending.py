@@ -16,7 +16,7 @@ from tests.helpers.small_sweep import small_sweep
 from tests.helpers.sweep import go
 
 
-def test_the_ledger_that_is_verified_is_the_one_that_is_named(tmp_path, monkeypatch, no_prv):
+def test_the_ledger_that_is_verified_is_the_one_that_is_named(tmp_path, monkeypatch):
     """It changes between the two looks: what is named must still be what was verified."""
     seen = []
     read = ledger.read
@@ -47,7 +47,7 @@ def test_the_ledger_that_is_verified_is_the_one_that_is_named(tmp_path, monkeypa
     assert verified.digest[:12] in sentences(result.statements["dpsgd-8"])["record"]
 
 
-def test_sweeps_in_one_folder_share_no_noise_and_are_all_charged(tmp_path, quick_pictures):
+def test_sweeps_in_one_folder_share_no_noise_and_are_all_charged(tmp_path):
     """Another architecture, another pool: the same seed, but other keys, and the ledger holds every
     one.
     """
@@ -102,7 +102,7 @@ def composed(text):
 
 
 @pytest.mark.parametrize("damage", ["gone", "altered", "short"])
-def test_without_its_ledger_a_model_has_no_epsilon(tmp_path, damage, capsys, quick_pictures):
+def test_without_its_ledger_a_model_has_no_epsilon(tmp_path, damage, capsys):
     go(tmp_path, "epsilons=[8]")
     (tmp_path / "metrics.json").unlink()
     for path in (tmp_path / "store" / "ledger").iterdir():

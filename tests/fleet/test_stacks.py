@@ -23,7 +23,7 @@ def dies(*_):
     raise SystemExit
 
 
-def test_fresh_noise_by_default_and_never_shared(tmp_path, quick_pictures):
+def test_fresh_noise_by_default_and_never_shared(tmp_path):
     one, two = (go(tmp_path / name, "privacy.noise=os", "epsilons=[8]") for name in ("one", "two"))
     first, second = parameters(one.folder), parameters(two.folder)
     assert set(first) == set(second)
@@ -48,7 +48,7 @@ def test_no_two_models_of_a_sweep_share_a_key(tmp_path, noise):
     assert (again == secrets) == (noise == "seeded")
 
 
-def test_a_damaged_model_beside_a_checkpoint_is_made_again(tmp_path, monkeypatch, quick_pictures):
+def test_a_damaged_model_beside_a_checkpoint_is_made_again(tmp_path, monkeypatch):
     """A block's checkpoint holds one model; another model of the block is lost meanwhile."""
     whole = parameters(go(tmp_path / "whole").folder)
     folder = tmp_path / "cut"
@@ -96,7 +96,7 @@ def test_resume_equals_uninterrupted_bit_for_bit(tmp_path, uninterrupted):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_torn_artefacts_are_made_again(tmp_path, quick_pictures):
+def test_torn_artefacts_are_made_again(tmp_path):
     first = go(tmp_path)
     whole = parameters(first.folder)
     model = next((tmp_path / "store" / "model").iterdir()) / "parameters.safetensors"
@@ -107,9 +107,7 @@ def test_torn_artefacts_are_made_again(tmp_path, quick_pictures):
     close(again.folder, whole)  # alone it is trained in a stack of one
 
 
-def test_a_kill_between_the_models_of_a_stack_trains_nothing_twice(
-    tmp_path, monkeypatch, quick_pictures
-):
+def test_a_kill_between_the_models_of_a_stack_trains_nothing_twice(tmp_path, monkeypatch):
     """The first model of a stack is stored, then the process dies: the others come from the
     checkpoint, not from new noise.
     """
@@ -139,7 +137,7 @@ def test_a_kill_between_the_models_of_a_stack_trains_nothing_twice(
     assert len(steps) == 3 * 8
 
 
-def test_another_stack_width_leaves_no_keys(tmp_path, monkeypatch, quick_pictures):
+def test_another_stack_width_leaves_no_keys(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("dptrain.fleet.models.parameter_file", dies)
         with pytest.raises(SystemExit):

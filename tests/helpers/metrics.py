@@ -6,7 +6,11 @@ from dptrain.evaluation import metrics
 
 
 def weighed(values, count, examples):
-    return values(np.ones(examples), np.ones(count, dtype=bool))
+    """The metric of each target, or [1] of all together, with every example once."""
+    ones = np.ones((1, examples))
+    if isinstance(values, metrics.Together):
+        return values.of(ones, np.ones((1, count), dtype=bool))[0]
+    return values.of(ones)[0]
 
 
 def draw(seed, n=60, ties=False):
@@ -17,5 +21,7 @@ def draw(seed, n=60, ties=False):
     return (np.round(scores, 0) if ties else scores), member
 
 
-def tpr(scores, member, fpr):
-    return metrics.Ranking(scores, member).tpr(fpr, np.ones(len(scores)))
+def tpr(scores, member, fpr, weights=None):
+    weights = np.ones(len(scores)) if weights is None else weights
+    ranked = metrics.rankings(scores[None], member[None])
+    return metrics.tprs_at_fpr(ranked, member[None], fpr).of(weights[None])[0, 0]

@@ -42,7 +42,7 @@ def small_sweep(folder, *overrides, **keys):
         "dataset.test=60",
         "training.batch_size=20",
     ]
-    no_prv = [
+    quick = [
         "training.epochs=1",
         "training.width=2",
         "training.workers=1",
@@ -51,7 +51,7 @@ def small_sweep(folder, *overrides, **keys):
         "epsilons=[8]",
     ]
     return run.sweep(
-        compose.load("sweep", [*small, *no_prv, *overrides, f"output={folder}"]),
+        compose.load("sweep", [*small, *quick, *overrides, f"output={folder}"]),
         show_progress=False,
     )
 

@@ -3,7 +3,7 @@
 from tests.helpers.sweep import go
 
 
-def test_scores_follow_the_data_they_are_of(tmp_path, quick_pictures):
+def test_scores_follow_the_data_they_are_of(tmp_path):
     """Without noise and at sample rate 1 two splits can give equal parameters; their scores are
     still their own.
     """
@@ -14,7 +14,7 @@ def test_scores_follow_the_data_they_are_of(tmp_path, quick_pictures):
     assert list(mixed.rows) == list(fresh.rows)
 
 
-def test_attacks_follow_the_models_they_are_of(tmp_path, quick_pictures):
+def test_attacks_follow_the_models_they_are_of(tmp_path):
     """Other models on the same examples: scores of the same shape, and nothing of the first run may
     be found again.
     """

@@ -55,7 +55,7 @@ def same(one, other):
     return [row.to_json() for row in one.rows] == [row.to_json() for row in other.rows]
 
 
-def test_no_damaged_file_is_printed_as_a_result(tmp_path, no_prv):
+def test_no_damaged_file_is_printed_as_a_result(tmp_path):
     """300 damaged files of a finished run: each is answered, mended from what is whole, or changes
     nothing. None changes a number in silence.
     """
@@ -97,7 +97,7 @@ def test_no_damaged_file_is_printed_as_a_result(tmp_path, no_prv):
     assert counts["answered"] + counts["mended"] > tried / 4
 
 
-def test_a_damaged_report_or_table_is_written_anew(tmp_path, no_prv):
+def test_a_damaged_report_or_table_is_written_anew(tmp_path):
     whole = digits_sweep(tmp_path)
     for name in outputs.OUTPUTS:
         path = tmp_path / name
@@ -112,13 +112,13 @@ def test_a_damaged_report_or_table_is_written_anew(tmp_path, no_prv):
         )
 
 
-def test_temporaries_of_a_killed_run_are_removed(tmp_path, no_prv):
+def test_temporaries_of_a_killed_run_are_removed(tmp_path):
     tmp_path.joinpath(".metrics.json.0123456789abcdef.tmp").write_text("half")
     digits_sweep(tmp_path)
     assert not list(tmp_path.glob(".*.tmp"))
 
 
-def test_the_last_result_stays_until_there_is_a_new_one(tmp_path, no_prv, monkeypatch):
+def test_the_last_result_stays_until_there_is_a_new_one(tmp_path, monkeypatch):
     overrides = [*DIGITS, f"output={tmp_path}"]
     run.sweep(compose.load("sweep", overrides), show_progress=False)
     before = (tmp_path / "metrics.json").read_bytes()
@@ -228,7 +228,7 @@ def test_second_run_only_prints(done, monkeypatch):
     assert again.statements == done.statements
 
 
-def test_a_finished_sweep_whose_ledger_changed_is_told_anew(tmp_path, quick_pictures):
+def test_a_finished_sweep_whose_ledger_changed_is_told_anew(tmp_path):
     first = go(tmp_path, "epsilons=[8]", "models_per_setting=2")
     assert go(tmp_path, "epsilons=[8]", "models_per_setting=2").statements == first.statements
     for path in (tmp_path / "store" / "ledger").iterdir():
@@ -241,7 +241,7 @@ def test_all_models_differ(done):
     assert len(set(parameters(done.folder).values())) == 12
 
 
-def test_a_finished_result_does_not_vouch_for_anothers_files(tmp_path, monkeypatch, quick_pictures):
+def test_a_finished_result_does_not_vouch_for_anothers_files(tmp_path, monkeypatch):
     first = go(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(

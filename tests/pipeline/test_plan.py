@@ -16,9 +16,7 @@ from tests.helpers.datasets import FILES
 from tests.helpers.sweep import NO_MODEL, go, parameters
 
 
-def test_auto_falls_back_to_one_model_at_a_time_and_says_so(
-    tmp_path, capsys, fake_package, quick_pictures
-):
+def test_auto_falls_back_to_one_model_at_a_time_and_says_so(tmp_path, capsys, fake_package):
     overrides = [
         *(o for o in TINY if not o.startswith("model.")),
         "model.name=scaled",
@@ -33,7 +31,7 @@ def test_auto_falls_back_to_one_model_at_a_time_and_says_so(
     )
 
 
-def test_a_model_of_the_program_itself(tmp_path, monkeypatch, quick_pictures):
+def test_a_model_of_the_program_itself(tmp_path, monkeypatch):
     def mine(shape, classes, width=3):
         return nn.Sequential(
             nn.Flatten(),

@@ -27,7 +27,7 @@ def of_zero_head(function):
     return build
 
 
-def test_a_model_whose_code_changed_is_trained_anew(tmp_path, monkeypatch, no_prv):
+def test_a_model_whose_code_changed_is_trained_anew(tmp_path, monkeypatch):
     """Both say zero at first."""
     monkeypatch.setitem(models.MODELS, "mine", of_zero_head(lambda x: x))
     assert small_sweep(tmp_path, "model=mine").trained == 4
@@ -59,7 +59,7 @@ def touched(folder):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_only_what_is_new_is_computed(tmp_path, change, trained, quick_pictures):
+def test_only_what_is_new_is_computed(tmp_path, change, trained):
     go(tmp_path)
     before = touched(tmp_path)
     assert go(tmp_path, *change).trained == trained
@@ -67,7 +67,7 @@ def test_only_what_is_new_is_computed(tmp_path, change, trained, quick_pictures)
     assert {path: after.get(path) for path in before} == before
 
 
-def test_adding_an_attack_changes_no_other_number(tmp_path, quick_pictures):
+def test_adding_an_attack_changes_no_other_number(tmp_path):
     few = go(tmp_path / "few", "attacks=[loss]")
     more = go(tmp_path / "few", "attacks=[loss,lira]")
     whole = go(tmp_path / "whole", "attacks=[loss,lira]")
@@ -75,7 +75,7 @@ def test_adding_an_attack_changes_no_other_number(tmp_path, quick_pictures):
     assert list(more.rows) == list(whole.rows)
 
 
-def test_a_plugin_whose_code_changes_is_trained_anew(tmp_path, monkeypatch, quick_pictures):
+def test_a_plugin_whose_code_changes_is_trained_anew(tmp_path, monkeypatch):
     overrides = [
         *(o for o in TINY if not o.startswith("model.")),
         "model.name=own",
@@ -92,7 +92,7 @@ def test_a_plugin_whose_code_changes_is_trained_anew(tmp_path, monkeypatch, quic
         assert go(tmp_path, overrides=overrides).trained == trained
 
 
-def test_a_model_that_diverges_names_the_key(tmp_path, capsys, quick_pictures):
+def test_a_model_that_diverges_names_the_key(tmp_path, capsys):
     assert (
         cli.main(
             [
@@ -120,7 +120,7 @@ def test_two_at_once_are_refused(tmp_path, capsys):
     assert "output: another dptrain is at work" in capsys.readouterr().err
 
 
-def test_opacus_engine_gives_the_same_sweep(tmp_path, monkeypatch, quick_pictures):
+def test_opacus_engine_gives_the_same_sweep(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "dptrain.fleet.stacks.secret_key",
         lambda _, *of: streams.seeded_key(0, "noise", of[0].name, str(of[1])),
@@ -136,7 +136,7 @@ def test_opacus_engine_gives_the_same_sweep(tmp_path, monkeypatch, quick_picture
             )  # parameters agree to 1e-5; losses that nearly tie change places
 
 
-def test_techniques_together(tmp_path, quick_pictures):
+def test_techniques_together(tmp_path):
     """A convolutional network with views, a moving average, AdamW, a schedule, automatic clipping
     and batches in parts.
     """
@@ -164,7 +164,7 @@ def test_techniques_together(tmp_path, quick_pictures):
     assert go(tmp_path, *changes, overrides=NO_MODEL).trained == 0  # parts change no result
 
 
-def test_two_models_are_enough_to_run(tmp_path, capsys, quick_pictures):
+def test_two_models_are_enough_to_run(tmp_path, capsys):
     assert cli.main(["sweep", *TINY, "models_per_setting=2", f"output={tmp_path}"]) == 0
     out = capsys.readouterr().out
     assert "models_per_setting of at least 6" in out

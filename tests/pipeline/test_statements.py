@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
@@ -38,7 +39,7 @@ def headers(folder):
     return texts
 
 
-def test_the_headers_of_parameters_follow_the_claim(tmp_path, monkeypatch, no_prv):
+def test_the_headers_of_parameters_follow_the_claim(tmp_path, monkeypatch):
     """Models outlive the code that accounts for them: what is claimed now stands in each file."""
     first = small_sweep(tmp_path)
     before = headers(tmp_path)
@@ -57,7 +58,8 @@ def test_the_headers_of_parameters_follow_the_claim(tmp_path, monkeypatch, no_pr
             np.testing.assert_array_equal(value, values[name])
 
 
-def test_a_refuted_claim_is_shown_as_refuted_everywhere(tmp_path, monkeypatch, no_prv, capsys):
+@pytest.mark.whole
+def test_a_refuted_claim_is_shown_as_refuted_everywhere(tmp_path, monkeypatch, capsys):
     refuting(monkeypatch)
     result = small_sweep(tmp_path)
     assert any(row.contradicted for row in result.rows)
@@ -80,7 +82,7 @@ def test_a_refuted_claim_is_shown_as_refuted_everywhere(tmp_path, monkeypatch, n
     assert cli.main(["advise", f"run={tmp_path}", "max_epsilon=9"]) == 1
 
 
-def test_a_run_with_other_attacks_takes_no_refutation_back(tmp_path, monkeypatch, no_prv):
+def test_a_run_with_other_attacks_takes_no_refutation_back(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         refuting(patch)
         small_sweep(tmp_path)
@@ -94,7 +96,7 @@ def test_a_run_with_other_attacks_takes_no_refutation_back(tmp_path, monkeypatch
     assert not any(row.contradicted for row in other.rows)
 
 
-def test_where_the_split_leaks_nothing_is_recommended(tmp_path, monkeypatch, no_prv):
+def test_where_the_split_leaks_nothing_is_recommended(tmp_path, monkeypatch):
     result = small_sweep(tmp_path)
     record = json.loads((tmp_path / "metrics.json").read_text())
     for row in record["rows"]:

@@ -17,7 +17,7 @@ from tests.helpers.small_sweep import small_sweep
 from tests.helpers.tables import DIGITS, digits_sweep
 
 
-def test_a_damaged_private_model_is_announced_before_it_is_trained_again(tmp_path, no_prv, capsys):
+def test_a_damaged_private_model_is_announced_before_it_is_trained_again(tmp_path, capsys):
     small_sweep(tmp_path)
     assert "WARNING" not in capsys.readouterr().err
     [damaged, *_] = sorted((tmp_path / "store" / "model").glob("*/parameters.safetensors"))
@@ -32,15 +32,13 @@ def test_a_damaged_private_model_is_announced_before_it_is_trained_again(tmp_pat
     assert f"({before}, " in sentences(result.statements["dpsgd-8"])["composition"]
 
 
-def test_another_configuration_in_the_same_folder_is_no_damage(tmp_path, no_prv, capsys):
+def test_another_configuration_in_the_same_folder_is_no_damage(tmp_path, capsys):
     small_sweep(tmp_path)
     assert small_sweep(tmp_path, "training.epochs=2").trained == 4
     assert "WARNING" not in capsys.readouterr().err
 
 
-def test_what_a_run_takes_is_said_and_checked_before_it_starts(
-    tmp_path, no_prv, monkeypatch, capfd
-):
+def test_what_a_run_takes_is_said_and_checked_before_it_starts(tmp_path, monkeypatch, capfd):
     measured = [part for part in DIGITS if not part.startswith("training.width")]
     run.sweep(compose.load("sweep", [*measured, f"output={tmp_path / 'one'}"]))
     assert re.search(
@@ -56,7 +54,7 @@ def test_what_a_run_takes_is_said_and_checked_before_it_starts(
         digits_sweep(tmp_path / "third")
 
 
-def test_a_stop_when_the_last_model_has_just_ended_is_a_stop(tmp_path, no_prv, monkeypatch, capsys):
+def test_a_stop_when_the_last_model_has_just_ended_is_a_stop(tmp_path, monkeypatch, capsys):
     run_jobs = training.run_jobs
 
     def interrupted(*arguments):

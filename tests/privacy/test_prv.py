@@ -15,6 +15,8 @@ from tests.helpers.mechanisms import CONFIGURATIONS, drawn, mechanism
 
 PRV_SECONDS = 20
 
+pytestmark = pytest.mark.whole
+
 
 PRV_ANSWERS = (0, 2, 3, 4, 5)
 """Of those in CI; number 1 has an epsilon of thousands."""

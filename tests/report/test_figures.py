@@ -1,10 +1,13 @@
 """Figures hold what they are given."""
 
 import numpy as np
+import pytest
 
 from dptrain.privacy import pld
 from dptrain.report import figures
 from tests.fleets import row
+
+pytestmark = pytest.mark.whole
 
 
 def rows():
