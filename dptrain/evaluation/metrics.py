@@ -9,6 +9,7 @@ resample behind its interval.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -60,10 +61,11 @@ class Ranking:
     """Scores [N] with their membership, sorted once."""
 
     def __init__(self, scores: Num[np.ndarray, " N"], member: Bool[np.ndarray, " N"]):
-        self._order = np.argsort(-scores, kind="stable")
+        self._order = np.argsort(-scores)
         ranked = scores[self._order]
         # Of each group of equal scores.
         self._last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+        self._values = ranked[self._last]
         self._hits = member[self._order]
 
     def counts(self) -> tuple[np.ndarray, np.ndarray]:
@@ -73,16 +75,26 @@ class Ranking:
         tp = np.cumsum(self._hits)[self._last]
         return np.append(0, self._last + 1 - tp), np.append(0, tp)
 
-    def auc(self, weights: Float[np.ndarray, " N"]) -> float:
-        """P(member's score > non-member's) + P(equal) / 2 (Mann and Whitney 1947): the area under
-        straight lines between thresholds.
+    def best(self) -> float:
+        """The threshold with the largest TPR - FPR, the highest of equals; infinity where none is
+        better than no guess.
         """
-        ranked = weights[self._order]
+        fp, tp = self.counts()
+        gain = tp * fp[-1] - fp * tp[-1]
+        at = int(gain.argmax())
+        return float(self._values[at - 1]) if gain[at] > 0 else math.inf
+
+    def auc(self, weights: Float[np.ndarray, "R N"]) -> np.ndarray:
+        """P(member's score > non-member's) + P(equal) / 2 (Mann and Whitney 1947), [R]: the area
+        under straight lines between thresholds.
+        """
+        ranked = weights[:, self._order]
         inside = np.where(self._hits, ranked, 0)
-        tp, fp = np.cumsum(inside)[self._last], np.cumsum(ranked - inside)[self._last]
-        pairs = fp[-1] * tp[-1]  # 0 in a resample that lost all of one side
+        tp, fp = (np.cumsum(side, axis=1)[:, self._last] for side in (inside, ranked - inside))
+        pairs = fp[:, -1] * tp[:, -1]  # 0 in a resample that lost all of one side
         doubled = 2 * tp - np.diff(tp, prepend=0)
-        return float(np.diff(fp, prepend=0) @ doubled / 2 / pairs) if pairs else np.nan
+        area = np.einsum("rn,rn->r", np.diff(fp, prepend=0), doubled) / 2
+        return np.where(pairs > 0, area / np.where(pairs > 0, pairs, 1), np.nan)
 
     def top(self) -> float:
         """Share of the non-members that the highest score is given to: a lower false positive rate
@@ -146,9 +158,7 @@ def rankings(scores: Num[np.ndarray, "T N"], membership: Bool[np.ndarray, "T N"]
 
 
 def aucs(ranked: Sequence[Ranking]) -> PerTarget:
-    return PerTarget(
-        lambda weights: np.array([[target.auc(row) for target in ranked] for row in weights])
-    )
+    return PerTarget(lambda weights: np.stack([each.auc(weights) for each in ranked], axis=1))
 
 
 def tprs_at_fpr(
@@ -250,7 +260,7 @@ def ppv(
     return Together(of)
 
 
-THRESHOLDS = 2**16
+THRESHOLDS = 2**14
 """Candidates for a threshold: all distinct scores, or this many quantiles of them."""
 
 
@@ -270,25 +280,27 @@ def best_thresholds(
     grid = np.unique(scores)
     if len(grid) > THRESHOLDS:
         grid = np.unique(np.quantile(grid, np.linspace(0, 1, THRESHOLDS), method="nearest"))
-
-    def reached(used: Bool[np.ndarray, "M N"]) -> tuple[np.ndarray, np.ndarray]:
-        """How many of the used examples reach each candidate, for each row of `chosen`, highest
-        candidate first; and how many there are.
-        """
-        below = [
-            np.searchsorted(grid, row[mask], side="right")
-            for row, mask in zip(scores, used, strict=True)
-        ]
-        # [0] lies below every candidate.
-        counts = np.stack([np.bincount(each, minlength=len(grid) + 1) for each in below])[:, :0:-1]
-        return chosen.astype(float) @ np.cumsum(counts, axis=1), chosen @ used.sum(axis=1).astype(
-            float
-        )
-
-    (tp, n_in), (fp, n_out) = reached(membership), reached(~membership)
-    gain = tp * n_out[:, None] - fp * n_in[:, None]  # whole numbers, so that equals are equal
+    members, others = [], []  # of each model that reach each candidate
+    for row, member in zip(scores, membership, strict=True):
+        order = np.argsort(row)
+        below = np.searchsorted(row[order], grid)
+        hits = np.append(0, np.cumsum(member[order]))
+        members.append(hits[-1] - hits[below])
+        others.append(len(row) - below - members[-1])
+    used = chosen.astype(float)
+    tp, fp = used @ np.stack(members), used @ np.stack(others)
+    n_in, n_out = (used @ side.sum(axis=1) for side in (membership, ~membership))
+    # Whole numbers, so that equals are equal; the highest candidate first.
+    gain = (tp * n_out[:, None] - fp * n_in[:, None])[:, ::-1]
     best = gain.argmax(axis=1)
     return np.where(gain.max(axis=1) > 0, grid[::-1][best], np.inf)
+
+
+def oracle_thresholds(
+    scores: Num[np.ndarray, "T N"], membership: Bool[np.ndarray, "T N"]
+) -> np.ndarray:
+    """The same for each target over its own scores, which no attacker can do; [T]."""
+    return np.array([ranking.best() for ranking in rankings(scores, membership)])
 
 
 def quantile_thresholds(scores: Num[np.ndarray, "T P"], fpr: float) -> np.ndarray:

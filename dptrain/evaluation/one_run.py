@@ -35,9 +35,26 @@ def one_run_p_value(m: int, guesses: int, right: int, epsilon: float, delta: flo
     # Further below the mean than 40 standard deviations there is no mass left to gain, only a
     # larger i.
     reach = right - math.floor(guesses * q - 40 * math.sqrt(guesses * q * (1 - q)) - 1)
-    i = np.arange(1, max(1, min(m, right, reach)) + 1)
-    alpha = float(np.max((_binomial_tail(right - i, guesses, q) - beta) / i, initial=0.0))
+    alpha = _steepest(right, guesses, q, max(1, min(m, right, reach)))
     return min(1.0, beta + 2 * m * delta * alpha)
+
+
+def _steepest(right: int, guesses: int, q: float, most: int) -> float:
+    """The largest P(right - i <= Bin(guesses, q) < right) / i over i = 1..most.
+
+    It is the mean of i neighbouring probabilities, which rise and then fall as i grows, and so does
+    their mean: the largest of all lies within a stride of the largest of every stride-th.
+    """
+    beta = _binomial_tail(right, guesses, q)
+
+    def highest(i: Int[np.ndarray, " n"]) -> tuple[float, int]:
+        means = (_binomial_tail(right - i, guesses, q) - beta) / i
+        at = int(means.argmax())
+        return float(means[at]), int(i[at])
+
+    stride = max(1, math.isqrt(most // 2))
+    _, near = highest(np.arange(1, most + 1, stride))
+    return highest(np.arange(max(1, near - stride), min(most, near + stride) + 1))[0]
 
 
 def _binomial_tail(k: Int[np.ndarray, " i"] | int, n: int, q: float) -> np.ndarray:

@@ -142,11 +142,8 @@ class ScoredExamples:
         )
 
     def _oracle(self, per_class: bool) -> np.ndarray:
-        each_itself = np.eye(len(self.scores), dtype=bool)
         return self._apply(
-            lambda rows: metrics.best_thresholds(
-                self.scores[:, rows], self.member[:, rows], each_itself
-            ),
+            lambda rows: metrics.oracle_thresholds(self.scores[:, rows], self.member[:, rows]),
             self.labels,
             per_class,
         )

@@ -27,6 +27,8 @@ def test_against_slow_twins(seed, ties):
     assert oracle(scores, member) == pytest.approx(
         reference.best_advantage(scores, member), abs=1e-12
     )
+    (best,) = metrics.oracle_thresholds(scores[None], member[None])
+    assert best == metrics.best_thresholds(scores[None], member[None], np.ones((1, 1), bool))[0]
     for fpr in (0.02, 0.1, 0.5):
         assert tpr(scores, member, fpr) == pytest.approx(
             reference.tpr_at_fpr(scores, member, fpr), abs=1e-12
@@ -42,7 +44,7 @@ def test_weights_count_examples_so_often(seed):
     weights[:2] = 1
     often = np.repeat(np.arange(len(scores)), weights.astype(int))
     ranking = metrics.Ranking(scores, member)
-    assert ranking.auc(weights) == pytest.approx(
+    assert ranking.auc(weights[None])[0] == pytest.approx(
         reference.auc(scores[often], member[often]), abs=1e-12
     )
     assert tpr(scores, member, 0.2, weights) == pytest.approx(
