@@ -1,21 +1,84 @@
-"""Shadow-model attack classifiers."""
+"""Classifiers of membership that are trained on the records of shadow models: logistic regression
+by Newton's method.
+"""
 
 from __future__ import annotations
 
-import warnings
+import math
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Bool, Float
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from jaxtyping import Bool, Float, Int
+from scipy import special
 
 from dptrain.attacks.scores import Scores, split_true
 from dptrain.core.errors import Refusal
 
+MOST_RECORDS = 20_000
+"""Records that a classifier is trained on, drawn at random; a dozen slopes gain little by more."""
+NEAR, THERE = 1e-6, 1e-16
+"""What a step of Newton's gains, as a part of the objective, where whole steps are safe, and where
+none is left to take.
+"""
 MIN_PER_CLASS = 200
 """Shadow records, in and out each, from which a class gets a classifier of its own."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Log odds of membership, linear in the features: slopes [F] and an intercept."""
+
+    slopes: np.ndarray
+    intercept: float
+
+    def log_odds(self, features: Float[np.ndarray, "n F"]) -> np.ndarray:
+        """Of features [n, F]: float64 [n]."""
+        result: np.ndarray = features @ self.slopes + self.intercept
+        return result
+
+
+def drawn(count: int) -> np.ndarray:
+    """Which of `count` records to train on, int [at most MOST_RECORDS]."""
+    if count <= MOST_RECORDS:
+        return np.arange(count)
+    return np.random.default_rng(0).choice(count, MOST_RECORDS, replace=False)
+
+
+def fit(x: Float[np.ndarray, "n F"], member: Bool[np.ndarray, " n"]) -> Classifier:
+    """Trained on records [n, F] with membership [n], each feature scaled to variance 1, with half
+    the sum of squares of the slopes added to the sum of the losses.
+    """
+    centre, scale = x.mean(axis=0), x.std(axis=0)
+    scale[scale == 0] = 1
+    design = np.column_stack([(x - centre) / scale, np.ones(len(x))])
+    slopes = _newton(design, member.astype(float))
+    return Classifier(slopes[:-1] / scale, float(slopes[-1] - centre @ (slopes[:-1] / scale)))
+
+
+def _newton(design: Float[np.ndarray, "n G"], y: Float[np.ndarray, " n"]) -> np.ndarray:
+    """Coefficients [G] of the least penalised loss; the last of them has no penalty."""
+    penalty = np.append(np.ones(design.shape[1] - 1), 0.0)
+
+    def objective(w: Float[np.ndarray, " G"], z: Float[np.ndarray, " n"]) -> float:
+        return float(np.logaddexp(0, z).sum() - y @ z + penalty @ np.square(w) / 2)
+
+    w, z = np.zeros(design.shape[1]), np.zeros(len(y))
+    reached = objective(w, z)
+    gain = math.inf
+    while gain > THERE * (1 + abs(reached)):
+        p = special.expit(z)
+        gradient = design.T @ (p - y) + penalty * w
+        hessian = design.T @ (design * (p * (1 - p))[:, None]) + np.diag(penalty)
+        # Least squares, since one class alone leaves nothing of the intercept's curvature.
+        step = np.linalg.lstsq(hessian, gradient, rcond=None)[0]
+        along, gain = design @ step, float(gradient @ step) / 2
+        # A whole step is too long at times, far from the end; there rounding hides what it gains.
+        while gain > NEAR * (1 + abs(reached)) and objective(w - step, z - along) > reached:
+            step, along = step / 2, along / 2
+        w, z = w - step, z - along
+        reached = objective(w, z)
+    return w
 
 
 def shadow(scores: Scores, target: int) -> np.ndarray:
@@ -30,24 +93,39 @@ def shadow(scores: Scores, target: int) -> np.ndarray:
     table, models = scores.records(target)
     if not len(models):
         raise Refusal("shadow classifiers need shadow models: models_per_setting of at least 4")
-    features, member = _features(table)[models], table.membership[models]
-    asked = _features(scores)[target]
+    asked, labels = _features(scores)[target], frozenset(scores.labels.tolist())
     result = np.empty(len(scores.labels))
-    # Classes without a classifier of their own.
-    common = np.ones(table.labels.max(initial=0) + 1, dtype=bool)
-    for label in np.unique(table.labels):
-        inside = member[:, table.labels == label]
-        common[label] = min(inside.sum(), inside.size - inside.sum()) < MIN_PER_CLASS
-    for label in np.flatnonzero(~common):
-        known, rows = table.labels == label, scores.labels == label
-        if rows.any():
-            result[rows] = log_odds(features[:, known], member[:, known], asked[rows])
-    rest = ~np.isin(scores.labels, np.flatnonzero(~common))
-    if rest.any():
-        known = common[table.labels]
-        known = known if known.any() else ~known  # a class that no record has
-        result[rest] = log_odds(features[:, known], member[:, known], asked[rest])
+    for classes, classifier in _classifiers(table, tuple(models.tolist()), labels):
+        rows = np.isin(scores.labels, classes)
+        result[rows] = classifier.log_odds(asked[rows])
     return result
+
+
+@lru_cache(maxsize=2)  # a target and its complement have the same shadows
+def _classifiers(
+    table: Scores, models: tuple[int, ...], labels: frozenset[int]
+) -> list[tuple[list[int], Classifier]]:
+    """Of some models' records, with the classes that each is for: one a class, and one for all
+    others.
+    """
+    features, member = _features(table), table.membership[list(models)]
+
+    def trained(columns: Int[np.ndarray, " c"]) -> Classifier:
+        model, column = np.divmod(drawn(len(models) * len(columns)), len(columns))
+        at = np.array(models)[model], columns[column]
+        return fit(features[at], table.membership[at])
+
+    found, rest = [], np.ones(len(table.labels), dtype=bool)
+    for label in sorted(labels):
+        known = table.labels == label
+        inside = member[:, known]
+        if min(inside.sum(), inside.size - inside.sum()) >= MIN_PER_CLASS:
+            found.append(([label], trained(np.flatnonzero(known))))
+            rest &= ~known
+    if others := sorted(labels - {label for classes, _ in found for label in classes}):
+        # All records, for a class that none has.
+        found.append((others, trained(np.flatnonzero(rest if rest.any() else ~rest))))
+    return found
 
 
 @lru_cache(maxsize=2)  # every target in turn asks for the same
@@ -62,21 +140,3 @@ def _of_model(scores: Scores, model: int) -> np.ndarray:
     ranked = -np.sort(-others, axis=-1)[..., : min(3, others.shape[-1] - 1)]
     base = np.column_stack([true, scores.phi[model].mean(axis=1), ranked])
     return np.concatenate([base, np.square(base)], axis=-1)
-
-
-def log_odds(
-    known: Float[np.ndarray, "... F"],
-    member: Bool[np.ndarray, " ..."],
-    rows: Float[np.ndarray, "n F"],
-) -> np.ndarray:
-    """Of membership for `rows` [N, F], by logistic regression on records [..., F] with
-    membership [...]; float64 [N].
-    """
-    classifier = make_pipeline(
-        StandardScaler(), LogisticRegression(C=1.0, solver="newton-cholesky", tol=1e-12)
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a line search that rounding leaves nothing to gain
-        classifier.fit(known.reshape(-1, known.shape[-1]), member.reshape(-1))
-    result: np.ndarray = classifier.decision_function(rows)
-    return result
