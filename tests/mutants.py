@@ -484,4 +484,4 @@ MUTANTS = [
 ]
 
 FAST = ("no clip", "noise / B", "ledger refunds on crash")
-"""Tried on every run of the tests; all of them under -m slow."""
+"""Tried with the long tests; all of them under -m slow."""

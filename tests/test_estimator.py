@@ -113,6 +113,7 @@ def test_without_privacy_nothing_is_promised():
     assert sentences(model.privacy_statement_)["guarantee"].startswith("none")
 
 
+@pytest.mark.long
 def test_pipeline_and_grid_search():
     X, y = data()
     steps = make_pipeline(

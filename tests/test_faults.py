@@ -14,6 +14,7 @@ needs_compiler = pytest.mark.skipif(
 
 
 @needs_compiler
+@pytest.mark.long
 def test_faults_of_the_disk_end_in_one_line_and_leave_nothing():
     tried, wrong = faults.all_trials(every=173, offset=7)
     assert tried > 10

@@ -24,7 +24,9 @@ def test_the_text_to_change_stands_there_once(mutant):
 @pytest.mark.parametrize(
     "mutant",
     [
-        pytest.param(one, marks=() if one.name in FAST else pytest.mark.slow, id=one.name)
+        pytest.param(
+            one, marks=pytest.mark.long if one.name in FAST else pytest.mark.slow, id=one.name
+        )
         for one in MUTANTS
     ],
 )

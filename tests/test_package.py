@@ -42,6 +42,7 @@ def test_wheel_holds_every_configuration(wheel):
     assert not any(name.startswith(("tests/", "scripts/", "results/")) for name in names)
 
 
+@pytest.mark.long
 def test_fresh_environment_runs_a_tiny_sweep_from_another_folder(wheel, tmp_path):
     environment = tmp_path / "venv"
     venv.create(environment, with_pip=True)

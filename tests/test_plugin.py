@@ -6,11 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.common import TINY
 
 EXAMPLE = Path(__file__).parent.parent / "docs" / "example_plugin"
 
 
+@pytest.mark.long
 def test_the_example_package_adds_a_model_a_data_set_and_an_attack(tmp_path):
     place = tmp_path / "site"
     options = [

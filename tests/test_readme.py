@@ -133,7 +133,17 @@ def score_files(quickstart):
         subprocess.run([sys.executable, "-c", program], cwd=where, env=environment(), check=True)
 
 
-@pytest.mark.parametrize("command", OTHERS)
+def trains(command):
+    return command.startswith("dptrain sweep") and "--statements" not in command
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(command, marks=pytest.mark.long if trains(command) else ())
+        for command in OTHERS
+    ],
+)
 def test_other_commands(command, quickstart, score_files):
     """In the folder where quickstart's results lie, so that only what is new is computed."""
     folder, _ = quickstart

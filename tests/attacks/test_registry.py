@@ -29,6 +29,11 @@ OPTIONS = {
     "quantile": [{"alpha": 0.05}, {"alpha": 0.3}],
 }
 
+MANY = [
+    pytest.param(name, marks=pytest.mark.long if name == "quantile" else ()) for name in ATTACKS
+]
+"""For tests on many fleets, each of which takes trees seconds."""
+
 
 def mean_auc(matrix, membership):
     return np.mean([metrics.auc(*pair) for pair in zip(matrix, membership, strict=True)])
@@ -61,7 +66,7 @@ def test_no_attack_reads_the_targets_membership(attack):
     np.testing.assert_array_equal(before, after)
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("attack", MANY)
 def test_planted_leak_is_found_the_right_way_up(attack):
     """24 models, since attack R with K shadows out comes to 1 - 1 / (2 K + 2) at best."""
     aucs = []
@@ -73,7 +78,7 @@ def test_planted_leak_is_found_the_right_way_up(attack):
     )
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("attack", MANY)
 def test_null_is_a_coin(attack):
     """Memberships that no model knows. The mean AUC over 40 fleets is .5 within 4.89 standard
     errors (false alarms 1e-6).

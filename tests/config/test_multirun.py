@@ -26,10 +26,13 @@ LAUNCHERS = [
     "basic",
     pytest.param(
         "joblib",
-        marks=pytest.mark.skipif(
-            importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher") is None,
-            reason="hydra-joblib-launcher is not installed",
-        ),
+        marks=[
+            pytest.mark.long,
+            pytest.mark.skipif(
+                importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher") is None,
+                reason="hydra-joblib-launcher is not installed",
+            ),
+        ],
     ),
 ]
 

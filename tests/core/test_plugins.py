@@ -48,6 +48,7 @@ def code_of(folder, code, name="Mine", hash_seed="0", before=""):
     ).stdout
 
 
+@pytest.mark.long
 def test_the_key_of_a_models_code_is_the_same_in_every_process_and_follows_what_it_uses(
     tmp_path,
 ):

@@ -48,6 +48,7 @@ def test_only_the_first_of_the_pool_are_replaced(kind):
         np.testing.assert_allclose(np.diag(gram), flat.shape[1], rtol=1e-5)
 
 
+@pytest.mark.long
 def test_canaries_measure_the_worst_case(tmp_path):
     """Without DP, mislabelled images are found far more often than the average; under DP the lower
     bound stays below the proved epsilon.

@@ -60,6 +60,7 @@ def test_the_best_of_all_guesses_would_be_caught():
 
 
 @pytest.mark.parametrize("method", one_run.METHODS)
+@pytest.mark.long
 def test_one_run_covers_its_mechanism(method):
     """Coins and scores of a Gaussian mechanism, independent examples: one run is a valid audit of
     it. 300 runs at 95 % miss at most 36 times (1e-6 limit of Binomial(300, .05)).

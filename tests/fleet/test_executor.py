@@ -85,6 +85,7 @@ def test_any_other_error_comes_back_with_its_traceback():
         go(["odd", "wait"], TWO)
 
 
+@pytest.mark.long
 def test_workers_that_are_killed_and_stopped_give_the_same_models(tmp_path, uninterrupted):
     """Two processes: the parent is killed, then interrupted, and its workers end with it; at last
     it finishes.

@@ -3,12 +3,15 @@
 import itertools
 import json
 
+import pytest
+
 from dptrain import cli
 from tests.common import TINY
 
 MORE = "[merlin,morgan,label_only,gradient_norm,gradient_canary,trajectory,quantile,attack_p]"
 
 
+@pytest.mark.long
 def test_a_sweep_measures_what_its_attacks_need(tmp_path, capsys):
     """And nothing twice: the same sweep with one attack more trains nothing."""
     overrides = [

@@ -65,6 +65,7 @@ def test_a_damaged_model_beside_a_checkpoint_is_made_again(tmp_path, monkeypatch
     assert set(parameters(go(folder).folder)) == set(whole)
 
 
+@pytest.mark.long
 def test_resume_equals_uninterrupted_bit_for_bit(tmp_path, uninterrupted):
     """Killed, interrupted and terminated in turn, at ever later points, until it finishes."""
     interruptions, wait, checkpoint = [], 0.3, (tmp_path / "store" / "checkpoint")

@@ -290,7 +290,14 @@ def test_shuffled_batches_are_accounted_without_amplification():
     assert epsilon(dropping, 1e-5) == pytest.approx(gaussian_epsilon(1.0, 1e-5), abs=1e-6)
 
 
-@pytest.mark.parametrize("delta", [pytest.param(1e-10, marks=pytest.mark.slow), 1e-12, 1e-16])
+@pytest.mark.parametrize(
+    "delta",
+    [
+        pytest.param(1e-10, marks=pytest.mark.slow),
+        pytest.param(1e-12, marks=pytest.mark.long),
+        1e-16,
+    ],
+)
 def test_tiny_deltas_over_many_steps(delta):
     """The mass that the PLD cuts off is then as large as delta, and RDP is the lesser bound."""
     ran = mechanism(1, 100, 10**6, 50.0)

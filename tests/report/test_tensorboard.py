@@ -48,6 +48,7 @@ def test_somebody_elses_tensorboard_is_left_alone(tmp_path, capsys):
     assert mine.exists()
 
 
+@pytest.mark.long
 def test_live_curves_while_training(tmp_path):
     process = subprocess.Popen(
         command(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
