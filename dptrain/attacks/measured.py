@@ -7,8 +7,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from dptrain.attacks import shadow
 from dptrain.attacks.scores import Scores, cross_entropy
+from dptrain.attacks.shadow import drawn, fit
 from dptrain.core.errors import Refusal
 
 GRID = 16
@@ -111,9 +111,9 @@ def trajectory(scores: Scores, target: int) -> np.ndarray:
             "a classifier of trajectories needs shadow models: models_per_setting of at least 4"
         )
     known = _log_losses(table, models)
-    model, example = np.divmod(shadow.drawn(known[..., 0].size), known.shape[1])
+    model, example = np.divmod(drawn(known[..., 0].size), known.shape[1])
     member = table.membership[models[model], example]
-    return shadow.fit(known[model, example], member).log_odds(features)
+    return fit(known[model, example], member).log_odds(features)
 
 
 def _log_losses(scores: Scores, models: Int[np.ndarray, " K"]) -> np.ndarray:

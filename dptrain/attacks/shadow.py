@@ -50,7 +50,8 @@ def fit(x: Float[np.ndarray, "n F"], member: Bool[np.ndarray, " n"]) -> Classifi
     the sum of squares of the slopes added to the sum of the losses.
     """
     centre, scale = x.mean(axis=0), x.std(axis=0)
-    scale[scale == 0] = 1
+    # Constant but for the rounding of a mean.
+    scale[scale <= len(x) * np.finfo(x.dtype).eps * np.abs(centre)] = 1
     design = np.column_stack([(x - centre) / scale, np.ones(len(x))])
     slopes = _newton(design, member.astype(float))
     return Classifier(slopes[:-1] / scale, float(slopes[-1] - centre @ (slopes[:-1] / scale)))

@@ -12,6 +12,7 @@ import importlib.util
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib.metadata import entry_points, packages_distributions, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -99,22 +100,22 @@ def _sources(thing: Callable[..., Any] | type) -> Iterator[str]:
             yield from (f"{each} {version(each)}" for each in distributions)
             continue
         for place in places:
-            for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
-                yield _statements(path) if str(path) == home else _text(path)
-                waiting += _imported(path)
+            paths = sorted(place.rglob("*.py")) if place.is_dir() else [place]
+            for path in filter(Path.is_file, paths):  # an editor's lock is a link to nowhere
+                file = _File.of(path)
+                yield _statements(file) if str(path) == home else _text(file)
+                waiting += _imported(file)
 
 
 def _places(name: str) -> list[Path]:
-    """The file of a module, or the folders of a package. They are looked up on the path and not
-    among what is loaded, since a key must not depend on what else a process has imported.
+    """The file of a module, or the folders of a package. They are looked up as an import would, and
+    not listed from what is loaded, since a key must not depend on what else a process imported.
     """
-    if name == "__main__":
-        file = getattr(sys.modules[name], "__file__", None)
-        return [Path(file)] if file else []
     try:
         spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        return []
+    except (ImportError, ValueError):  # of a program, or of a module that was made by hand
+        file = getattr(sys.modules.get(name), "__file__", None)
+        return [Path(file)] if file else []
     if spec is None:
         return []
     if spec.submodule_search_locations is not None:
@@ -122,34 +123,48 @@ def _places(name: str) -> list[Path]:
     return [Path(spec.origin)] if spec.has_location and spec.origin else []
 
 
+@dataclass(frozen=True)
+class _File:
+    """A file as it was written last, so that what was read of it serves until it is written."""
+
+    path: Path
+    written: int
+    size: int
+
+    @staticmethod
+    def of(path: Path) -> _File:
+        state = path.stat()
+        return _File(path, state.st_mtime_ns, state.st_size)
+
+
 @functools.cache
-def _parsed(path: Path) -> ast.Module | None:
+def _parsed(file: _File) -> ast.Module | None:
     """None for what is no Python, such as a compiled module or a template."""
     try:
-        return ast.parse(path.read_bytes())
+        return ast.parse(file.path.read_bytes())
     except (SyntaxError, ValueError):
         return None
 
 
-def _text(path: Path) -> str:
-    if _parsed(path) is None:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    return syntax(path)
+@functools.cache
+def _text(file: _File) -> str:
+    content = file.path.read_bytes()
+    return hashlib.sha256(content).hexdigest() if _parsed(file) is None else syntax(content)
 
 
-def _statements(path: Path) -> str:
+def _statements(file: _File) -> str:
     """The syntax of a file without its functions, its classes and its docstring."""
-    tree = _parsed(path)
+    tree = _parsed(file)
     if tree is None:
-        return _text(path)
+        return _text(file)
     named = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
     rest = [each for each in tree.body if not isinstance(each, named)]
     return "\n".join(ast.dump(each) for each in rest if not is_text(each))
 
 
-def _imported(path: Path) -> Iterator[str]:
+def _imported(file: _File) -> Iterator[str]:
     """The top-level names of the modules that a file imports."""
-    for node in ast.walk(_parsed(path) or ast.Module([], [])):
+    for node in ast.walk(_parsed(file) or ast.Module([], [])):
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

@@ -100,12 +100,14 @@ def _silence(node: ast.AST) -> None:
             part.value = ""
 
 
+def syntax(content: bytes) -> str:
+    """The abstract syntax of Python's text, less its docstrings and the words of its errors."""
+    return ast.dump(_Wording().visit(ast.parse(content)))
+
+
 @functools.cache
-def syntax(path: Path) -> str:
-    """The abstract syntax of a Python file, less its docstrings and the words of its errors. A
-    process keeps what it read first: it runs that code, whatever is written later.
-    """
-    return ast.dump(_Wording().visit(ast.parse(path.read_bytes())))
+def _ours(path: Path) -> str:
+    return syntax(path.read_bytes())
 
 
 @functools.cache
@@ -113,7 +115,8 @@ def code_fingerprint(*packages: str) -> str:
     """Digest of the abstract syntax of whole dptrain packages (`training`), in hexadecimal.
 
     A changed operator changes it, so that an old artefact never stands for a new algorithm. A
-    changed comment, docstring, layout or error message does not.
+    changed comment, docstring, layout or error message does not. A process keeps what it read
+    first: it runs that code, whatever is written later.
     """
     root = Path(__file__).parent.parent
     digest = hashlib.sha256()
@@ -122,7 +125,7 @@ def code_fingerprint(*packages: str) -> str:
         if not (folder / "__init__.py").is_file():
             raise ValueError(f"dptrain has no package {package!r}")
         for path in sorted(folder.rglob("*.py")):
-            digest.update(f"{path.relative_to(root).as_posix()}\0{syntax(path)}\0".encode())
+            digest.update(f"{path.relative_to(root).as_posix()}\0{_ours(path)}\0".encode())
     return digest.hexdigest()[:16]
 
 

@@ -418,11 +418,15 @@ def _listed(column: pd.Series, given: Sequence[str]) -> list[str]:
     """The categories of a schema as the column's texts are written, and REST: 1.0 is 1 in a column
     of numbers.
     """
-    numbers = _numbers(pd.Series(given, dtype=object))
     numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
-    if numeric and numbers is not None and not np.isnan(numbers).any():
-        return list(dict.fromkeys([*map(_named, numbers.tolist()), REST]))
-    return list(dict.fromkeys([*map(_named, given), REST]))
+
+    def written(value: str) -> str:
+        try:
+            return _named(float(value)) if numeric else _named(value)
+        except ValueError:
+            return _named(value)
+
+    return list(dict.fromkeys([*map(written, given), REST]))
 
 
 def _named(value: object) -> str:

@@ -64,7 +64,7 @@ class Ranking:
         self._order = np.argsort(-scores)
         ranked = scores[self._order]
         # Of each group of equal scores.
-        self._last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+        self._last = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)
         self._values = ranked[self._last]
         self._hits = member[self._order]
 
@@ -310,7 +310,7 @@ def quantile_thresholds(scores: Num[np.ndarray, "T P"], fpr: float) -> np.ndarra
     thresholds = []
     for row in scores:
         ranked = np.sort(row)[::-1]
-        last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+        last = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)
         allowed = last[last + 1 <= fpr * len(row) * (1 + 1e-12)]
         thresholds.append(ranked[allowed[-1]] if len(allowed) else np.inf)
     return np.array(thresholds)

@@ -120,11 +120,11 @@ def _evaluate_setting(
 
 def _with_refutations(fleet: Fleet, setting: Setting, rows: Sequence[Row]) -> list[Row]:
     """The rows, and those by which an earlier run refuted what is claimed of the same models, which
-    a run with other attacks must not take back. They count until the models are trained anew, or
-    the code that measured and bounded them changes.
+    a run with other attacks, other options or fewer models must not take back. They count until the
+    models are trained anew, or the code that measured and bounded them changes.
     """
     code = code_fingerprint("core", "attacks", "privacy", "evaluation")
-    measured, earlier = {_place(row) for row in rows}, dict[str, Row]()
+    refuted, earlier = {_place(row) for row in rows if row.contradicted}, dict[str, Row]()
     for index in range(fleet.config.models_per_setting):
         key = fingerprint("refutations", code, trained.digest(fleet, setting, index))
         stored = json.loads(fleet.store.read_file("refutations", key) or "[]")
@@ -134,9 +134,13 @@ def _with_refutations(fleet: Fleet, setting: Setting, rows: Sequence[Row]) -> li
             data = to_json([row.to_json() for row in now.values()])
             fleet.store.write_file("refutations", key, data)
         earlier |= {
-            place: replace(row, setting=setting.name, note=f"{row.note}; of an earlier run")
+            place: replace(
+                row,
+                setting=setting.name,
+                note="; ".join(filter(None, [row.note, "of an earlier run"])),
+            )
             for place, row in before.items()
-            if place not in measured
+            if place not in refuted
         }
     return [*rows, *earlier.values()]
 

@@ -148,29 +148,42 @@ def _planned(ready: Plan, store: Store) -> dict[str, PrivacyStatement]:
         supplied=ready.supplied,
         versions=versions(),
     )
-    private = [setting for setting in ready.settings if setting.mechanism.private]
-    with ThreadPoolExecutor(cores()) as beside:
+    # Keys are made here: two threads that parse files at once break each other (Python 3.11).
+    code = (code_fingerprint("privacy"), versions())
+    keys = {
+        setting.name: fingerprint("opinions", code, setting.mechanism.to_json(), setting.delta)
+        for setting in ready.settings
+        if setting.mechanism.private
+    }
+    asked = {keys[setting.name]: setting for setting in ready.settings if setting.name in keys}
+    beside = ThreadPoolExecutor(max(1, cores() - 1))
+    try:
         opinions = {
-            setting.name: beside.submit(second_opinion, store, setting) for setting in private
+            key: beside.submit(second_opinion, store, key, setting)
+            for key, setting in asked.items()
         }
         statements = {setting.name: planned(setting, around) for setting in ready.settings}
-        for name, opinion in opinions.items():
+        for name, key in keys.items():
             accountants = statements[name].accountants
             assert accountants is not None
-            accountants = dataclasses.replace(accountants, prv=opinion.result())
+            accountants = dataclasses.replace(accountants, prv=opinions[key].result())
             statements[name] = dataclasses.replace(statements[name], accountants=accountants)
+    finally:
+        beside.shutdown(cancel_futures=True)
     return statements
 
 
-def second_opinion(store: Store, setting: Setting) -> float | None:
-    """Opacus's PRV epsilon for a setting; stored, since it can take a minute."""
-    code = (code_fingerprint("privacy"), versions())
-    key = fingerprint("opinions", code, setting.mechanism.to_json(), setting.delta)
+def second_opinion(store: Store, key: str, setting: Setting) -> float | None:
+    """Opacus's PRV epsilon for a setting; a number is stored, since it can take a minute. None is
+    not: the process may have been stopped, or have had no time on a busy machine.
+    """
     files = store.read("opinions", key)
-    if files is None:
-        files = {"opinions.json": to_json(prv.prv_epsilon(setting.mechanism, setting.delta))}
-        store.write("opinions", key, files)
-    epsilon: float | None = json.loads(files["opinions.json"])
+    if files is not None:
+        stored: float = json.loads(files["opinions.json"])
+        return stored
+    epsilon = prv.prv_epsilon(setting.mechanism, setting.delta)
+    if epsilon is not None:
+        store.write("opinions", key, {"opinions.json": to_json(epsilon)})
     return epsilon
 
 

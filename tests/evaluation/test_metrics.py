@@ -79,6 +79,14 @@ def test_a_rate_needs_the_top_of_a_ranking_only(seed, monkeypatch):
                 assert together[r, q] == pytest.approx(expected, abs=1e-12)
 
 
+def test_equal_infinite_scores_are_one_group():
+    scores = np.array([np.inf, np.inf, np.inf, 1, 0, -np.inf, -np.inf])
+    member = np.array([True, False, False, True, True, False, True])
+    (ranking,) = metrics.rankings(scores[None], member[None])
+    assert ranking.auc(np.ones((1, 7)))[0] == pytest.approx(metrics.auc(scores, member))
+    assert metrics.oracle_thresholds(scores[None], member[None]) == 0
+
+
 def test_nobody_called_a_member_has_no_ppv():
     with pytest.raises(Refusal, match="nobody"):
         metrics.ppv(np.zeros((1, 4), dtype=bool), np.array([[True, True, False, False]]), 1)

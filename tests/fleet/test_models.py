@@ -55,7 +55,7 @@ def test_wording_moves_no_key_and_an_operator_does(tmp_path, monkeypatch):
 
     def digest(text):
         (folder / "loop.py").write_text(text)
-        store.syntax.cache_clear()
+        store._ours.cache_clear()
         store.code_fingerprint.cache_clear()
         return store.code_fingerprint("training")
 

@@ -176,3 +176,24 @@ def test_works_from_any_folder(tmp_path, monkeypatch):
     result = sweep(compose.load("sweep", TINY), show_progress=False)
     assert result.folder == Path("results/tiny")
     assert (tmp_path / "results" / "tiny" / "report.html").exists()
+
+
+def test_each_setting_has_its_own_second_opinion(tmp_path, monkeypatch):
+    """And one that was not given is asked for again: the process may have been stopped."""
+    asked = []
+
+    def opinion(mechanism, delta):
+        asked.append(mechanism.noise_multiplier)
+        return mechanism.noise_multiplier if silent is None else None
+
+    monkeypatch.setattr("dptrain.privacy.prv.prv_epsilon", opinion)
+    silent = "both"
+    first = go(tmp_path, "epsilons=[8,2]", "attacks=[loss]")
+    assert [each.accountants.prv for each in first.statements.values()] == [None, None]
+    silent = None
+    second = go(tmp_path, "epsilons=[8,2]", "attacks=[confidence]")
+    assert len(asked) == 4
+    for statement in second.statements.values():
+        assert statement.accountants.prv == statement.noise_multiplier
+    go(tmp_path, "epsilons=[8,2]", "attacks=[entropy]")
+    assert len(asked) == 4

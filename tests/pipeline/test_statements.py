@@ -91,6 +91,10 @@ def test_a_run_with_other_attacks_takes_no_refutation_back(tmp_path, monkeypatch
     assert [row.attack for row in again.rows if row.contradicted and row.metric == AUC] == ["loss"]
     assert any(header.startswith("guarantee: REFUTED") for header in headers(tmp_path))
     assert [each.name for each in api.advise(tmp_path, max_epsilon=9).refuted] == ["dpsgd-8"]
+    # Nor does a run of the same attack on fewer of the models.
+    fewer = small_sweep(tmp_path, "models_per_setting=2")
+    assert fewer.trained == 0
+    assert any(row.contradicted and "of an earlier run" in row.note for row in fewer.rows)
     # Other models are another matter.
     other = small_sweep(tmp_path, "attacks=[confidence]", "seed=1")
     assert not any(row.contradicted for row in other.rows)
