@@ -116,17 +116,17 @@ def _classifiers(
         at = np.array(models)[model], columns[column]
         return fit(features[at], table.membership[at])
 
-    found, rest = [], np.ones(len(table.labels), dtype=bool)
+    classifiers, rest = [], np.ones(len(table.labels), dtype=bool)
     for label in sorted(labels):
         known = table.labels == label
         inside = member[:, known]
         if min(inside.sum(), inside.size - inside.sum()) >= MIN_PER_CLASS:
-            found.append(([label], trained(np.flatnonzero(known))))
+            classifiers.append(([label], trained(np.flatnonzero(known))))
             rest &= ~known
-    if others := sorted(labels - {label for classes, _ in found for label in classes}):
+    if others := sorted(labels - {label for classes, _ in classifiers for label in classes}):
         # All records, for a class that none has.
-        found.append((others, trained(np.flatnonzero(rest if rest.any() else ~rest))))
-    return found
+        classifiers.append((others, trained(np.flatnonzero(rest if rest.any() else ~rest))))
+    return classifiers
 
 
 @lru_cache(maxsize=2)  # every target in turn asks for the same
