@@ -31,7 +31,14 @@ from dptrain.pipeline.plan import Plan, plan
 from dptrain.pipeline.statements import evaluated
 from dptrain.pipeline.training import together, train
 from dptrain.privacy import ledger, prv
-from dptrain.privacy.statement import UNIT, Circumstances, Composition, PrivacyStatement, planned
+from dptrain.privacy.statement import (
+    UNIT,
+    Circumstances,
+    Composition,
+    PrivacyStatement,
+    planned,
+    with_prv,
+)
 from dptrain.report.statement import header
 
 
@@ -164,10 +171,7 @@ def _planned(ready: Plan, store: Store) -> dict[str, PrivacyStatement]:
         }
         statements = {setting.name: planned(setting, around) for setting in ready.settings}
         for name, key in keys.items():
-            accountants = statements[name].accountants
-            assert accountants is not None
-            accountants = dataclasses.replace(accountants, prv=opinions[key].result())
-            statements[name] = dataclasses.replace(statements[name], accountants=accountants)
+            statements[name] = with_prv(statements[name], opinions[key].result())
     finally:
         beside.shutdown(cancel_futures=True)
     return statements

@@ -219,14 +219,12 @@ def _finite(value: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Circumstances:
-    """What a statement says beside its setting. prv: Opacus's epsilon, None where it gave none;
-    supplied: weights that the model's builder brings along; grouped: whether the unit is all that
-    belongs to one person.
+    """What a statement says beside its setting. supplied: weights that the model's builder brings
+    along; grouped: whether the unit is all that belongs to one person.
     """
 
     noise: NoiseSource
     preprocessing: str
-    prv: float | None = None
     unit: str = UNIT
     grouped: bool = False
     supplied: Sequence[str] = ()
@@ -235,7 +233,9 @@ class Circumstances:
 
 
 def planned(setting: Setting, around: Circumstances) -> PrivacyStatement:
-    """The statement of one released model as far as it is known before the run."""
+    """The statement of one released model as far as it is known before the run, without the second
+    opinion of another accountant (`with_prv`).
+    """
     ran, recipe = setting.mechanism, setting.recipe
     statement = PrivacyStatement(
         released=around.released,
@@ -264,6 +264,12 @@ def planned(setting: Setting, around: Circumstances) -> PrivacyStatement:
     return _proved(statement, ran, around) if ran.private else statement
 
 
+def with_prv(statement: PrivacyStatement, prv: float | None) -> PrivacyStatement:
+    """The statement of a private model with the epsilon of Opacus's PRV."""
+    assert statement.accountants is not None
+    return replace(statement, accountants=replace(statement.accountants, prv=prv))
+
+
 def _of_recipe(recipe: Recipe) -> dict[str, Any]:
     return {
         "optimiser": recipe.optimiser.kind,
@@ -287,7 +293,7 @@ def _proved(statement: PrivacyStatement, ran: Mechanism, around: Circumstances) 
             pld=epsilon,
             rdp=rdp.improved(*step),
             rdp_classic=rdp.classic(*step),
-            prv=around.prv,
+            prv=None,
             unamplified=pld.unamplified_epsilon(ran, delta),
             method=pld.method(ran),
         ),

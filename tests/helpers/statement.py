@@ -9,9 +9,7 @@ from dptrain.privacy.statement import Circumstances
 from tests.runs import make_recipe
 
 OS = Circumstances(noise=NoiseSource.OS, preprocessing="nothing fitted", versions=versions())
-
-
-SEEDED = replace(OS, noise=NoiseSource.SEEDED, prv=2.01)
+SEEDED = replace(OS, noise=NoiseSource.SEEDED)
 
 
 def setting(epsilon):

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.common import ROOT, strict_json
-from tests.fleets import fleet
+from tests.fleets import COLUMNS, fleet
 from tests.helpers.foreign import arrays_of, run, save
 
 PUBLISHED = ROOT / "tests" / "golden" / "location30_predictions.npz"
@@ -39,20 +39,7 @@ def test_json_is_that_of_a_sweep(good, capsys):
     assert run(f"scores={good}", "format=json", "attacks=[loss,lira]") == 0
     record = strict_json(capsys.readouterr().out)
     row = record["rows"][0]
-    assert {
-        "setting",
-        "attack",
-        "metric",
-        "estimate",
-        "low",
-        "high",
-        "targets",
-        "n_in",
-        "n_out",
-        "ceiling",
-        "note",
-        "examples",
-    } <= set(row)
+    assert {*COLUMNS, "examples"} <= set(row)
     assert {row["attack"] for row in record["rows"]} == {"loss", "lira"}
     assert record["exposed"]["scores"]["vulnerable"]["lira"]
 

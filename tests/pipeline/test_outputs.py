@@ -17,6 +17,7 @@ from dptrain.pipeline import outputs, run, training
 from dptrain.pipeline.outputs import OUTPUTS
 from dptrain.report.statement import sentences
 from tests.common import TINY, strict_json
+from tests.fleets import COLUMNS
 from tests.helpers.sweep import go, parameters
 from tests.helpers.tables import DIGITS, digits_sweep
 
@@ -140,20 +141,7 @@ def test_outputs(done):
 def test_metrics_json_is_tidy(done):
     record = strict_json((done.folder / "metrics.json").read_text())
     assert set(record) >= {"rows", "privacy", "config", "versions"}
-    columns = {
-        "setting",
-        "defence",
-        "epsilon",
-        "attack",
-        "metric",
-        "estimate",
-        "low",
-        "high",
-        "targets",
-        "n_in",
-        "n_out",
-    }
-    assert all(columns <= set(row) for row in record["rows"])
+    assert all(set(COLUMNS) <= set(row) for row in record["rows"])
     assert {row["setting"] for row in record["rows"]} == {"none", "dpsgd-8", "all"}
     assert {row["epsilon"] for row in record["rows"]} == {None, 8.0}
     for row in record["rows"]:

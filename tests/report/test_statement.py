@@ -10,7 +10,7 @@ from dptrain.core.types import Mechanism, Neighbouring, NoiseSource, Release, Sa
 from dptrain.fleet import settings
 from dptrain.pipeline.statements import evaluated
 from dptrain.privacy import pld
-from dptrain.privacy.statement import Circumstances, Composition, planned
+from dptrain.privacy.statement import Circumstances, Composition, planned, with_prv
 from dptrain.report.statement import claim, lines, sentences, shared
 from tests import fleets
 from tests.helpers.statement import OS, SEEDED, setting
@@ -114,7 +114,7 @@ def test_the_fifteen_items():
         "evidence",
     ]
     chosen = setting(2.0)
-    claimed = planned(chosen, replace(OS, prv=2.01))
+    claimed = with_prv(planned(chosen, OS), 2.01)
     composed = Composition(models=7, epsilon=3.21)
     finished = evaluated(claimed, chosen, [], composed, "abc", "def")
     before, after = sentences(claimed), sentences(finished)
@@ -143,7 +143,7 @@ def test_no_privacy_claims_nothing():
 def test_words_follow_the_numbers():
     """Every number of the record moves its sentence."""
     chosen = setting(2.0)
-    claimed = planned(chosen, replace(OS, prv=2.01))
+    claimed = with_prv(planned(chosen, OS), 2.01)
     plain = sentences(claimed)
     ceilings = replace(claimed.ceilings, auc=0.99, advantage=0.98)
     for change, heading in (
