@@ -47,6 +47,8 @@ def run(scores: Scores, attack: str, options: Mapping[str, Any]) -> AttackScores
     known = population = None
     everyone = np.arange(scores.models)
     scores_of_all = matrix(scores, everyone)
+    if np.isnan(scores_of_all).any():
+        raise Refusal("this attack gives scores that are no numbers")
     if scores.separate is not None:
         try:
             known = matrix(scores.separate, np.arange(scores.separate.models))

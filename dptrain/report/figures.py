@@ -69,7 +69,7 @@ def frontier(rows: Sequence[Row]) -> Figure:
     """Accuracy against epsilon, attack success against epsilon under its proved ceiling, and the
     two against each other.
     """
-    figure = Figure(figsize=(13, 4.2), layout="constrained", dpi=DPI)
+    figure = Figure(figsize=(13, 4.6), layout="constrained", dpi=DPI)
     left, middle, right = figure.subplots(1, 3)
     accuracy = {row.setting: row for row in rows if row.metric == TEST_ACCURACY}
     order = sorted(
@@ -111,7 +111,8 @@ def _draw_risk(axes: Axes, rows: Sequence[Row], place: Mapping[str, float], join
     axes.axhline(0.5, color="#999999", lw=1, ls=":")
     axes.set_title("membership risk", loc="left")
     axes.set_ylabel("attack AUC")
-    axes.legend(fontsize=8, frameon=False, loc="upper left")
+    # Below, where it covers neither a point nor a ceiling.
+    axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
 
 
 def _draw_frontier(

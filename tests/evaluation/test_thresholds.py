@@ -54,3 +54,13 @@ def test_separate_shadows_choose_the_threshold():
     assert rows(scores, attack="shadow")["auc"].estimate > 0.8
     with pytest.raises(Refusal, match="shadow models"):
         matrix(scores, "lira")
+
+
+def test_scores_that_are_no_numbers_are_refused(monkeypatch):
+    """Of an attack of another package: they would be above or below every threshold at once."""
+    scores = fleet(models=4, examples=20)
+    monkeypatch.setattr(
+        thresholds, "find", lambda _name: lambda _scores, _target: np.full(20, np.nan)
+    )
+    with pytest.raises(Refusal, match="no numbers"):
+        thresholds.run(scores, "theirs", {})
