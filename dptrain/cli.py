@@ -274,7 +274,7 @@ def _swept_or_stop(chosen: Config) -> Result:
 
 def _swept(chosen: Config) -> Result | None:
     """A finished sweep; None where it was interrupted, its work saved."""
-    from dptrain.fleet.executor import Interrupted, WorkerDied, no_memory
+    from dptrain.fleet.executors.base import Interrupted, WorkerDied, no_memory
     from dptrain.pipeline.run import sweep
 
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -384,6 +384,7 @@ def _list(arguments: Sequence[str], _options: Options) -> int:
         raise ConfigError(arguments[0], "dptrain list takes no arguments; remove it")
     titles = {"dataset": "data sets", "model": "models", "defence": "defences"}
     titles |= {"attacks": "attacks", "experiment": "experiments"}
+    titles |= {"executor": "executors"}
     for group, title in titles.items():
         print(f"{title} ({group}=...)")
         for name in files.groups()[group]:

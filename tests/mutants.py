@@ -159,8 +159,8 @@ MUTANTS = [
     Mutant(
         "T off by one",
         "training/trainer",
-        "for step in range(state.step, ran.steps):",
-        "for step in range(state.step, ran.steps + 1):",
+        "for step in range(state.step, last):",
+        "for step in range(state.step, last + 1):",
         "tests/training/test_trainer.py::test_engines_agree_over_a_whole_run",
     ),
     Mutant("drop last", "core/streams", COINS, f"{COINS}[:batch_size]", POISSON),

@@ -7,7 +7,7 @@ import pytest
 
 from dptrain import cli
 from dptrain.core import store
-from dptrain.fleet.executor import WorkerDied
+from dptrain.fleet.executors.base import WorkerDied
 from dptrain.pipeline import training
 from tests.helpers.tables import DIGITS
 

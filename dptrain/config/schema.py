@@ -116,6 +116,60 @@ class PrivacyConfig:
     )
 
 
+EXECUTORS = ("local", "ray", "slurm")
+ONLY_OF = {
+    "address": "ray",
+    "cluster": "slurm",
+    "folder": "slurm",
+    "stacks": "slurm",
+    "minutes": "slurm",
+    "partition": "slurm",
+    "account": "slurm",
+    "qos": "slurm",
+    "constraint": "slurm",
+}
+"""Keys that no other executor reads."""
+
+
+@dataclass(frozen=True)
+class ExecutorConfig:
+    name: str = option("where stacks of models are trained: local, ray or slurm", choices=EXECUTORS)
+    cpus: float = option("processors of a task, with as many threads", above=0, most=1024)
+    gpus: float = option("GPUs of a task; of Ray's also a share of one", least=0, most=64)
+    memory_gib: float | None = option("memory that a task asks for, in GiB", above=0, below=1e6)
+    at_once: int | None = option(
+        "tasks at a time, or elements of an array; null: as many as the cluster has room for",
+        least=1,
+        hint=OPEN,
+    )
+    retries: int = option("times that a task whose node was lost is done again", least=0, most=1000)
+    address: str | None = option("of Ray's cluster: auto, local or ray://HOST:PORT")
+    cluster: str | None = option(
+        "slurm, or local: submitit's jobs on this machine", choices=("slurm", "local")
+    )
+    folder: str | None = option(
+        "folder that Slurm's nodes see too; null: results/<name>-slurm beside the results"
+    )
+    stacks: int | None = option("stacks that an element of a job array trains", least=1)
+    minutes: int | None = option("time limit of an element, in minutes", least=1)
+    partition: str | None = option("of Slurm")
+    account: str | None = option("of Slurm")
+    qos: str | None = option("of Slurm")
+    constraint: str | None = option("of Slurm: features that a node must have")
+
+    def __post_init__(self) -> None:
+        for key, name in ONLY_OF.items():
+            given = getattr(self, key) is not None
+            fix = f"only the executor {name} reads it; use executor={name}, or leave it out"
+            require(not given or self.name == name, f"executor.{key}", fix)
+        needed = {"ray": "address", "slurm": "cluster"}.get(self.name)
+        if needed is not None:
+            given = getattr(self, needed) is not None
+            require(given, f"executor.{needed}", f"is needed; choose with executor={self.name}")
+        whole = self.name != "slurm" or float(self.gpus).is_integer()
+        require(whole, "executor.gpus", f"must be whole for slurm, got {self.gpus:g}")
+
+
 @dataclass(frozen=True)
 class QueriesConfig:
     copies: int = option(
@@ -158,6 +212,8 @@ class Config:
         unique=True,
     )
     queries: QueriesConfig = option("what some attacks ask the models")
+    executor: ExecutorConfig = option("on which machines to train")
+    dry_run: bool = option("print what the sweep would train, spend and take, and stop")
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -186,8 +242,9 @@ class Config:
         return Path(self.output) if self.output else Path("results") / self.name
 
     def to_json(self) -> dict[str, Any]:
-        """Strict JSON; no DP is null."""
+        """Strict JSON; no DP is null. Whether it is a dry run is not of the sweep."""
         plain = dataclasses.asdict(self)
+        del plain["dry_run"]
         plain["epsilons"] = [None if math.isinf(epsilon) else epsilon for epsilon in self.epsilons]
         return plain
 

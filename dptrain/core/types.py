@@ -63,16 +63,17 @@ class Mechanism:
         return self.noise_multiplier > 0
 
     @property
+    def noise_std(self) -> float:
+        """Standard deviation of the noise on a clipped sum; 0 without privacy."""
+        return self.noise_multiplier * self.clip if self.private else 0.0
+
+    @property
     def spacing(self) -> float:
         """Noisy sums are rounded to multiples of it before anything reads them: a power of two,
         which float32 holds exactly, and 2^GRID of the noise's standard deviation or less. 1 without
         noise.
         """
-        return (
-            2.0 ** (math.floor(math.log2(self.noise_multiplier * self.clip)) + GRID)
-            if self.private
-            else 1.0
-        )
+        return 2.0 ** (math.floor(math.log2(self.noise_std)) + GRID) if self.private else 1.0
 
     def to_json(self) -> dict[str, Any]:
         """Strict JSON: an infinite clip is null."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +26,8 @@ from dptrain.fleet.placement import Placement
 @dataclass(frozen=True)
 class Fleet:
     """The architecture, the data, who trains on what (membership, bool [M, N]), and where results
-    lie.
+    lie. features: the inputs of each part as the trained part of the model sees them, where they
+    come from elsewhere than the store.
     """
 
     config: Config
@@ -36,6 +38,7 @@ class Fleet:
     architecture: str
     dataset: Dataset
     membership: np.ndarray
+    features: Mapping[str, np.ndarray] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "tensors"}
@@ -57,8 +60,11 @@ class Fleet:
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
         """Inputs of pool, population and test, as the trained part of the model sees them."""
-        whole = {name: torch.from_numpy(part.inputs) for name, part in self.dataset.parts.items()}
-        if self.has_features:
+        whole = {
+            name: torch.from_numpy(self.features[name] if self.features else part.inputs)
+            for name, part in self.dataset.parts.items()
+        }
+        if self.has_features and not self.features:
             code = code_fingerprint("models")
             key = fingerprint("features", code, versions(), self.data_digest, self.architecture)
             files = self.store.read("features", key)

@@ -21,7 +21,7 @@ from dptrain.config.schema import Config, TrainingConfig
 from dptrain.core import limits, streams
 from dptrain.core.errors import ModelError, TrainingError
 from dptrain.core.types import EngineKind, Mechanism, Optimiser, Recipe, Sampling, Setting, Views
-from dptrain.fleet.executor import Place
+from dptrain.fleet.executors.base import Place
 from dptrain.models.registry import known_elsewhere
 from dptrain.models.row_wise import row_wise
 from dptrain.models.validation import inputs

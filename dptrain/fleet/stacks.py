@@ -1,7 +1,9 @@
 """Training of one stack of a fleet's models, which resumes.
 
-Until a model is finished, its secret key lies in the checkpoint of its stack, so that a restart
-repeats the very same noise and releases nothing new; the key goes with the checkpoint.
+`begin`, `book` and `publish` read and write the folder of results; `advance` takes steps and
+touches no file, so it runs on any machine. Until a model is finished, its secret key lies in the
+checkpoint of its stack, so that a restart repeats the very same noise and releases nothing new; the
+key goes with the checkpoint.
 """
 
 from __future__ import annotations
@@ -18,22 +20,27 @@ from torch import Tensor, nn
 
 from dptrain.core import streams
 from dptrain.core.store import to_json, to_npy
-from dptrain.core.types import Mechanism, NoiseSource, Setting
+from dptrain.core.types import NoiseSource, Setting
 from dptrain.fleet import models as trained
-from dptrain.fleet.executor import Emit, Interrupted, Place, Work
+from dptrain.fleet.executors.base import Emit, Interrupted, Place, Work
 from dptrain.fleet.fleet import Fleet
 from dptrain.privacy import ledger
 from dptrain.training import inference
 from dptrain.training.checkpoint import OnCurve, Point, Progress, Steps
 from dptrain.training.state import State, keep_best
-from dptrain.training.trainer import StepRecord, Trainer, TrainingData, train
+from dptrain.training.trainer import Charge, StepRecord, Trainer, TrainingData, train
 
 CURVE_POINTS = 50
 
+AfterStep = Callable[[Point | None], None]
+"""Called after every whole step, with the point that it added to the curve; what it raises ends
+training with the progress whole.
+"""
+
 
 def worker(fleet: Fleet, headers: Mapping[str, str], place: Place) -> Work:
-    """The work of one place on jobs (setting, block), with `headers` by setting for the files of
-    parameters.
+    """The work of one place of this machine on jobs (setting, block), with `headers` by setting for
+    the files of parameters.
     """
     here = replace(fleet, device=torch.device(place.device))
 
@@ -41,7 +48,10 @@ def worker(fleet: Fleet, headers: Mapping[str, str], place: Place) -> Work:
         setting, block = job
         # A checkpoint may hold some of the missing models only.
         while absent := trained.missing(here, setting, block):
-            _Stack.of(here, setting, block, absent, emit, stop).train(headers[setting.name])
+            name, progress = begin(here, setting, block, absent)
+            emit(Steps(setting, len(progress.models), progress.state.step))
+            _train_here(here, setting, name, progress, emit, stop)
+            publish(here, setting, name, progress, headers[setting.name])
 
     return work
 
@@ -55,107 +65,126 @@ def secret_key(fleet: Fleet, setting: Setting, index: int) -> bytes:
     return streams.seeded_key(fleet.config.seed, "noise", trained.key(fleet, setting, index))
 
 
-@dataclass
-class _Stack:
-    """A stack under work: its progress, the name of its checkpoint, and its page of the ledger."""
+def begin(
+    fleet: Fleet, setting: Setting, block: Sequence[int], absent: list[int]
+) -> tuple[str, Progress]:
+    """The name of a stack's checkpoint, and the stack as that holds it, or at its start, with new
+    keys for the models `absent` of the block.
+    """
+    name = trained.checkpoint(fleet, setting, block)
+    progress = Progress.read(fleet.store, name) or Progress(
+        absent,
+        [trained.key(fleet, setting, index) for index in absent],
+        State.start([fleet.initial(setting, index) for index in absent]),
+        [secret_key(fleet, setting, index) for index in absent],
+        [],
+    )
+    # Before any noise is drawn, so that a restart draws the same.
+    progress.write(fleet.store, name)
+    return name, progress
+
+
+def book(fleet: Fleet, setting: Setting, name: str, progress: Progress) -> ledger.Ledger:
+    """The page of the ledger of the stack whose checkpoint is `name`."""
+    path = fleet.ledger_folder / f"{setting.name}-{name}.jsonl"
+    return ledger.Ledger(
+        path, setting.name, fleet.split, progress.models, progress.keys, progress.artefacts
+    )
+
+
+def _train_here(
+    fleet: Fleet,
+    setting: Setting,
+    name: str,
+    progress: Progress,
+    emit: Emit,
+    stop: Callable[[], bool],
+) -> None:
+    """Train a stack to its end beside its files, with a checkpoint now and then. Raises Interrupted
+    where stop() is true, the work saved.
+    """
+    saved = time.monotonic()
+
+    def after(point: Point | None) -> None:
+        nonlocal saved
+        emit(Steps(setting, len(progress.models), 1))
+        if point is not None:
+            emit(OnCurve(setting, tuple(progress.models), point))
+        stopped = stop()
+        if stopped or time.monotonic() - saved > fleet.config.training.checkpoint_seconds:
+            page.sync()
+            progress.write(fleet.store, name)
+            saved = time.monotonic()
+        if stopped:
+            raise Interrupted
+
+    with contextlib.closing(book(fleet, setting, name, progress)) as page:
+        advance(fleet, setting, progress, setting.mechanism.steps, page.charge, after)
+        page.sync()
+
+
+def advance(
+    fleet: Fleet,
+    setting: Setting,
+    progress: Progress,
+    until: int,
+    charge: Charge,
+    after: AfterStep,
+) -> None:
+    """Take a stack from its step to step `until`, on the fleet's device. A function of its
+    arguments: `progress` changes, and no file does.
+    """
+    progress.state = progress.state.to(fleet.device)
+    model = fleet.module(setting).to(fleet.device)
+    observer = _Observer(fleet, setting, model, progress)
+    data = TrainingData(
+        fleet.tensors["pool"],
+        torch.from_numpy(fleet.dataset.pool.labels).to(fleet.device),
+        fleet.membership[progress.models],
+        observer.outside(),
+    )
+    physical_batch = fleet.placement.physical_batch
+    trainer = Trainer.of(model, setting, fleet.engine, progress.keys, data, physical_batch)
+
+    def on_step(state: State, record: StepRecord) -> None:
+        progress.state = state
+        after(observer.point(state, record))
+
+    progress.state, ran = train(trainer, progress.state, on_step, charge, until)
+    progress.ran = ran.to_json()
+
+
+@dataclass(frozen=True)
+class _Observer:
+    """What is written down of a stack while it trains: its curve, and losses on its way."""
 
     fleet: Fleet
     setting: Setting
     model: nn.Module
     progress: Progress
-    checkpoint: str
-    book: ledger.Ledger
-    emit: Emit
-    stop: Callable[[], bool]
-    saved: float = 0.0
 
-    @staticmethod
-    def of(
-        fleet: Fleet,
-        setting: Setting,
-        block: Sequence[int],
-        absent: list[int],
-        emit: Emit,
-        stop: Callable[[], bool],
-    ) -> _Stack:
-        """The stack as its checkpoint holds it, or at its start."""
-        checkpoint = trained.checkpoint(fleet, setting, block)
-        progress = Progress.read(fleet.store, checkpoint) or Progress(
-            absent,
-            [trained.key(fleet, setting, index) for index in absent],
-            State.start([fleet.initial(setting, index) for index in absent]),
-            [secret_key(fleet, setting, index) for index in absent],
-            [],
-        )
-        progress.state = progress.state.to(fleet.device)
-        # Before any noise is drawn, so that a restart draws the same.
-        progress.write(fleet.store, checkpoint)
-        path = fleet.ledger_folder / f"{setting.name}-{checkpoint}.jsonl"
-        book = ledger.Ledger(
-            path, setting.name, fleet.split, progress.models, progress.keys, progress.artefacts
-        )
-        model = fleet.module(setting).to(fleet.device)
-        return _Stack(fleet, setting, model, progress, checkpoint, book, emit, stop)
-
-    def train(self, header: str) -> None:
-        """Train to the end and publish the models; `header` goes into their files."""
-        fleet, progress, dataset = self.fleet, self.progress, self.fleet.dataset
-        self.emit(Steps(self.setting, len(progress.models), progress.state.step))
-        data = TrainingData(
-            fleet.tensors["pool"],
-            torch.from_numpy(dataset.pool.labels).to(fleet.device),
-            fleet.membership[progress.models],
-            self._outside(),
-        )
-        trainer = Trainer.of(
-            self.model,
-            self.setting,
-            fleet.engine,
-            progress.keys,
-            data,
-            fleet.placement.physical_batch,
-        )
-        self.saved = time.monotonic()
-        with contextlib.closing(self.book):
-            progress.state, ran = train(trainer, progress.state, self._on_step, self.book.charge)
-            self.book.sync()
-        if not progress.state.finite():
-            fleet.store.delete_file("checkpoint", self.checkpoint)
-            raise trained.diverged(self.setting)
-        # So that a kill between the following files repeats none of the work.
-        progress.write(fleet.store, self.checkpoint)
-        self._publish(ran, header)
-        fleet.store.delete_file("checkpoint", self.checkpoint)
-
-    def _outside(self) -> tuple[Tensor, Tensor]:
+    def outside(self) -> tuple[Tensor, Tensor]:
         """Inputs and labels of the population."""
         labels = torch.from_numpy(self.fleet.dataset.population.labels).to(self.fleet.device)
         return self.fleet.tensors["population"], labels
 
-    def _on_step(self, state: State, record: StepRecord) -> None:
-        self.progress.state = state
-        self.emit(Steps(self.setting, len(self.progress.models), 1))
-        steps, config = self.setting.mechanism.steps, self.fleet.config.training
-        if state.step in checkpoints_of(steps, config.trajectory):
+    def point(self, state: State, record: StepRecord) -> Point | None:
+        """The point of the curve that a step adds, if it adds any."""
+        steps = self.setting.mechanism.steps
+        if state.step in checkpoints_of(steps, self.fleet.config.training.trajectory):
             self._add_to_trajectory(state)
         if state.step % math.ceil(steps / CURVE_POINTS) == 0 or state.step == steps:
-            self._add_to_curve(state, record)
-        stopped = self.stop()
-        if stopped or time.monotonic() - self.saved > config.checkpoint_seconds:
-            self.book.sync()
-            self.progress.write(self.fleet.store, self.checkpoint)
-            self.saved = time.monotonic()
-        if stopped:
-            raise Interrupted
+            return self._add_to_curve(state, record)
+        return None
 
     def _add_to_trajectory(self, state: State) -> None:
         pool, labels = self.fleet.tensors["pool"], self.fleet.dataset.pool.labels
         losses = inference.losses(self.model, state.released, pool, torch.from_numpy(labels))
         self.progress.trajectory.append(losses)
 
-    def _add_to_curve(self, state: State, record: StepRecord) -> None:
+    def _add_to_curve(self, state: State, record: StepRecord) -> Point:
         if self.setting.recipe.release.early_stopping:
-            losses = inference.losses(self.model, state.parameters, *self._outside()).mean(1)
+            losses = inference.losses(self.model, state.parameters, *self.outside()).mean(1)
             keep_best(state, torch.from_numpy(losses).to(self.fleet.device))
         logits = inference.logits(self.model, state.released, self.fleet.tensors["test"])
         right = logits.argmax(-1) == self.fleet.dataset.test.labels
@@ -167,26 +196,36 @@ class _Stack:
             "test_accuracy": float(right.mean()),
         }
         self.progress.curve.append(point)
-        self.emit(OnCurve(self.setting, tuple(self.progress.models), point))
+        return point
 
-    def _publish(self, ran: Mechanism, header: str) -> None:
-        """Write the artefact of every model."""
-        progress, released = self.progress, self.progress.state.released
-        constants = {
-            name: value.cpu().clone().contiguous() for name, value in self.model.named_buffers()
+
+def publish(fleet: Fleet, setting: Setting, name: str, progress: Progress, header: str) -> None:
+    """Write the artefact of every model of a finished stack, and delete its checkpoint. Raises
+    SettingError where the models are no numbers any more.
+    """
+    if not progress.state.finite():
+        fleet.store.delete_file("checkpoint", name)
+        raise trained.diverged(setting)
+    # So that a kill between the following files repeats none of the work.
+    progress.write(fleet.store, name)
+    released = progress.state.released
+    constants = {
+        key: value.cpu().clone().contiguous()
+        for key, value in fleet.module(setting).named_buffers()
+    }
+    for row, key in enumerate(progress.artefacts):
+        values = {each: value[row].contiguous().cpu() for each, value in released.items()}
+        mechanism = {**(progress.ran or {}), "key": ledger.key_name(progress.keys[row])}
+        files = {
+            trained.PARAMETERS: trained.parameter_file(values | constants, header),
+            "mechanism.json": to_json(mechanism),
+            "curve.json": to_json(progress.curve),
         }
-        for row, key in enumerate(progress.artefacts):
-            values = {name: value[row].contiguous().cpu() for name, value in released.items()}
-            mechanism = {**ran.to_json(), "key": ledger.key_name(progress.keys[row])}
-            files = {
-                trained.PARAMETERS: trained.parameter_file(values | constants, header),
-                "mechanism.json": to_json(mechanism),
-                "curve.json": to_json(progress.curve),
-            }
-            if self.fleet.config.training.trajectory:
-                losses = [losses[row] for losses in progress.trajectory]
-                files["trajectory.npy"] = to_npy(np.stack(losses, axis=1))
-            self.fleet.store.write("model", key, files)
+        if fleet.config.training.trajectory:
+            losses = [losses[row] for losses in progress.trajectory]
+            files["trajectory.npy"] = to_npy(np.stack(losses, axis=1))
+        fleet.store.write("model", key, files)
+    fleet.store.delete_file("checkpoint", name)
 
 
 def checkpoints_of(steps: int, count: int) -> set[int]:

@@ -42,7 +42,7 @@ class Plan:
     def fingerprint(self) -> str:
         """Of everything that a result depends on: the configuration, all code, the libraries."""
         shaping = self.config.to_json()
-        del shaping["output"]
+        del shaping["output"], shaping["executor"]
         for name in ("width", "workers", "physical_batch", "device", "checkpoint_seconds"):
             del shaping["training"][name]
         foreign = [

@@ -21,7 +21,7 @@ from dptrain.core.types import Setting
 from dptrain.data import splits
 from dptrain.fleet import models as trained_models
 from dptrain.fleet.blueprint import build
-from dptrain.fleet.executor import Place
+from dptrain.fleet.executors.base import Place
 from dptrain.fleet.fleet import Fleet
 from dptrain.fleet.placement import Placement, choose, cores, memory
 from dptrain.models import validation

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import shutil
 import sys
 from collections.abc import Mapping
@@ -14,11 +13,10 @@ from dptrain.core.guard import stop_requests
 from dptrain.core.limits import require_memory
 from dptrain.core.types import NoiseSource
 from dptrain.fleet import models as trained_models
-from dptrain.fleet.executor import Interrupted
-from dptrain.fleet.executor import run as run_jobs
+from dptrain.fleet.executors import execute
+from dptrain.fleet.executors.base import Interrupted
 from dptrain.fleet.fleet import Fleet
 from dptrain.fleet.spending import retrained
-from dptrain.fleet.stacks import worker
 from dptrain.pipeline.plan import Plan
 from dptrain.pipeline.progress import Progress
 from dptrain.privacy import ledger, pld
@@ -65,8 +63,7 @@ def train(
             where = f"setting {number}/{len(ready.settings)} {event.setting.name}"
             progress.describe(f"{where}, model {int(progress.done / steps)}/{total}")
 
-        setup = functools.partial(worker, fleet, headers)
-        run_jobs(jobs, setup, fleet.placement.places, on_event, stop.is_set, folder)
+        execute(fleet, jobs, headers, on_event, stop.is_set)
         if stop.is_set():  # asked for when the last model had just ended
             raise Interrupted
     return total

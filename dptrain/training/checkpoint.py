@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,8 @@ class OnCurve:
 @dataclass
 class Progress:
     """models: indices in the fleet; artefacts: the key of each in the store; keys: the secret key
-    of each; trajectory: losses float32 [K, N] at each checkpoint of the trajectory so far.
+    of each; trajectory: losses float32 [K, N] at each checkpoint of the trajectory so far; ran: the
+    mechanism so far, as JSON, once a trainer has run it.
     """
 
     models: list[int]
@@ -54,15 +56,17 @@ class Progress:
     keys: list[bytes]
     curve: list[Point]
     trajectory: list[np.ndarray] = field(default_factory=list)
+    ran: dict[str, Any] | None = None
 
-    def write(self, store: Store, key: str) -> None:
-        secrets = [secret.hex() for secret in self.keys]
+    def to_bytes(self) -> bytes:
+        """A JSON record, its length before it, and the tensors as safetensors."""
         record = {
             "models": self.models,
             "artefacts": self.artefacts,
             "step": self.state.step,
-            "keys": secrets,
+            "keys": [secret.hex() for secret in self.keys],
             "curve": self.curve,
+            "ran": self.ran,
         }
         head = to_json(record)
         tensors = {name: value.contiguous().cpu() for name, value in self.state.tensors().items()}
@@ -70,27 +74,43 @@ class Progress:
             f"{TRAJECTORY}{number:03}": torch.from_numpy(losses)
             for number, losses in enumerate(self.trajectory)
         }
-        store.write_file("checkpoint", key, len(head).to_bytes(8, "big") + head + save(tensors))
+        file: bytes = len(head).to_bytes(8, "big") + head + save(tensors)
+        return file
 
     @staticmethod
-    def read(store: Store, key: str) -> Progress | None:
-        data = store.read_file("checkpoint", key)
-        if data is None:
-            return None
+    def of(data: bytes) -> Progress:
+        """The inverse of `to_bytes`."""
+        record = record_of(data)
         end = 8 + int.from_bytes(data[:8], "big")
-        record = json.loads(data[8:end])
         # clone: a tensor inside a file's bytes may lie unaligned, and then rounds differently from
         # the one that was saved.
         tensors = {name: value.clone() for name, value in load(data[end:]).items()}
         trajectory = [
             tensors.pop(name).numpy() for name in sorted(tensors) if name.startswith(TRAJECTORY)
         ]
-        secrets = [bytes.fromhex(secret) for secret in record["keys"]]
         return Progress(
             record["models"],
             record["artefacts"],
             State.of(tensors, record["step"]),
-            secrets,
+            [bytes.fromhex(secret) for secret in record["keys"]],
             record["curve"],
             trajectory,
+            record["ran"],
         )
+
+    def write(self, store: Store, key: str) -> None:
+        store.write_file("checkpoint", key, self.to_bytes())
+
+    @staticmethod
+    def read(store: Store, key: str) -> Progress | None:
+        data = store.read_file("checkpoint", key)
+        return None if data is None else Progress.of(data)
+
+
+def record_of(data: bytes) -> dict[str, Any]:
+    """What the bytes of a Progress say besides tensors: models, artefacts, step, keys in
+    hexadecimal, curve, ran.
+    """
+    end = 8 + int.from_bytes(data[:8], "big")
+    record: dict[str, Any] = json.loads(data[8:end])
+    return record

@@ -110,8 +110,7 @@ class Trainer:
     @property
     def noise_std(self) -> float:
         """Standard deviation of the noise on a clipped sum; 0 without privacy."""
-        ran = self.mechanism
-        return ran.noise_multiplier * ran.clip if ran.private else 0.0
+        return self.mechanism.noise_std
 
 
 @dataclass(frozen=True)
@@ -143,9 +142,14 @@ what it raises stops the draw.
 
 
 def train(
-    trainer: Trainer, state: State, on_step: OnStep, charge: Charge | None = None
+    trainer: Trainer,
+    state: State,
+    on_step: OnStep,
+    charge: Charge | None = None,
+    until: int | None = None,
 ) -> tuple[State, Mechanism]:
-    """Take `state` from its step to the last one; return it, and the mechanism that ran.
+    """Take `state` from its step to step `until`, or to the last one; return it, and the mechanism
+    that ran so far.
 
     Batches, views and noise are functions of (key, step) alone. `state` is used up.
     """
@@ -154,7 +158,8 @@ def train(
     if ran.private:
         size = sum(state.parameters[name][0].numel() for name in trainer.names)
         noise = GaussianNoise(len(trainer.keys), size)
-    for step in range(state.step, ran.steps):
+    last = ran.steps if until is None else min(until, ran.steps)
+    for step in range(state.step, last):
         batch = draw_batch(trainer, step)
         normals = None
         if noise is not None:

@@ -38,6 +38,7 @@ LAUNCHERS = [
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.long
 def test_each_combination_has_its_folder(tmp_path, launcher):
     extra = [] if launcher == "basic" else ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     ran = multirun(tmp_path, "model=logistic", "seed=0,1", *extra)

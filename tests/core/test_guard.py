@@ -23,11 +23,12 @@ def slow_work(folder, place):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="PR_SET_PDEATHSIG is Linux's")
+@pytest.mark.long
 def test_a_worker_whose_parent_was_killed_writes_nothing(tmp_path):
     code = (
         "import functools, pathlib, sys\n"
         "from tests.core.test_guard import slow_work\n"
-        "from dptrain.core import guard; from dptrain.fleet import executor\n"
+        "from dptrain.core import guard; from dptrain.fleet.executors import local as executor\n"
         f"folder = pathlib.Path({str(tmp_path)!r})\n"
         "with guard.only_writer(folder):\n"
         "    places = [executor.Place('cpu', 1)] * 2\n"

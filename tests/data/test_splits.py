@@ -152,6 +152,7 @@ def test_rows_without_a_group_are_refused(tmp_path):
         loaded(tmp_path, table(who=people), "dataset.group=who")
 
 
+@pytest.mark.long
 def test_whole_numbers_stay_tokens_for_a_model_that_looks_them_up(tmp_path, monkeypatch):
     def bag(shape, classes):
         class Bag(nn.Module):

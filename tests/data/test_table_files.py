@@ -51,6 +51,7 @@ def test_a_row_with_more_cells_than_the_header_is_refused(tmp_path):
         loaded(tmp_path, shifted)
 
 
+@pytest.mark.long
 def test_wide_tables_end(tmp_path):
     header = ",".join(f"c{n}" for n in range(100_000)) + ",y\n"
     refused_within(60, "there may be 10,000", lambda: loaded(tmp_path, header + "1,2\n"))

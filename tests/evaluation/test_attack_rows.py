@@ -88,6 +88,7 @@ def test_measured_above_proved_is_a_contradiction():
     assert attack_rows.blind_row(noisy, leaky.membership[::2]).contradicted
 
 
+@pytest.mark.long
 def test_the_lower_median_of_many_targets_covers_the_truth():
     """Gaussian scores of known epsilon 1 for 6 targets whose examples are shared: 200 fleets, at
     most 27 above it (1e-6 of Binomial(200, .05)).

@@ -70,7 +70,7 @@ def test_bounds_from_counts_equal_their_slow_twins(method, twin):
 
 @pytest.mark.parametrize(
     "fixtures",
-    [range(20), pytest.param(range(20, FIXTURES), marks=pytest.mark.slow)],
+    [range(10), pytest.param(range(10, FIXTURES), marks=pytest.mark.slow)],
     ids=["some", "all"],
 )
 def test_joint_beta_equals_its_slow_twin(fixtures):

@@ -44,6 +44,7 @@ def test_interval_covers_a_known_auc():
     assert misses <= 24
 
 
+@pytest.mark.long
 def test_interval_of_one_target_covers_a_known_auc():
     """The same for single targets: 200 bootstrap intervals miss at most 24 times."""
     from scipy.stats import norm

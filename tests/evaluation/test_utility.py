@@ -9,6 +9,7 @@ from dptrain.pipeline import run
 from tests.helpers.tables import DIGITS
 
 
+@pytest.mark.long
 def test_differences_are_paired(tmp_path):
     """What two settings have in common drops out: a sweep's differences are far narrower than those
     of unpaired intervals.

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pytest
 import safetensors.torch
 import torch
 from safetensors.numpy import load
@@ -28,6 +29,7 @@ class Projected(nn.Module):
         return self.head(x.flatten(1) @ self.projection)
 
 
+@pytest.mark.long
 def test_constants_are_the_same_in_training_attacks_and_files(tmp_path, monkeypatch):
     monkeypatch.setitem(models.MODELS, "projected", lambda shape, classes: Projected())
     went = []
@@ -64,6 +66,7 @@ def test_constants_are_the_same_in_training_attacks_and_files(tmp_path, monkeypa
         np.testing.assert_allclose(found[:20], expected, rtol=1e-3)
 
 
+@pytest.mark.long
 def test_features_are_computed_once(tmp_path, capsys, monkeypatch):
     done = go(tmp_path, "model=scatter_linear", "models_per_setting=2", overrides=NO_MODEL)
     assert done.trained == 4

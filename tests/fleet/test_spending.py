@@ -47,6 +47,7 @@ def test_the_ledger_that_is_verified_is_the_one_that_is_named(tmp_path, monkeypa
     assert verified.digest[:12] in sentences(result.statements["dpsgd-8"])["record"]
 
 
+@pytest.mark.long
 def test_sweeps_in_one_folder_share_no_noise_and_are_all_charged(tmp_path):
     """Another architecture, another pool: the same seed, but other keys, and the ledger holds every
     one.

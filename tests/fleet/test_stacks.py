@@ -48,6 +48,7 @@ def test_no_two_models_of_a_sweep_share_a_key(tmp_path, noise):
     assert (again == secrets) == (noise == "seeded")
 
 
+@pytest.mark.long
 def test_a_damaged_model_beside_a_checkpoint_is_made_again(tmp_path, monkeypatch):
     """A block's checkpoint holds one model; another model of the block is lost meanwhile."""
     whole = parameters(go(tmp_path / "whole").folder)
@@ -108,6 +109,7 @@ def test_torn_artefacts_are_made_again(tmp_path):
     close(again.folder, whole)  # alone it is trained in a stack of one
 
 
+@pytest.mark.long
 def test_a_kill_between_the_models_of_a_stack_trains_nothing_twice(tmp_path, monkeypatch):
     """The first model of a stack is stored, then the process dies: the others come from the
     checkpoint, not from new noise.

@@ -4,7 +4,7 @@ import os
 import time
 
 from dptrain.core.errors import TrainingError
-from dptrain.fleet.executor import Interrupted, Place
+from dptrain.fleet.executors.base import Interrupted, Place
 
 HERE, TWO = [Place("cpu", 1)], [Place("cpu", 1)] * 2
 

@@ -1,5 +1,7 @@
 """Tests of pipeline.evaluation."""
 
+import pytest
+
 from tests.helpers.sweep import go
 
 
@@ -14,6 +16,7 @@ def test_scores_follow_the_data_they_are_of(tmp_path):
     assert list(mixed.rows) == list(fresh.rows)
 
 
+@pytest.mark.long
 def test_attacks_follow_the_models_they_are_of(tmp_path):
     """Other models on the same examples: scores of the same shape, and nothing of the first run may
     be found again.

@@ -98,6 +98,7 @@ def test_no_damaged_file_is_printed_as_a_result(tmp_path):
     assert counts["answered"] + counts["mended"] > tried / 4
 
 
+@pytest.mark.long
 def test_a_damaged_report_or_table_is_written_anew(tmp_path):
     whole = digits_sweep(tmp_path)
     for name in outputs.OUTPUTS:
@@ -229,6 +230,7 @@ def test_all_models_differ(done):
     assert len(set(parameters(done.folder).values())) == 12
 
 
+@pytest.mark.long
 def test_a_finished_result_does_not_vouch_for_anothers_files(tmp_path, monkeypatch):
     first = go(tmp_path)
     with monkeypatch.context() as patch:

@@ -4,9 +4,12 @@ import os
 import re
 import subprocess
 
+import pytest
+
 from tests.helpers.sweep import command
 
 
+@pytest.mark.long
 def test_progress_names_settings_models_and_time(tmp_path):
     ran = subprocess.run(
         command(tmp_path),

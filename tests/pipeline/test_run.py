@@ -27,6 +27,7 @@ def of_zero_head(function):
     return build
 
 
+@pytest.mark.long
 def test_a_model_whose_code_changed_is_trained_anew(tmp_path, monkeypatch):
     """Both say zero at first."""
     monkeypatch.setitem(models.MODELS, "mine", of_zero_head(lambda x: x))
@@ -59,6 +60,7 @@ def touched(folder):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
+@pytest.mark.long
 def test_only_what_is_new_is_computed(tmp_path, change, trained):
     go(tmp_path)
     before = touched(tmp_path)
@@ -67,6 +69,7 @@ def test_only_what_is_new_is_computed(tmp_path, change, trained):
     assert {path: after.get(path) for path in before} == before
 
 
+@pytest.mark.long
 def test_adding_an_attack_changes_no_other_number(tmp_path):
     few = go(tmp_path / "few", "attacks=[loss]")
     more = go(tmp_path / "few", "attacks=[loss,lira]")
@@ -120,6 +123,7 @@ def test_two_at_once_are_refused(tmp_path, capsys):
     assert "output: another dptrain is at work" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_opacus_engine_gives_the_same_sweep(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "dptrain.fleet.stacks.secret_key",
@@ -178,6 +182,7 @@ def test_works_from_any_folder(tmp_path, monkeypatch):
     assert (tmp_path / "results" / "tiny" / "report.html").exists()
 
 
+@pytest.mark.long
 def test_each_setting_has_its_own_second_opinion(tmp_path, monkeypatch):
     """And one that was not given is asked for again: the process may have been stopped."""
     asked = []

@@ -82,6 +82,7 @@ def test_a_refuted_claim_is_shown_as_refuted_everywhere(tmp_path, monkeypatch, c
     assert cli.main(["advise", f"run={tmp_path}", "max_epsilon=9"]) == 1
 
 
+@pytest.mark.long
 def test_a_run_with_other_attacks_takes_no_refutation_back(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         refuting(patch)

@@ -298,6 +298,7 @@ def test_shuffled_batches_are_accounted_without_amplification():
         1e-16,
     ],
 )
+@pytest.mark.long
 def test_tiny_deltas_over_many_steps(delta):
     """The mass that the PLD cuts off is then as large as delta, and RDP is the lesser bound."""
     ran = mechanism(1, 100, 10**6, 50.0)

@@ -27,6 +27,7 @@ def test_column_names_reach_no_terminal_and_no_page_as_they_are(tmp_path, capsys
     )
 
 
+@pytest.mark.long
 def test_a_kill_while_tensorboard_is_cleared_locks_nothing(tmp_path, monkeypatch):
     go(tmp_path)
     with monkeypatch.context() as patch:

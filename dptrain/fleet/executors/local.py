@@ -1,61 +1,50 @@
-"""Run jobs in this process or in one process for each place; the seam for a cluster's engine."""
+"""Stacks in this process, or in one process for each place of this machine."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
+import functools
 import multiprocessing
 import os
 import queue
 import signal
 import sys
 import time
-import traceback
 import types
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dptrain.core import allocator, errors
-from dptrain.core.errors import LayerError
+from dptrain.core import allocator
 from dptrain.core.guard import live_as_worker
+from dptrain.core.types import Setting
+from dptrain.fleet.executors.base import (
+    POLL_SECONDS,
+    Emit,
+    Interrupted,
+    Place,
+    Work,
+    WorkerDied,
+    exception_of,
+    in_words,
+)
+from dptrain.fleet.fleet import Fleet
+from dptrain.fleet.stacks import worker
 
-POLL_SECONDS = 0.2
 GRACE_SECONDS = 60
 DEAD_SECONDS = 1.0
 
-Emit = Callable[[Any], None]
-Work = Callable[[Any, Emit, Callable[[], bool]], None]
-"""(job, emit, stop): does a job, emits picklable events, and raises Interrupted where stop() is
-true, its work saved.
-"""
 
-
-class Interrupted(Exception):
-    """Work stopped at a good moment, its state saved."""
-
-
-def no_memory(error: BaseException) -> bool:
-    """Whether an error says that memory is used up: Python's, or torch's of a GPU or of a CPU,
-    which are none of Python's.
-    """
-    out = isinstance(error, RuntimeError) and (
-        "out of memory" in str(error) or "not enough memory" in str(error)
-    )
-    return out or isinstance(error, MemoryError)
-
-
-class WorkerDied(RuntimeError):
-    """A worker ended without a word: it was killed, perhaps for want of memory."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a worker computes: a torch device, and threads of a CPU."""
-
-    device: str
-    threads: int
+def execute(
+    fleet: Fleet,
+    jobs: Sequence[tuple[Setting, range]],
+    headers: Mapping[str, str],
+    on_event: Emit,
+    stop: Callable[[], bool],
+) -> None:
+    """Train and publish every stack. Raises what `run` raises."""
+    setup = functools.partial(worker, fleet, headers)
+    run(jobs, setup, fleet.placement.places, on_event, stop, fleet.config.folder)
 
 
 def run(
@@ -145,7 +134,7 @@ def _listen(
                 if message is not None:
                     halt.set()
                     if failure is None or isinstance(failure, Interrupted):
-                        failure = _exception(message)
+                        failure = exception_of(message)
         # Long enough for the last words of one that has just ended to arrive.
         if time.monotonic() - looked > DEAD_SECONDS:
             _require_alive([workers[n] for n in dead if n not in ended])
@@ -229,33 +218,5 @@ def _worker(  # noqa: PLR0913  # all that a process is sent
         while not stop() and (job := todo.get()) is not None:
             work(job, lambda event: events.put(("event", event)), stop)
     except BaseException as error:
-        message = _in_words(error)
+        message = in_words(error)
     events.put(("end", (number, message)))
-
-
-def _in_words(error: BaseException) -> tuple[str, ...]:
-    """An exception in words, since not every one survives the way to the parent."""
-    if isinstance(error, LayerError):
-        return ("layer", type(error).__name__, error.message, error.about)
-    if no_memory(error):
-        return ("system", str(errno.ENOMEM), os.strerror(errno.ENOMEM), "")
-    if isinstance(error, OSError) and error.errno is not None:
-        return ("system", str(error.errno), str(error.strerror), str(error.filename or ""))
-    return (
-        ("interrupted",)
-        if isinstance(error, Interrupted)
-        else ("failed", "".join(traceback.format_exception(error)))
-    )
-
-
-def _exception(message: tuple[str, ...]) -> Exception:
-    if message[0] == "layer":
-        result: Exception = getattr(errors, message[1])(*message[2:])
-        return result
-    if message[0] == "system":
-        return OSError(int(message[1]), message[2], *filter(None, message[3:]))
-    return (
-        Interrupted()
-        if message[0] == "interrupted"
-        else RuntimeError(f"a worker failed:\n{message[1]}")
-    )

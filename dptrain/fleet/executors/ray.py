@@ -1,0 +1,135 @@
+"""Stacks on the nodes of a Ray cluster, a task a chunk: what no node can lose, the driver holds."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from dptrain.config.schema import ExecutorConfig
+from dptrain.core.errors import FleetError
+from dptrain.core.types import Setting
+from dptrain.fleet.executors import remote
+from dptrain.fleet.executors.base import Emit, WorkerDied, exception_of, in_words
+from dptrain.fleet.executors.remote import Chunk, News
+from dptrain.fleet.fleet import Fleet
+from dptrain.training.checkpoint import record_of
+
+ROOM_SECONDS = 5.0
+"""Between looks at how large the cluster is."""
+
+Answer = tuple[bytes, float, tuple[str, ...] | None]
+"""The progress, the seconds of a step, and an error in words."""
+
+
+def execute(
+    fleet: Fleet,
+    jobs: Sequence[tuple[Setting, range]],
+    headers: Mapping[str, str],
+    on_event: Emit,
+    stop: Callable[[], bool],
+) -> None:
+    """Train and publish every stack, as executors.execute says."""
+    with _connected(fleet.config.executor) as ray:
+        cluster = _Ray(ray, fleet)
+        try:
+            remote.drive(cluster, fleet, jobs, headers, on_event, stop)
+        finally:
+            cluster.cancel()
+
+
+@contextlib.contextmanager
+def _connected(wanted: ExecutorConfig) -> Iterator[Any]:
+    """The module ray, connected to the cluster that is asked for. Raises FleetError."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # what is trained here is nobody's matter
+    try:
+        import ray
+    except ImportError:
+        message = "Ray is not installed; pip install 'dptrain[ray]', or use executor=local"
+        raise FleetError(message, "executor.name") from None
+    ours = not ray.is_initialized()
+    try:
+        if ours:
+            options = {"include_dashboard": False} if wanted.address == "local" else {}
+            ray.init(wanted.address, log_to_driver=False, configure_logging=False, **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise FleetError(
+            f"there is no Ray cluster at {wanted.address!r} ({_short(error)}); start one with "
+            "`ray start --head`, or use executor.address=local",
+            "executor.address",
+        ) from None
+    try:
+        yield ray
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _short(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:100]
+
+
+def _work(fleet: Fleet, chunk: Chunk) -> Answer:
+    """What a node does; an error comes back in words, since not every one survives the way."""
+    began, first = time.monotonic(), record_of(chunk.progress)["step"]
+    try:
+        progress = remote.work(fleet, chunk)
+    except Exception as error:
+        return b"", 0.0, in_words(error)
+    return progress, (time.monotonic() - began) / max(1, chunk.until - first), None
+
+
+class _Ray:
+    """The tasks of a Ray cluster, at most as many as it has room for."""
+
+    whole = False
+
+    def __init__(self, ray: Any, fleet: Fleet):
+        self._ray, self._wanted = ray, fleet.config.executor
+        self._fleet = ray.put(remote.shipped(fleet))
+        self._names: dict[Any, str] = {}
+        self._slots, self._looked = 1, -ROOM_SECONDS
+        options: dict[str, Any] = {
+            "num_cpus": self._wanted.cpus,
+            "num_gpus": self._wanted.gpus,
+            "max_retries": self._wanted.retries,
+        }
+        if self._wanted.memory_gib:
+            options["memory"] = int(self._wanted.memory_gib * 2**30)
+        self._task = ray.remote(**options)(_work)
+
+    def room(self, at_work: int) -> bool:
+        if self._wanted.at_once:
+            return at_work < self._wanted.at_once
+        if time.monotonic() - self._looked > ROOM_SECONDS:
+            there = self._ray.cluster_resources()
+            asked = {"CPU": self._wanted.cpus, "GPU": self._wanted.gpus}
+            fits = [int(there.get(kind, 0) / each) for kind, each in asked.items() if each]
+            self._slots, self._looked = max(1, min(fits)), time.monotonic()
+        return at_work < self._slots
+
+    def submit(self, name: str, chunk: Chunk) -> None:
+        self._names[self._task.remote(self._fleet, chunk)] = name
+
+    def leftover(self, name: str) -> bytes | None:
+        return None  # tasks end with the driver
+
+    def news(self, seconds: float) -> Iterator[News]:
+        done, _ = self._ray.wait(list(self._names), num_returns=1, timeout=seconds)
+        for task in done:
+            name = self._names.pop(task)
+            try:
+                progress, step_seconds, error = self._ray.get(task)
+            except self._ray.exceptions.RayError as lost:
+                raise WorkerDied(f"a worker was lost again and again ({_short(lost)})") from None
+            if error is not None:
+                raise exception_of(error)
+            yield News(name, progress, step_seconds)
+
+    def cancel(self) -> None:
+        """End every task at once: what it would bring back, another run computes again."""
+        for task in self._names:
+            with contextlib.suppress(Exception):  # the cluster itself may be gone
+                self._ray.cancel(task, force=True)
