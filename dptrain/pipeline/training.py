@@ -13,8 +13,8 @@ from dptrain.core.guard import stop_requests
 from dptrain.core.limits import require_memory
 from dptrain.core.types import NoiseSource
 from dptrain.fleet import models as trained_models
-from dptrain.fleet.executors import execute
 from dptrain.fleet.executors.base import Interrupted
+from dptrain.fleet.executors.registry import execute
 from dptrain.fleet.fleet import Fleet
 from dptrain.fleet.spending import retrained
 from dptrain.pipeline.plan import Plan

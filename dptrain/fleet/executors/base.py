@@ -7,8 +7,10 @@ import os
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from dptrain.config.schema import Config
 from dptrain.core import errors
 from dptrain.core.errors import LayerError
 
@@ -45,6 +47,14 @@ class Place:
 
     device: str
     threads: int
+
+
+def exchange_folder(config: Config) -> Path:
+    """Where the driver and Slurm's nodes exchange files: never the folder of results, which the
+    driver alone writes.
+    """
+    folder = config.folder.absolute()
+    return Path(config.executor.folder or folder.with_name(f"{folder.name}-slurm"))
 
 
 def in_words(error: BaseException) -> tuple[str, ...]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -19,6 +21,8 @@ from dptrain.training.checkpoint import record_of
 
 ROOM_SECONDS = 5.0
 """Between looks at how large the cluster is."""
+LISTENER_SECONDS = 10.0
+"""For a cluster's head to accept a connection."""
 
 Answer = tuple[bytes, float, tuple[str, ...] | None]
 """The progress, the seconds of a step, and an error in words."""
@@ -51,10 +55,11 @@ def _connected(wanted: ExecutorConfig) -> Iterator[Any]:
         raise FleetError(message, "executor.name") from None
     ours = not ray.is_initialized()
     try:
+        _require_listener(wanted.address or "")
         if ours:
             options = {"include_dashboard": False} if wanted.address == "local" else {}
             ray.init(wanted.address, log_to_driver=False, configure_logging=False, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise FleetError(
             f"there is no Ray cluster at {wanted.address!r} ({_short(error)}); start one with "
             "`ray start --head`, or use executor.address=local",
@@ -65,6 +70,12 @@ def _connected(wanted: ExecutorConfig) -> Iterator[Any]:
     finally:
         if ours:
             ray.shutdown()
+
+
+def _require_listener(address: str) -> None:
+    """Raise OSError where nothing listens at HOST:PORT: Ray itself asks for many minutes."""
+    if match := re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+)\]?:(\d+)", address):
+        socket.create_connection((match[1], int(match[2])), LISTENER_SECONDS).close()
 
 
 def _short(error: Exception) -> str:

@@ -24,8 +24,14 @@ from dptrain.core.errors import FleetError
 from dptrain.core.store import Store, to_json, write_atomic
 from dptrain.core.types import Setting
 from dptrain.data.splits import Dataset, Examples
-from dptrain.fleet.executors import exchange_folder, remote
-from dptrain.fleet.executors.base import Emit, WorkerDied, exception_of, in_words
+from dptrain.fleet.executors import remote
+from dptrain.fleet.executors.base import (
+    Emit,
+    WorkerDied,
+    exception_of,
+    exchange_folder,
+    in_words,
+)
 from dptrain.fleet.executors.remote import Chunk, News
 from dptrain.fleet.fleet import Fleet
 from dptrain.training.checkpoint import Progress, record_of
@@ -154,14 +160,13 @@ def _with_arrays(fleet: Fleet, folder: Path) -> Fleet:
         array: np.ndarray = np.load(folder / "data" / f"{name}.npy", "r", allow_pickle=False)
         return array
 
-    parts = {
-        name: Examples(read(f"{name}-inputs"), read(f"{name}-labels"))
-        for name in fleet.dataset.parts
-    }
-    features = None
+    names, features = list(fleet.dataset.parts), None
     if fleet.features is not None:
-        features = {name: read(f"{name}-features") for name in parts}
-    dataset = Dataset(**parts, classes=fleet.dataset.classes)
+        features = {name: read(f"{name}-features") for name in names}
+    pool, population, test = (
+        Examples(read(f"{name}-inputs"), read(f"{name}-labels")) for name in names
+    )
+    dataset = Dataset(pool, population, test, fleet.dataset.classes)
     return replace(fleet, dataset=dataset, membership=read("membership"), features=features)
 
 
