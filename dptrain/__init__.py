@@ -13,11 +13,11 @@ The torch half makes models (data, models, training, fleet), the NumPy half atta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dptrain.api import advise, attack, calibrate, sweep
+    from dptrain.api import advise, attack, calibrate, estimate, sweep
     from dptrain.estimator import DPClassifier
 
 __version__ = "0.1.0"
-__all__ = ["DPClassifier", "advise", "attack", "calibrate", "sweep"]
+__all__ = ["DPClassifier", "advise", "attack", "calibrate", "estimate", "sweep"]
 
 
 def __getattr__(name: str) -> Any:

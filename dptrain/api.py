@@ -19,6 +19,7 @@ from dptrain.report import advice
 from dptrain.report.advice import Advice
 
 if TYPE_CHECKING:
+    from dptrain.fleet.estimate import Estimate
     from dptrain.pipeline.outputs import Result
 
 
@@ -32,6 +33,15 @@ def sweep(*overrides: str, progress: bool = False, **keys: Any) -> Result:
     from dptrain.pipeline import run  # loads torch
 
     return run.sweep(compose.load("sweep", overrides, keys), show_progress=progress)
+
+
+def estimate(*overrides: str, **keys: Any) -> Estimate:
+    """What the same sweep would train, spend and take: models, steps, noise, epsilon of each
+    setting and of all, seconds, memory, disk. Raises ConfigError, also where it cannot fit.
+    """
+    from dptrain.pipeline import run  # loads torch
+
+    return run.ahead(compose.load("sweep", overrides, keys))
 
 
 def attack(

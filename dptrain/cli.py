@@ -40,6 +40,8 @@ examples:
   dptrain sweep experiment=quickstart epsilons=[inf,8,2,0.5] models_per_setting=16
   dptrain sweep name=linear model=logistic epsilons=[inf,4] output=out/linear
   dptrain sweep experiment=quickstart attacks=[loss,lira]    trains nothing that is trained
+  dptrain sweep experiment=quickstart dry_run=true           what it would train, spend and take
+  dptrain sweep experiment=quickstart executor=ray           on a Ray cluster; executor=slurm too
   dptrain sweep -m model=mlp,logistic seed=0,1               four sweeps, one table over all
 
 options:
@@ -231,6 +233,8 @@ def _sweep(overrides: Sequence[str], options: Options) -> int:
     if options.multirun:
         return _multirun(overrides, options)
     chosen = compose.load("sweep", overrides, folders=options.folders)
+    if chosen.dry_run:
+        return _print_ahead([chosen])
     allocator.keep_memory()
     result = _swept(chosen)
     return 130 if result is None else _print_sweep(result, options.statements)
@@ -244,6 +248,8 @@ def _multirun(overrides: Sequence[str], options: Options) -> int:
     from dptrain.report import tables
 
     configs = multirun.configurations(overrides, options.folders)
+    if configs[0].dry_run:
+        return _print_ahead(configs)
     for config in configs:
         plan(config)
     allocator.keep_memory()
@@ -260,6 +266,15 @@ def _multirun(overrides: Sequence[str], options: Options) -> int:
         if isinstance(outcome, Exception):
             raise outcome
     return 1 if alarms else 0
+
+
+def _print_ahead(configs: Sequence[Config]) -> int:
+    from dptrain.pipeline.run import ahead
+    from dptrain.report import tables
+
+    for config in configs:
+        print(f"{config.folder}: " + "\n".join(tables.estimated(ahead(config))))
+    return 0
 
 
 def _swept_or_stop(chosen: Config) -> Result:

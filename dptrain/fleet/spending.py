@@ -9,7 +9,7 @@ from dptrain.core.errors import LedgerError
 from dptrain.core.types import Setting
 from dptrain.fleet import models as trained
 from dptrain.fleet.fleet import Fleet
-from dptrain.privacy import ledger
+from dptrain.privacy import ledger, pld
 from dptrain.training.checkpoint import Progress
 
 
@@ -33,6 +33,24 @@ def verify(fleet: Fleet, setting: Setting, spent: ledger.Snapshot) -> None:
             raise LedgerError(f"{reason}; restore it, or choose another folder")
 
 
+def together(spent: ledger.Snapshot, delta: float) -> float | None:
+    """Epsilon of all models of a ledger at once; None where there are none."""
+    total = ledger.total(list(spent.accounts.values()))
+    return pld.epsilon(pld.composition(total), delta) if total else None
+
+
+def unfinished(fleet: Fleet, settings: Sequence[Setting]) -> set[str]:
+    """Keys of models in checkpoints, which go on with their very own noise. A checkpoint serves a
+    stack of the very same models only.
+    """
+    artefacts: set[str] = set()
+    for setting in settings:
+        for block in trained.blocks(fleet, setting):
+            if progress := Progress.read(fleet.store, trained.checkpoint(fleet, setting, block)):
+                artefacts.update(progress.artefacts)
+    return artefacts
+
+
 def retrained(
     fleet: Fleet, settings: Sequence[Setting], spent: ledger.Snapshot
 ) -> list[tuple[Setting, list[int]]]:
@@ -40,11 +58,7 @@ def retrained(
     more, nor in a checkpoint: they would spend again.
     """
     charged = {account.artefact for account in spent.accounts.values()}
-    going_on: set[str] = set()  # a checkpoint serves a stack of the very same models only
-    for setting in settings:
-        for block in trained.blocks(fleet, setting):
-            if progress := Progress.read(fleet.store, trained.checkpoint(fleet, setting, block)):
-                going_on.update(progress.artefacts)
+    going_on = unfinished(fleet, settings)
     again_by_setting = []
     for setting in (setting for setting in settings if setting.mechanism.private):
         again = [

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from dptrain import models
+from dptrain.config.fields import require
 from dptrain.config.keys import named
 from dptrain.config.schema import Config
 from dptrain.core import streams
@@ -21,15 +22,17 @@ from dptrain.core.types import Setting
 from dptrain.data import splits
 from dptrain.fleet import models as trained_models
 from dptrain.fleet.blueprint import build
+from dptrain.fleet.estimate import Estimate, estimate
 from dptrain.fleet.executors.base import Place
 from dptrain.fleet.fleet import Fleet
 from dptrain.fleet.placement import Placement, choose, cores, memory
+from dptrain.fleet.spending import together
 from dptrain.models import validation
 from dptrain.pipeline.evaluation import SweepEvaluation, evaluate_sweep
 from dptrain.pipeline.outputs import Result, read_result, write_outputs
 from dptrain.pipeline.plan import Plan, plan
 from dptrain.pipeline.statements import evaluated
-from dptrain.pipeline.training import together, train
+from dptrain.pipeline.training import train
 from dptrain.privacy import ledger, prv
 from dptrain.privacy.statement import (
     UNIT,
@@ -46,8 +49,25 @@ def sweep(config: Config, show_progress: bool = True) -> Result:
     """Run or resume a sweep; a finished one is read back. Raises ConfigError; Interrupted is raised
     at Ctrl-C or SIGTERM, with all work saved.
     """
+    fix = "is of the command line; call dptrain.estimate, or leave it out"
+    require(not config.dry_run, "dry_run", fix)
     with named():
         return _sweep(plan(config), show_progress)
+
+
+def ahead(config: Config) -> Estimate:
+    """What a sweep would train, spend and take. It trains nothing; of what it measures, the width
+    of stacks lies in the folder afterwards. Raises ConfigError, also where the sweep cannot fit.
+    """
+    with named():
+        ready = plan(config)
+        with only_writer(config.folder):
+            store = Store(config.folder / "store")
+            around = _circumstances(ready)
+            statements = {setting.name: planned(setting, around) for setting in ready.settings}
+            result = estimate(load(ready, store), ready.settings, statements, whole=True)
+        result.require_fit(config.folder)
+    return result
 
 
 def _sweep(ready: Plan, show_progress: bool) -> Result:
@@ -143,11 +163,8 @@ def _placement(ready: Plan, store: Store) -> Placement:
     return Placement(**{**record, "places": tuple(Place(**place) for place in record["places"])})
 
 
-def _planned(ready: Plan, store: Store) -> dict[str, PrivacyStatement]:
-    """What is claimed of each setting before it is trained. Other processes compute the second
-    opinions beside our own accountant.
-    """
-    around = Circumstances(
+def _circumstances(ready: Plan) -> Circumstances:
+    return Circumstances(
         noise=ready.config.privacy.noise,
         preprocessing=ready.source.preprocessing,
         unit=ready.source.unit or UNIT,
@@ -155,6 +172,13 @@ def _planned(ready: Plan, store: Store) -> dict[str, PrivacyStatement]:
         supplied=ready.supplied,
         versions=versions(),
     )
+
+
+def _planned(ready: Plan, store: Store) -> dict[str, PrivacyStatement]:
+    """What is claimed of each setting before it is trained. Other processes compute the second
+    opinions beside our own accountant.
+    """
+    around = _circumstances(ready)
     # Keys are made here: two threads that parse files at once break each other (Python 3.11).
     code = (code_fingerprint("privacy"), versions())
     keys = {

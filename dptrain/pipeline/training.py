@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 
-from dptrain.core.errors import FleetError, FolderError
 from dptrain.core.guard import stop_requests
-from dptrain.core.limits import require_memory
 from dptrain.core.types import NoiseSource
 from dptrain.fleet import models as trained_models
+from dptrain.fleet.estimate import estimate, planned_account
 from dptrain.fleet.executors.base import Interrupted
 from dptrain.fleet.executors.registry import execute
 from dptrain.fleet.fleet import Fleet
-from dptrain.fleet.spending import retrained
+from dptrain.fleet.spending import retrained, together
 from dptrain.pipeline.plan import Plan
 from dptrain.pipeline.progress import Progress
-from dptrain.privacy import ledger, pld
+from dptrain.privacy import ledger
 from dptrain.privacy.statement import PrivacyStatement
-from dptrain.report import tensorboard
+from dptrain.report import tables, tensorboard
 from dptrain.report.statement import header, rounded_up
 from dptrain.training.checkpoint import OnCurve, Steps
 
@@ -48,9 +45,10 @@ def train(
     _warn_of_spending_again(ready, fleet)
     progress = Progress(total * steps, "step", show_progress)
     fleet.prepare()
-    takes = _takes(ready, fleet, total)
+    ahead = estimate(fleet, ready.settings, statements)
+    ahead.require_fit(folder)
     if show_progress:
-        progress.say(f"{total} models to train, {fleet.placement}; {takes}")
+        progress.say("\n".join(tables.estimated(ahead)))
     live = tensorboard.Live(folder / "tensorboard")
     with progress, tensorboard.faults(), contextlib.closing(live), stop_requests() as stop:
 
@@ -69,38 +67,6 @@ def train(
     return total
 
 
-def _takes(ready: Plan, fleet: Fleet, total: int) -> str:
-    """About how long the training takes, and the disk. Raises FolderError where the disk does not
-    hold it, and FleetError where the memory does not.
-    """
-    config, dataset = ready.config, fleet.dataset
-    state = fleet.module(ready.settings[0]).state_dict()
-    parameters = sum(value.numel() for value in state.values())
-    examples = sum(len(part.labels) for part in dataset.parts.values())
-    logits = 4 * examples * dataset.classes
-    require_memory(
-        6 * logits * config.models_per_setting,  # float64, and a copy or two
-        lambda message: FleetError(message, "models_per_setting"),
-        "attacking one setting",
-        "use fewer models, or a smaller pool",
-    )
-    disk = total * (4 * parameters + 2 * logits)
-    free = shutil.disk_usage(config.folder).free
-    if disk > free:
-        wanted = f"{total:,} models take about {disk / 2**30:,.1f} GiB"
-        there = f"{free / 2**30:,.1f} GiB are free at {config.folder}"
-        raise FolderError(f"{wanted}, and {there}; choose another folder, or fewer models")
-    seconds = fleet.placement.step_seconds
-    time = f"about {max(1, round(total * config.steps * seconds)):,} s, " if seconds else ""
-    return f"{time}{disk / 2**20:,.0f} MiB on disk"
-
-
-def together(spent: ledger.Snapshot, delta: float) -> float | None:
-    """Epsilon of all models of a ledger at once; None where there are none."""
-    total = ledger.total(list(spent.accounts.values()))
-    return pld.epsilon(pld.composition(total), delta) if total else None
-
-
 def _warn_of_spending_again(ready: Plan, fleet: Fleet) -> None:
     """Before private models are trained a second time, say which, and what all models of the folder
     then come to.
@@ -114,10 +80,8 @@ def _warn_of_spending_again(ready: Plan, fleet: Fleet) -> None:
     delta = ready.config.privacy.delta
     after = dict(before.accounts)
     for setting, indices in again:
-        each = replace(setting.mechanism, steps=1)
-        steps = dict.fromkeys(range(setting.mechanism.steps), each)
         after |= {
-            f"{setting.name} {index} again": ledger.Account(setting.name, fleet.split, index, steps)
+            f"{setting.name} {index} again": planned_account(fleet, setting, index)
             for index in indices
         }
     spent, rises = (

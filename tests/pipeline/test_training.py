@@ -55,15 +55,15 @@ def test_what_a_run_takes_is_said_and_checked_before_it_starts(tmp_path, monkeyp
 
 
 def test_a_stop_when_the_last_model_has_just_ended_is_a_stop(tmp_path, monkeypatch, capsys):
-    run_jobs = training.run_jobs
+    execute = training.execute
 
     def interrupted(*arguments):
-        run_jobs(*arguments)
+        execute(*arguments)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(training, "run_jobs", interrupted)
+    monkeypatch.setattr(training, "execute", interrupted)
     assert cli.main(["sweep", *DIGITS, f"output={tmp_path}"]) == 130
     assert "everything saved" in capsys.readouterr().err
-    monkeypatch.setattr(training, "run_jobs", run_jobs)
+    monkeypatch.setattr(training, "execute", execute)
     assert cli.main(["sweep", *DIGITS, f"output={tmp_path}"]) == 0
     assert "\n0 models trained now" in capsys.readouterr().out

@@ -237,7 +237,7 @@ class _Slurm:
         """
         try:
             words = job.result()
-        except self._submitit.core.utils.FailedJobError as error:
+        except self._submitit.core.utils.UncompletedJobError as error:
             words, reason = None, (str(error).strip().splitlines() or [""])[0][:200]
         else:
             reason = "its files have not come"
@@ -260,8 +260,12 @@ class _Slurm:
                 Element(self._folder, self._fleet, {name: self._queued[name] for name in group})
                 for group in array
             ]
-            with self._submitter.batch():
-                jobs = [self._submitter.submit(element) for element in elements]
+            try:
+                with self._submitter.batch():
+                    jobs = [self._submitter.submit(element) for element in elements]
+            except self._submitit.core.utils.FailedSubmissionError as error:
+                reason = " ".join(str(error).split())[:200]
+                raise FleetError(f"Slurm refuses the jobs: {reason}", "executor.cluster") from None
             self._jobs |= dict(zip(jobs, array, strict=True))
         if names:
             self._queued.clear()

@@ -1,0 +1,150 @@
+"""What a sweep would train, spend and take, before it starts."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from dptrain.core import limits
+from dptrain.core.errors import FleetError, FolderError
+from dptrain.core.types import NoiseSource, Setting
+from dptrain.fleet import models as trained_models
+from dptrain.fleet import spending
+from dptrain.fleet.fleet import Fleet
+from dptrain.privacy import ledger
+from dptrain.privacy.statement import PrivacyStatement
+
+
+@dataclass(frozen=True)
+class SettingEstimate:
+    """models: to train, of all that the setting has; epsilon: of one model, None without DP."""
+
+    name: str
+    models: int
+    of: int
+    steps: int
+    noise_multiplier: float
+    clip: float
+    epsilon: float | None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """epsilon: of all models that the folder would then have been charged for, at once;
+    step_seconds: of one model, as measured here, and seconds: of all training on this machine or on
+    one worker of a cluster, None where nothing was measured; device: where that is, cpu or cuda;
+    memory and disk in bytes, with what is there; whole: whether a reader wants all of it, since the
+    run is long.
+    """
+
+    settings: tuple[SettingEstimate, ...]
+    epsilon: float | None
+    delta: float
+    placement: str
+    executor: str
+    device: str
+    step_seconds: float | None
+    seconds: float | None
+    memory: int
+    memory_there: int
+    disk: int
+    disk_free: int
+    whole: bool
+
+    @property
+    def models(self) -> int:
+        return sum(setting.models for setting in self.settings)
+
+    @property
+    def gpu_hours(self) -> float | None:
+        """None on a CPU, and where nothing was measured."""
+        return self.seconds / 3600 if self.seconds is not None and self.device == "cuda" else None
+
+    def require_fit(self, folder: object) -> None:
+        """Raise FleetError where the memory does not hold it, and FolderError where the disk does
+        not.
+        """
+        limits.require_memory(
+            self.memory,
+            lambda message: FleetError(message, "models_per_setting"),
+            "attacking one setting",
+            "use fewer models, or a smaller pool",
+        )
+        if self.disk > self.disk_free:
+            wanted = f"{self.models:,} models take about {self.disk / 2**30:,.1f} GiB"
+            there = f"{self.disk_free / 2**30:,.1f} GiB are free at {folder}"
+            raise FolderError(f"{wanted}, and {there}; choose another folder, or fewer models")
+
+
+LONG_SECONDS = 600
+"""Of training: before a longer run everything is printed that a dry run prints."""
+
+
+def estimate(
+    fleet: Fleet,
+    settings: Sequence[Setting],
+    statements: Mapping[str, PrivacyStatement],
+    whole: bool = False,
+) -> Estimate:
+    """Of what is missing of the settings of a sweep. whole: with the epsilon of all models, which
+    takes a second, also where the run is short.
+    """
+    config, dataset = fleet.config, fleet.dataset
+    missing = {setting.name: trained_models.missing(fleet, setting) for setting in settings}
+    total = sum(map(len, missing.values()))
+    state = fleet.module(settings[0]).state_dict()
+    parameters = sum(value.numel() for value in state.values())
+    logits = 4 * sum(len(part.labels) for part in dataset.parts.values()) * dataset.classes
+    each = fleet.placement.step_seconds
+    seconds = None if each is None else total * config.steps * each
+    whole = whole or (seconds or 0) > LONG_SECONDS
+    return Estimate(
+        settings=tuple(
+            SettingEstimate(
+                setting.name,
+                len(missing[setting.name]),
+                config.models_per_setting,
+                setting.mechanism.steps,
+                setting.mechanism.noise_multiplier,
+                setting.mechanism.clip,
+                statements[setting.name].epsilon,
+            )
+            for setting in settings
+        ),
+        epsilon=spending.together(_after(fleet, settings), config.privacy.delta) if whole else None,
+        delta=config.privacy.delta,
+        placement=str(fleet.placement),
+        executor=config.executor.name,
+        device=fleet.device.type,
+        step_seconds=each,
+        seconds=seconds,
+        memory=6 * logits * config.models_per_setting,  # float64, and a copy or two
+        memory_there=int(limits.SHARE * limits.memory()),
+        disk=total * (4 * parameters + 2 * logits),
+        disk_free=shutil.disk_usage(config.folder).free,
+        whole=whole,
+    )
+
+
+def _after(fleet: Fleet, settings: Sequence[Setting]) -> ledger.Snapshot:
+    """The ledger as it would stand after the sweep."""
+    to_come = {
+        trained_models.key(fleet, setting, index): planned_account(fleet, setting, index)
+        for setting in settings
+        if setting.mechanism.private
+        for index in trained_models.missing(fleet, setting)
+    }
+    # The very same noise again releases nothing new.
+    seeded = fleet.config.privacy.noise == NoiseSource.SEEDED
+    repeated = to_come.keys() & (to_come if seeded else spending.unfinished(fleet, settings))
+    before = ledger.read(fleet.ledger_folder).accounts
+    others = {name: each for name, each in before.items() if each.artefact not in repeated}
+    return ledger.Snapshot(others | to_come, "")
+
+
+def planned_account(fleet: Fleet, setting: Setting, index: int) -> ledger.Account:
+    """What a model that is trained whole is charged for."""
+    each = replace(setting.mechanism, steps=1)
+    steps = dict.fromkeys(range(setting.mechanism.steps), each)
+    return ledger.Account(setting.name, fleet.split, index, steps)
