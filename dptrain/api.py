@@ -19,7 +19,7 @@ from dptrain.report import advice
 from dptrain.report.advice import Advice
 
 if TYPE_CHECKING:
-    from dptrain.fleet.estimate import Estimate
+    from dptrain.pipeline.estimate import Estimate
     from dptrain.pipeline.outputs import Result
 
 

@@ -114,6 +114,22 @@ examples:
 keys (default):
 """
 
+STORE = """usage: dptrain store run=FOLDER [key=value ...]
+
+What lies in the store of a sweep: trained models, scores, checkpoints of unfinished stacks, and the
+ledger. action=verify reads every byte again, and exits with 1 where one is not what was written.
+action=prune deletes what the last finished sweep in that folder did not use, such as the models of
+another configuration; never the ledger, and no checkpoint. A private model that was pruned and is
+asked for again is trained with other noise, and spends again.
+
+examples:
+  dptrain store run=results/quickstart
+  dptrain store run=results/quickstart action=verify
+  dptrain store run=results/quickstart action=prune
+
+keys (default):
+"""
+
 LIST = """usage: dptrain list
 
 Data sets, models, defences, attacks and experiments, with one line each."""
@@ -269,11 +285,11 @@ def _multirun(overrides: Sequence[str], options: Options) -> int:
 
 
 def _print_ahead(configs: Sequence[Config]) -> int:
+    from dptrain.pipeline import estimate
     from dptrain.pipeline.run import ahead
-    from dptrain.report import tables
 
     for config in configs:
-        print(f"{config.folder}: " + "\n".join(tables.estimated(ahead(config))))
+        print(f"{config.folder}: {estimate.text(ahead(config))}")
     return 0
 
 
@@ -391,6 +407,20 @@ def _calibrate(overrides: Sequence[str], _options: Options) -> int:
     return 0
 
 
+def _store(overrides: Sequence[str], _options: Options) -> int:
+    from dptrain.config import compose
+    from dptrain.config.commands import Format
+    from dptrain.config.keys import named
+
+    chosen = compose.load("store", overrides)
+    from dptrain.pipeline.inventory import inventory, text
+
+    with named():
+        there = inventory(chosen)
+    print(there.json() if chosen.format == Format.JSON else text(there))
+    return 0 if there.whole else 1
+
+
 def _list(arguments: Sequence[str], _options: Options) -> int:
     from dptrain.config import files
     from dptrain.core.errors import ConfigError, printable
@@ -440,6 +470,9 @@ COMMANDS = {
         "which setting of a finished sweep meets a demand, and how sure that is",
         ADVISE,
         ("run=FOLDER",),
+    ),
+    "store": Command(
+        _store, "list, verify or prune what lies in the store of a sweep", STORE, ("run=FOLDER",)
     ),
     "list": Command(_list, "data sets, models, defences, attacks and experiments", LIST, None),
 }

@@ -131,7 +131,13 @@ def test_no_code_that_runs_files(path):
 
 @pytest.mark.parametrize(
     ("group", "registry"),
-    [("dataset", DATASETS), ("model", MODELS), ("defence", DEFENCES), ("attacks", ATTACKS)],
+    [
+        ("dataset", DATASETS),
+        ("model", MODELS),
+        ("defence", DEFENCES),
+        ("attacks", ATTACKS),
+        ("executor", schema.EXECUTORS),
+    ],
 )
 def test_registries_and_files_agree(group, registry):
     assert sorted(registry) == files.groups()[group]

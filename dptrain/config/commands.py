@@ -155,3 +155,27 @@ class AdviseConfig:
         given = "give the folder of a finished sweep, such as run=results/quickstart"
         require(self.run is not None, "run", given)
         check_fields(self)
+
+
+class Action(StrEnum):
+    """Of `dptrain store`."""
+
+    LIST = "list"
+    VERIFY = "verify"
+    PRUNE = "prune"
+
+
+@dataclass(frozen=True)
+class StoreConfig:
+    """Of `dptrain store`: the artefacts of a run."""
+
+    run: str | None = option("folder of a sweep")
+    action: Action = option(
+        "list; verify: read every byte; prune: delete what the last finished sweep did not use"
+    )
+    format: Format = option("table or json, on standard output")
+
+    def __post_init__(self) -> None:
+        given = "give the folder of a sweep, such as run=results/quickstart"
+        require(self.run is not None, "run", given)
+        check_fields(self)

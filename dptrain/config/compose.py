@@ -26,7 +26,7 @@ from dptrain.config.build import (
     suggest_key,
     suggestion,
 )
-from dptrain.config.commands import AdviseConfig, AttackConfig, CalibrateConfig
+from dptrain.config.commands import AdviseConfig, AttackConfig, CalibrateConfig, StoreConfig
 from dptrain.config.files import conf_folder, groups, require_folder
 from dptrain.config.schema import Config
 from dptrain.core import plugins
@@ -37,6 +37,7 @@ SCHEMAS: dict[str, type] = {
     "attack": AttackConfig,
     "calibrate": CalibrateConfig,
     "advise": AdviseConfig,
+    "store": StoreConfig,
 }
 PATHS = (
     "output",

@@ -231,10 +231,13 @@ def from_npy(data: bytes) -> np.ndarray:
 
 
 class Store:
-    """Artefacts under one root folder."""
+    """Artefacts under one root folder. used: stage and key of each that this process has read or
+    written whole.
+    """
 
     def __init__(self, root: Path):
         self.root = Path(root)
+        self.used: set[tuple[str, str]] = set()
 
     def _folder(self, stage: str, key: str) -> Path:
         return self.root / stage / key
@@ -259,6 +262,7 @@ class Store:
                     shutil.rmtree(final, ignore_errors=True)
                     os.rename(temporary, final)
             _sync_folder(final.parent)
+            self.used.add((stage, key))
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -286,7 +290,23 @@ class Store:
         for name, digest in manifest.items():
             if hashlib.sha256(files[name]).hexdigest() not in _either(digest):
                 return None
+        self.used.add((stage, key))
         return files
+
+    def keys(self, stage: str) -> list[str]:
+        """Keys of the artefacts of a stage, whole or not."""
+        folders = (self.root / stage).glob("[!.]*")
+        return sorted(path.name for path in folders if path.is_dir())
+
+    def stages(self) -> list[str]:
+        return sorted(path.name for path in self.root.glob("[!.]*") if path.is_dir())
+
+    def size(self, stage: str, key: str) -> int:
+        """Bytes of an artefact."""
+        return sum(path.stat().st_size for path in self._folder(stage, key).iterdir())
+
+    def delete(self, stage: str, key: str) -> None:
+        shutil.rmtree(self._folder(stage, key))
 
     def write_file(self, stage: str, key: str, data: bytes) -> None:
         """Publish or replace a single-file artefact, for state that changes; its sha256 stands

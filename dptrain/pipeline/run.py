@@ -22,13 +22,14 @@ from dptrain.core.types import Setting
 from dptrain.data import splits
 from dptrain.fleet import models as trained_models
 from dptrain.fleet.blueprint import build
-from dptrain.fleet.estimate import Estimate, estimate
 from dptrain.fleet.executors.base import Place
 from dptrain.fleet.fleet import Fleet
 from dptrain.fleet.placement import Placement, choose, cores, memory
 from dptrain.fleet.spending import together
 from dptrain.models import validation
+from dptrain.pipeline.estimate import Estimate, estimate
 from dptrain.pipeline.evaluation import SweepEvaluation, evaluate_sweep
+from dptrain.pipeline.inventory import write_used
 from dptrain.pipeline.outputs import Result, read_result, write_outputs
 from dptrain.pipeline.plan import Plan, plan
 from dptrain.pipeline.statements import evaluated
@@ -97,6 +98,7 @@ def _sweep(ready: Plan, show_progress: bool) -> Result:
         for setting in ready.settings:
             trained_models.relabel(fleet, setting, header(complete[setting.name]))
         write_outputs(ready, fleet, evaluation, complete, spent)
+        write_used(store)
     return Result(folder, tuple(evaluation.rows), complete, count)
 
 

@@ -9,16 +9,16 @@ from collections.abc import Mapping
 from dptrain.core.guard import stop_requests
 from dptrain.core.types import NoiseSource
 from dptrain.fleet import models as trained_models
-from dptrain.fleet.estimate import estimate, planned_account
 from dptrain.fleet.executors.base import Interrupted
 from dptrain.fleet.executors.registry import execute
 from dptrain.fleet.fleet import Fleet
 from dptrain.fleet.spending import retrained, together
+from dptrain.pipeline.estimate import estimate, planned_account, text
 from dptrain.pipeline.plan import Plan
 from dptrain.pipeline.progress import Progress
 from dptrain.privacy import ledger
 from dptrain.privacy.statement import PrivacyStatement
-from dptrain.report import tables, tensorboard
+from dptrain.report import tensorboard
 from dptrain.report.statement import header, rounded_up
 from dptrain.training.checkpoint import OnCurve, Steps
 
@@ -48,7 +48,7 @@ def train(
     ahead = estimate(fleet, ready.settings, statements)
     ahead.require_fit(folder)
     if show_progress:
-        progress.say("\n".join(tables.estimated(ahead)))
+        progress.say(text(ahead))
     live = tensorboard.Live(folder / "tensorboard")
     with progress, tensorboard.faults(), contextlib.closing(live), stop_requests() as stop:
 

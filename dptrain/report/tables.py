@@ -5,13 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from dptrain.evaluation.rows import AUC, BLIND, TEST_ACCURACY, Row
-from dptrain.report.statement import rounded_up
-
-if TYPE_CHECKING:  # it loads torch
-    from dptrain.fleet.estimate import Estimate
 
 Table = tuple[list[str], list[list[str]]]
 """Head and body."""
@@ -223,57 +218,3 @@ def warnings(rows: Sequence[Row]) -> list[str]:
                 "measured above what was proved; the privacy claim is wrong."
             )
     return lines
-
-
-def estimated(ahead: Estimate) -> list[str]:
-    """A sweep before it starts: a line, and the table where it is long."""
-    seconds = ahead.seconds
-    takes = [] if seconds is None else [f"about {_duration(seconds)}"]
-    takes.append(f"{ahead.disk / 2**20:,.0f} MiB on disk")
-    where = ahead.placement if ahead.executor == "local" else f"by {ahead.executor}"
-    lines = [f"{ahead.models} models to train, {where}; {', '.join(takes)}"]
-    return [*lines, *_details(ahead)] if ahead.whole else lines
-
-
-def _details(ahead: Estimate) -> list[str]:
-    """What each setting trains and spends, and what all takes."""
-    head = ["setting", "models to train", "steps", "noise multiplier", "clip", "epsilon"]
-    body = [
-        [
-            each.name,
-            f"{each.models} of {each.of}",
-            f"{each.steps:,}",
-            "-" if each.epsilon is None else f"{each.noise_multiplier:.4g}",
-            "-" if each.epsilon is None else f"{each.clip:g}",
-            "no DP" if each.epsilon is None else rounded_up(each.epsilon, 2),
-        ]
-        for each in ahead.settings
-    ]
-    lines = ["", table(head, body), ""]
-    if ahead.epsilon is not None:
-        lines.append(
-            f"All models of this folder at once: epsilon {rounded_up(ahead.epsilon, 2)} at delta "
-            f"{ahead.delta:g}."
-        )
-    if ahead.seconds is not None:
-        elsewhere = "here" if ahead.executor == "local" else "on one worker"
-        lines.append(
-            f"Training: about {_duration(ahead.seconds)} {elsewhere}, {ahead.step_seconds:.2g} s "
-            f"a step of one model on this machine's {ahead.device}; attacks and report come after."
-        )
-    if ahead.gpu_hours is not None:
-        lines.append(f"GPU-hours: about {ahead.gpu_hours:,.2f}.")
-    memory, there, disk, free = (
-        each / 2**30 for each in (ahead.memory, ahead.memory_there, ahead.disk, ahead.disk_free)
-    )
-    lines.append(
-        f"The attacks take {memory:,.2f} GiB of memory, and {there:,.1f} may be used; the models "
-        f"take {disk:,.2f} GiB of disk, and {free:,.1f} are free."
-    )
-    return lines
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 600:
-        return f"{max(1, round(seconds)):,} s"
-    return f"{seconds / 60:,.0f} minutes" if seconds < 7200 else f"{seconds / 3600:,.1f} hours"
