@@ -1,7 +1,7 @@
 """Step times and memory of private and ordinary training, beside Opacus's modes, the time of
 attacks, and that of whole sweeps; tables and a JSON file.
 
-    python scripts/bench.py [--quick] [--only attacks|noise] [--out FILE.json]
+    python scripts/bench.py [--quick] [--only attacks|noise|executors|sweep] [--out FILE.json]
 
 Step times are interleaved over rounds, since machines are shared and noisy: only ratios within one
 run mean something. Plain torch and Opacus run as one gets them, and again ("kept") in a process
@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -37,11 +38,20 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from dptrain import models
 from dptrain.attacks.scores import Scores
+from dptrain.config import compose
 from dptrain.core import allocator, streams
+from dptrain.core.store import Store
 from dptrain.core.types import EngineKind, Mechanism, Optimiser, Recipe, Sampling, Setting
 from dptrain.evaluation import thresholds
 from dptrain.evaluation.attack_rows import attack_rows
 from dptrain.evaluation.rows import Subject
+from dptrain.fleet import models as trained_models
+from dptrain.fleet import placement
+from dptrain.fleet.executors import remote
+from dptrain.fleet.executors.registry import execute
+from dptrain.fleet.fleet import Fleet
+from dptrain.pipeline.plan import Plan, plan
+from dptrain.pipeline.run import load
 from dptrain.training.noise import GaussianNoise
 from dptrain.training.state import State
 from dptrain.training.trainer import Trainer, TrainingData, train
@@ -297,23 +307,26 @@ def sweep_seconds(overrides: list[str]) -> tuple[float, float]:
 def resident(pid: int) -> int:
     """Bytes of memory of a process and its descendants."""
     try:
-        own = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
+        resident_here = (
+            int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
+        )
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
         return 0
-    return own + sum(resident(int(child)) for child in children)
+    return pages * resource.getpagesize() + sum(resident(int(child)) for child in children)
 
 
-def by_hand_seconds() -> tuple[float, str]:
+def by_hand_seconds(mode: str) -> tuple[float, str]:
     """The training of the quickstart sweep as one writes it today: 16 plain models, then 16 with
     Opacus at each of three epsilons, one after the other, every model's logits, and LiRA's
-    Gaussians in a loop over examples. A few steps are timed and scaled.
+    Gaussians in a loop over examples. A few steps are timed and scaled. mode: of Opacus, hooks or
+    ghost.
     """
     case = Case("quickstart", "mlp", {"hidden": [128]}, (784,), 10, 512, 0)
-    steps, timed = math.ceil(50 * 2000 / 512), 5
+    steps, timed = math.ceil(50 * 2000 / 512), 5 if mode == "hooks" else 20
     ordinary, private = (
         statistics.median(plain(case, 20)),
-        statistics.median(opacus(case, timed, "hooks")),
+        statistics.median(opacus(case, timed, mode)),
     )
     model, (x, _) = case.build(), batch_of(case, 4000)
     start = time.perf_counter()
@@ -331,12 +344,25 @@ def by_hand_seconds() -> tuple[float, str]:
         )
     lira = (time.perf_counter() - start) * 4000 / examples
     total = 16 * steps * (ordinary + 3 * private) + 64 * (logits + lira)
-    told = (
+    scaled_from = (
         f"16 models x {steps} steps x ({1e3 * ordinary:.1f} ms plain + 3 x "
-        f"{1e3 * private:.0f} ms Opacus hooks), {timed} steps timed; LiRA from {examples} of "
+        f"{1e3 * private:.1f} ms Opacus {mode}), {timed} steps timed; LiRA from {examples} of "
         "4,000 examples"
     )
-    return total, told
+    return total, scaled_from
+
+
+def quickstart_table() -> dict[str, object]:
+    """The whole quickstart, attacks and report included, against its training written by hand."""
+    seconds, peak = sweep_seconds(["experiment=quickstart"])
+    table: dict[str, object] = {"the quickstart": {"seconds": seconds, "peak_gib": peak}}
+    print(f"{'the quickstart':<32}{seconds:>8.1f} s{peak:>8.2f} GiB", flush=True)
+    for mode in ("hooks", "ghost"):
+        by_hand, scaled_from = by_hand_seconds(mode)
+        table[f"by hand, {mode}"] = {"seconds": by_hand, "scaled_from": scaled_from}
+        print(f"{f'by hand, {mode}':<32}{by_hand:>8.0f} s  (scaled: {scaled_from})")
+        print(f"by hand, {mode} / dptrain: {by_hand / seconds:.1f}")
+    return table
 
 
 def sweeps() -> dict[str, object]:
@@ -344,16 +370,15 @@ def sweeps() -> dict[str, object]:
     by hand.
     """
     short = ["dataset.pool=4000", "training.epochs=10", "attacks=[loss,lira]", "epsilons=[8]"]
-    found: dict[str, object] = {}
+    table: dict[str, object] = {}
     for name, overrides in (
         ("16 models", [*short, "models_per_setting=16"]),
         ("64 models", [*short, "models_per_setting=64"]),
         ("16 models, 4 epsilons", [*short, "epsilons=[8,4,2,1]"]),
         ("16 models, half the examples", [*short, "dataset.pool=2000", "training.batch_size=256"]),
-        ("the quickstart", ["experiment=quickstart"]),
     ):
         seconds, peak = sweep_seconds(overrides)
-        found[name] = {"seconds": seconds, "peak_gib": peak}
+        table[name] = {"seconds": seconds, "peak_gib": peak}
         print(f"{name:<32}{seconds:>8.1f} s{peak:>8.2f} GiB", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "large.npz"
@@ -379,15 +404,11 @@ def sweeps() -> dict[str, object]:
                 "attacks=[loss,lira]",
             ]
         )
-    found["64 models, 60,000 examples"] = {"seconds": seconds, "peak_gib": peak}
+    table["64 models, 60,000 examples"] = {"seconds": seconds, "peak_gib": peak}
     print(f"{'64 models, 60,000 examples':<32}{seconds:>8.1f} s{peak:>8.2f} GiB")
-    by_hand, told = by_hand_seconds()
-    found["the quickstart by hand"] = {"seconds": by_hand, "scaled_from": told}
-    print(f"{'the quickstart by hand':<32}{by_hand:>8.0f} s  (scaled: {told})")
-    times = {name: value["seconds"] for name, value in found.items()}  # type: ignore[index]
+    times = {name: value["seconds"] for name, value in table.items()}  # type: ignore[index]
     print(f"64 models / 16 models: {times['64 models'] / times['16 models']:.2f}")
-    print(f"by hand / dptrain: {times['the quickstart by hand'] / times['the quickstart']:.0f}")
-    return found
+    return table | quickstart_table()
 
 
 BENCHED = (
@@ -431,7 +452,7 @@ def attack_table() -> dict[str, object]:
     included.
     """
     context = multiprocessing.get_context("spawn")
-    found: dict[str, object] = {}
+    table: dict[str, object] = {}
     print(f"{'64 models x 50,000 examples':<32}{'attack s':>10}{'rows s':>10}{'peak GiB':>10}")
     for name in BENCHED:
         for variance in ("global", "per_example") if name.startswith("lira") else (None,):
@@ -442,9 +463,9 @@ def attack_table() -> dict[str, object]:
             attacked, rows, peak = ours.recv()
             process.join()
             title = " ".join(filter(None, [name, variance]))
-            found[title] = {"attack_seconds": attacked, "rows_seconds": rows, "peak_gib": peak}
+            table[title] = {"attack_seconds": attacked, "rows_seconds": rows, "peak_gib": peak}
             print(f"{title:<32}{attacked:>10.1f}{rows:>10.1f}{peak:>10.2f}", flush=True)
-    return found
+    return table
 
 
 class _Plain(GaussianNoise):
@@ -506,7 +527,7 @@ def allocator_gain() -> dict[str, float]:
     """
     code = (
         "import sys, statistics; sys.path.insert(0, sys.argv[2]); import bench; from "
-        "dptrain import allocator;"
+        "dptrain.core import allocator;"
         "sys.argv[1] == 'kept' and allocator.keep_memory();"
         "print(statistics.median(bench.ours(bench.CASES[3], 16, 1, True)[4:]))"
     )
@@ -525,6 +546,118 @@ def allocator_gain() -> dict[str, float]:
     return medians
 
 
+CNN_SWEEP = [
+    "dataset=mnist5k",
+    "model=cnn",
+    "models_per_setting=4",
+    "epsilons=[8]",
+    "privacy.noise=seeded",
+    "training.width=1",
+    "training.workers=1",
+    "attacks=[loss]",
+    "training.checkpoint_seconds=30",
+]
+
+
+def executors_table() -> dict[str, object]:
+    """Four private CNNs by this process, by Ray on one node and by Ray on two nodes, a thread each;
+    and what a chunk costs the driver, against the bytes of its stack's state.
+    """
+    import ray
+    from ray.cluster_utils import Cluster
+
+    torch.set_num_threads(1)
+    table: dict[str, object] = {"driver": driver_seconds(), "cores": placement.cores()}
+    print(f"driver: {table['driver']}")
+    seconds: dict[str, float] = {"local": _trained("training.epochs=24", "executor=local")}
+    print(f"local: {seconds['local']:.1f} s", flush=True)
+    for nodes in (1, 2):
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        for _ in range(nodes):
+            cluster.add_node(num_cpus=1)
+        ray.init(cluster.address, log_to_driver=False)
+        chosen = ["executor=ray", f"executor.address={cluster.address}"]
+        _trained("training.epochs=0.1", *chosen)  # starts a process on each node
+        seconds[f"ray, {nodes} nodes"] = _trained("training.epochs=24", *chosen)
+        ray.shutdown()
+        cluster.shutdown()
+        print(f"ray, {nodes} nodes: {seconds[f'ray, {nodes} nodes']:.1f} s", flush=True)
+    one, two = seconds["ray, 1 nodes"], seconds["ray, 2 nodes"]
+    print(f"Ray on one node / local: {one / seconds['local']:.3f}; one / two: {one / two:.2f}")
+    return {**table, "seconds": seconds}
+
+
+def _fleet(folder: str, *overrides: str) -> tuple[Plan, Fleet]:
+    chosen = compose.load("sweep", [*CNN_SWEEP, *overrides, f"output={folder}"])
+    ready = plan(chosen)
+    return ready, load(ready, Store(Path(folder) / "store"))
+
+
+def _trained(*overrides: str) -> float:
+    """Seconds of the training alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        ready, fleet = _fleet(f"{folder}/out", *overrides)
+        jobs = [
+            (setting, block)
+            for setting in ready.settings
+            for block in trained_models.blocks(fleet, setting)
+        ]
+        headers = dict.fromkeys([setting.name for setting in ready.settings], "")
+        start = time.perf_counter()
+        execute(fleet, jobs, headers, lambda event: None, lambda: False)
+        return time.perf_counter() - start
+
+
+def driver_seconds() -> dict[str, float]:
+    """Of a chunk that comes back and is sent again, by bytes of state."""
+    table: dict[str, float] = {}
+    for model, width in (("mlp", 1), ("mlp", 16), ("wrn16_4", 1), ("wrn16_4", 4)):
+        with tempfile.TemporaryDirectory() as folder:
+            sizes = [f"model={model}", f"training.width={width}", "models_per_setting=16"]
+            ready, fleet = _fleet(f"{folder}/out", *sizes)
+            sink = _Sink()
+            setting = ready.settings[0]
+            stack = remote.Stack.of(fleet, setting, range(width), list(range(width)), print)
+            times = []
+            for _ in range(6):
+                start = time.perf_counter()
+                stack.send(sink)
+                stack.take(remote.News(stack.name, sink.chunks.pop().progress))
+                times.append(time.perf_counter() - start)
+            size = len(stack.stored().to_bytes())
+            table[f"{size:,} bytes"] = statistics.median(times[1:])
+    return table
+
+
+class _Sink:
+    """A cluster that does nothing."""
+
+    whole = False
+
+    def __init__(self) -> None:
+        self.chunks: list[remote.Chunk] = []
+
+    def submit(self, name: str, chunk: remote.Chunk) -> None:
+        self.chunks.append(chunk)
+
+    def room(self, at_work: int) -> bool:
+        return True
+
+    def leftover(self, name: str) -> bytes | None:
+        return None
+
+    def news(self, seconds: float) -> Iterator[remote.News]:
+        return iter(())
+
+
+TABLES: dict[str, Callable[[], object]] = {
+    "attacks": attack_table,
+    "noise": noise_table,
+    "executors": executors_table,
+    "sweep": quickstart_table,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -532,13 +665,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="step times only, fewer of them")
     parser.add_argument("--rounds", type=int, help="default 5, with --quick 2")
     parser.add_argument("--out", type=Path, help="JSON file to write")
-    parser.add_argument("--only", choices=["attacks", "noise"], help="nothing but this table")
+    parser.add_argument("--only", choices=list(TABLES), help="nothing but this table")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {torch.device('cpu')}")
     record: dict[str, object] = {"torch": torch.__version__, "threads": torch.get_num_threads()}
     if options.only:
-        record[options.only] = {"attacks": attack_table, "noise": noise_table}[options.only]()
+        record[options.only] = TABLES[options.only]()
     else:
         if not options.quick:
             record["allocator_ms"], record["noise_ms"] = allocator_gain(), noise_table()

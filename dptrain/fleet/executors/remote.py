@@ -35,6 +35,11 @@ FIRST_STEPS = 8
 GROWTH = 8
 """A chunk takes at most this many times the steps of the one before, since the first is short."""
 
+DRIVER_SHARE = 2
+"""Chunks are so long that the driver is at work in at most one over this of the time, however many
+stacks it serves.
+"""
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -141,7 +146,8 @@ def drive(
     """Train and publish every stack on a cluster. Raises Interrupted where stop() is true, with the
     last progress that came in saved; and what the cluster raises.
     """
-    todo, at_work = deque(jobs), dict[str, _Stack]()
+    todo, at_work = deque(jobs), dict[str, Stack]()
+    served, service = 0, 0.0  # chunks that came in, and seconds spent on them
     while todo or at_work:
         if stop():
             for news in cluster.news(0.0) if at_work else ():
@@ -150,7 +156,7 @@ def drive(
         while todo and cluster.room(len(at_work)):
             setting, block = todo.popleft()
             if absent := trained.missing(fleet, setting, block):
-                stack = _Stack.of(fleet, setting, block, absent, on_event)
+                stack = Stack.of(fleet, setting, block, absent, on_event)
                 at_work[stack.name] = stack
                 stack.take_over(cluster.leftover(stack.name))
                 if not stack.finished:
@@ -160,14 +166,15 @@ def drive(
             del at_work[stack.name]
             todo.appendleft((stack.setting, stack.block))  # a checkpoint may hold some models only
         for news in cluster.news(POLL_SECONDS) if at_work else ():
-            stack = at_work[news.name]
+            stack, began = at_work[news.name], time.monotonic()
             stack.take(news)
             if stack.step == stack.charged and not stack.finished:
-                stack.send(cluster)
+                stack.send(cluster, DRIVER_SHARE * len(at_work) * service / max(1, served))
+            served, service = served + 1, service + time.monotonic() - began
 
 
 @dataclass
-class _Stack:
+class Stack:
     """A stack at work elsewhere. Its state lies in its checkpoint alone, since thousands of stacks
     may wait. step: as last heard of; charged: steps that stand in the ledger.
     """
@@ -182,11 +189,11 @@ class _Stack:
     step_seconds: float | None = None
 
     @staticmethod
-    def of(fleet: Fleet, setting: Setting, block: range, absent: list[int], emit: Emit) -> _Stack:
+    def of(fleet: Fleet, setting: Setting, block: range, absent: list[int], emit: Emit) -> Stack:
         name, progress = begin(fleet, setting, block, absent)
         seconds = fleet.placement.step_seconds
         emit(Steps(setting, len(progress.models), progress.state.step))
-        return _Stack(
+        return Stack(
             fleet,
             setting,
             block,
@@ -209,10 +216,11 @@ class _Stack:
         """Whether the last step is done, and a trainer has said what it ran."""
         return self.step == self.setting.mechanism.steps and self.record["ran"] is not None
 
-    def send(self, cluster: Cluster) -> None:
-        """Charge the next steps, and send them off."""
+    def send(self, cluster: Cluster, least_seconds: float = 0.0) -> None:
+        """Charge the next steps, of so many seconds at the least, and send them off."""
         steps = self.setting.mechanism.steps
-        progress = self._charge(steps if cluster.whole else min(steps, self.step + self._next()))
+        until = min(steps, self.step + self._next(least_seconds))
+        progress = self._charge(steps if cluster.whole else until)
         wanted = self.fleet.config.executor
         place = Place("cuda" if wanted.gpus else "cpu", max(1, int(wanted.cpus)))
         cluster.submit(
@@ -221,7 +229,7 @@ class _Stack:
 
     def _charge(self, until: int) -> Progress:
         """Charge the steps before `until` durably; the progress that they go on from."""
-        progress, mechanism = self._stored(), self.setting.mechanism
+        progress, mechanism = self.stored(), self.setting.mechanism
         if mechanism.private:
             page = book(self.fleet, self.setting, self.name, progress)
             with contextlib.closing(page):
@@ -231,17 +239,18 @@ class _Stack:
         self.charged = until
         return progress
 
-    def _stored(self) -> Progress:
+    def stored(self) -> Progress:
         progress = Progress.read(self.fleet.store, self.name)
         if progress is None:
             raise OSError(errno.EIO, "the checkpoint of a stack that is at work is gone", self.name)
         return progress
 
-    def _next(self) -> int:
-        """Steps that take about `checkpoint_seconds`."""
+    def _next(self, least_seconds: float) -> int:
+        """Steps that take about `checkpoint_seconds`, or more."""
         if self.step_seconds is None:
             return FIRST_STEPS
-        fit = int(self.fleet.config.training.checkpoint_seconds / self.step_seconds)
+        seconds = max(least_seconds, self.fleet.config.training.checkpoint_seconds)
+        fit = int(seconds / self.step_seconds)
         return max(1, min(fit, GROWTH * max(self.step, FIRST_STEPS)))
 
     def take_over(self, progress: bytes | None) -> None:
@@ -266,7 +275,7 @@ class _Stack:
             self.emit(OnCurve(self.setting, models, point))
 
     def publish(self, header: str) -> None:
-        publish(self.fleet, self.setting, self.name, self._stored(), header)
+        publish(self.fleet, self.setting, self.name, self.stored(), header)
 
     def _same(self, record: dict[str, Any]) -> bool:
         return all(record[part] == self.record[part] for part in ("models", "artefacts", "keys"))
