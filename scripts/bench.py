@@ -307,9 +307,7 @@ def sweep_seconds(overrides: list[str]) -> tuple[float, float]:
 def resident(pid: int) -> int:
     """Bytes of memory of a process and its descendants."""
     try:
-        resident_here = (
-            int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
-        )
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
         return 0

@@ -133,14 +133,19 @@ def score_files(quickstart):
         subprocess.run([sys.executable, "-c", program], cwd=where, env=environment(), check=True)
 
 
-# It trains as much again as the quickstart, and nothing else reads what it leaves.
-LONG = "dptrain sweep experiment=quickstart epsilons="
+# They train much, or start a cluster, and nothing else reads what they leave.
+LONG = ("dptrain sweep experiment=quickstart epsilons=", "dptrain sweep name=")
+READ = "name=biopsies"
+
+
+def is_long(command):
+    return command.startswith(LONG) and READ not in command
 
 
 @pytest.mark.parametrize(
     "command",
     [
-        pytest.param(command, marks=pytest.mark.long if command.startswith(LONG) else ())
+        pytest.param(command, marks=pytest.mark.long if is_long(command) else ())
         for command in OTHERS
     ],
 )
