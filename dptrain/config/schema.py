@@ -148,7 +148,7 @@ class ExecutorConfig:
         "slurm, or local: submitit's jobs on this machine", choices=("slurm", "local")
     )
     folder: str | None = option(
-        "folder that Slurm's nodes see too; null: results/<name>-slurm beside the results"
+        "folder that Slurm's nodes see too, where one of its own is made; null: beside the results"
     )
     stacks: int | None = option("stacks that an element of a job array trains", least=1)
     minutes: int | None = option("time limit of an element, in minutes", least=1)

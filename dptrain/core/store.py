@@ -305,6 +305,10 @@ class Store:
         """Bytes of an artefact."""
         return sum(path.stat().st_size for path in self._folder(stage, key).iterdir())
 
+    def changed(self, stage: str, key: str) -> float:
+        """When an artefact was published, in seconds since the epoch."""
+        return (self._folder(stage, key) / MANIFEST).stat().st_mtime
+
     def delete(self, stage: str, key: str) -> None:
         shutil.rmtree(self._folder(stage, key))
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from dptrain.config.commands import Action, StoreConfig
 from dptrain.core.errors import LedgerError, RunError
 from dptrain.core.guard import only_writer
-from dptrain.core.store import Store, to_json, write_atomic
+from dptrain.core.store import Store, digests, unseal
+from dptrain.pipeline.outputs import METRICS, USED
 from dptrain.privacy import ledger
 from dptrain.report.tables import table
-
-USED = "used.json"
-"""In the store: stage and key of every artefact that the last finished sweep read or wrote."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +55,6 @@ class Inventory:
         return json.dumps(asdict(self), indent=1, allow_nan=False)
 
 
-def write_used(store: Store) -> None:
-    """Write down which artefacts a sweep needed, when it has finished."""
-    write_atomic(store.root / USED, to_json(sorted(map(list, store.used))))
-
-
 def inventory(config: StoreConfig) -> Inventory:
     """Of a run's store, after what is asked for was done. Raises RunError where there is none, and
     where artefacts are to be pruned of which nobody knows whether they are needed.
@@ -69,52 +62,62 @@ def inventory(config: StoreConfig) -> Inventory:
     assert config.run is not None
     store = Store(Path(config.run) / "store")
     if not store.root.is_dir():
-        raise RunError(f"{config.run} holds no store; give the folder of a sweep", "run")
+        raise RunError(f"{config.run} holds no store; give the folder of a sweep")
     if config.action != Action.PRUNE:
         return _look(config.run, store, config.action == Action.VERIFY)
     with only_writer(Path(config.run)):
-        used = _used(store)
-        if used is None:
+        unused = _unused(store)
+        if unused is None:
             raise RunError(
-                "no sweep has finished here, so what it needs is not known; finish it first", "run"
+                "no sweep has finished here, or its metrics.json was altered, so what it needs is "
+                "not known; run it again"
             )
-        unused = [pair for pair in _artefacts(store) if pair not in used]
         size = sum(store.size(*pair) for pair in unused)
         for pair in unused:
             store.delete(*pair)
         store.sweep_temporaries()
         left = _look(config.run, store, verify=False)
-    return Inventory(**{**vars(left), "pruned": len(unused), "pruned_size": size})
+    return replace(left, pruned=len(unused), pruned_size=size)
 
 
-def _artefacts(store: Store) -> list[tuple[str, str]]:
-    return [(stage, key) for stage in store.stages() for key in store.keys(stage)]
-
-
-def _used(store: Store) -> set[tuple[str, str]] | None:
+def _unused(store: Store) -> list[tuple[str, str]] | None:
+    """Stage and key of artefacts that the sweep did not need whose result stands in the folder;
+    None where that is not known. What is younger than the result is of a sweep that has not
+    finished.
+    """
+    folder = store.root.parent
     try:
-        return {(stage, key) for stage, key in json.loads((store.root / USED).read_bytes())}
-    except (OSError, ValueError):
+        record = unseal((folder / METRICS).read_bytes())
+        if record["outputs"].get(USED) != digests(folder, [USED])[USED]:
+            return None
+        used = {(stage, key) for stage, key in json.loads((folder / USED).read_bytes())}
+        finished = (folder / METRICS).stat().st_mtime
+    except (OSError, ValueError, KeyError):
         return None
+    return [
+        (stage, key)
+        for stage in store.stages()
+        for key in store.keys(stage)
+        if (stage, key) not in used and store.changed(stage, key) <= finished
+    ]
 
 
 def _look(run: str, store: Store, verify: bool) -> Inventory:
-    used = _used(store)
-    stages = []
+    unused, stages = _unused(store), []
     for stage in store.stages():
         keys = store.keys(stage)
         if not keys:
             continue
         sizes = {key: store.size(stage, key) for key in keys}
-        unused = None if used is None else [key for key in keys if (stage, key) not in used]
+        idle = None if unused is None else [key for of, key in unused if of == stage]
         damaged = [key for key in keys if verify and store.read(stage, key) is None]
         stages.append(
             Stage(
                 stage,
                 len(keys),
                 sum(sizes.values()),
-                None if unused is None else len(unused),
-                None if unused is None else sum(sizes[key] for key in unused),
+                None if idle is None else len(idle),
+                None if idle is None else sum(sizes[key] for key in idle),
                 tuple(damaged) if verify else None,
             )
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dptrain.core.store import digests, seal, unseal, versions, write_atomic
+from dptrain.core.store import digests, seal, to_json, unseal, versions, write_atomic
 from dptrain.evaluation.rows import Row
 from dptrain.fleet import models as trained
 from dptrain.fleet.fleet import Fleet
@@ -23,6 +23,9 @@ from dptrain.report.statement import lines
 if TYPE_CHECKING:
     import pandas as pd
 
+METRICS = "metrics.json"
+USED = "store/used.json"
+"""Stage and key of every artefact that the sweep read or wrote."""
 OUTPUTS = (
     "report.html",
     "table.md",
@@ -31,6 +34,7 @@ OUTPUTS = (
     "roc.png",
     "roc.svg",
     "tensorboard",
+    USED,
 )
 
 
@@ -91,7 +95,8 @@ def write_outputs(
     )
     with tensorboard.faults():
         tensorboard.rebuild(folder / "tensorboard", view)
-    write_atomic(folder / "metrics.json", seal(_record(ready, evaluation, statements, spent)))
+    write_atomic(folder / USED, to_json(sorted(map(list, fleet.store.used))))
+    write_atomic(folder / METRICS, seal(_record(ready, evaluation, statements, spent)))
 
 
 def _record(
@@ -116,7 +121,7 @@ def _record(
 def read_result(folder: Path, ready: Plan) -> Result | None:
     """The finished sweep of this very plan in `folder`, or None."""
     try:
-        record = unseal((folder / "metrics.json").read_bytes())
+        record = unseal((folder / METRICS).read_bytes())
     except (OSError, ValueError):
         return None
     if record.get("fingerprint") != ready.fingerprint:

@@ -29,7 +29,6 @@ from dptrain.fleet.spending import together
 from dptrain.models import validation
 from dptrain.pipeline.estimate import Estimate, estimate
 from dptrain.pipeline.evaluation import SweepEvaluation, evaluate_sweep
-from dptrain.pipeline.inventory import write_used
 from dptrain.pipeline.outputs import Result, read_result, write_outputs
 from dptrain.pipeline.plan import Plan, plan
 from dptrain.pipeline.statements import evaluated
@@ -98,7 +97,6 @@ def _sweep(ready: Plan, show_progress: bool) -> Result:
         for setting in ready.settings:
             trained_models.relabel(fleet, setting, header(complete[setting.name]))
         write_outputs(ready, fleet, evaluation, complete, spent)
-        write_used(store)
     return Result(folder, tuple(evaluation.rows), complete, count)
 
 

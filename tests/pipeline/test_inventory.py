@@ -1,6 +1,7 @@
 """dptrain store: what a sweep used stays, what it did not is pruned, a changed byte is seen."""
 
 import json
+import shutil
 
 import pytest
 
@@ -31,9 +32,14 @@ def test_what_another_sweep_left_is_pruned_and_the_ledger_stays(tmp_path, capsys
     assert stage(there, "model")["artefacts"] == 18
     assert stage(there, "model")["unused"] == 6
     assert (there["keys"], there["checkpoints"]) == (12, 0)
+    later = tmp_path / "store" / "model" / "later"  # of a sweep that has not finished
+    shutil.copytree(next((tmp_path / "store" / "model").iterdir()), later)
+    (later / "manifest.json").touch()
     code, there = store(capsys, tmp_path, "action=prune")
     assert code == 0
     assert there["pruned"] >= 12  # models and scores
+    assert later.exists()
+    shutil.rmtree(later)
     assert parameters(tmp_path) == mine
     assert ledgers(tmp_path) == before
     (tmp_path / "metrics.json").unlink()
@@ -62,11 +68,11 @@ def test_a_changed_byte_is_seen(tmp_path, capsys):
 def test_what_is_not_known_is_not_pruned(tmp_path, capsys, action):
     code, message = store(capsys, tmp_path, f"action={action}")
     assert code == 2
-    assert "run: " in message
+    assert "error: run: " in message
     (tmp_path / "store" / "model").mkdir(parents=True)
     code, message = store(capsys, tmp_path, "action=prune")
     assert code == 2
-    assert "finish it first" in message
+    assert "no sweep has finished here" in message
 
 
 def test_a_table_is_printed(tmp_path, capsys):

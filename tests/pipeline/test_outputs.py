@@ -128,7 +128,7 @@ def test_the_last_result_stays_until_there_is_a_new_one(tmp_path, monkeypatch):
     def stops(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "run_jobs", stops)
+    monkeypatch.setattr(training, "execute", stops)
     with pytest.raises(KeyboardInterrupt):
         run.sweep(compose.load("sweep", [*overrides, "training.epochs=2"]), show_progress=False)
     assert (tmp_path / "metrics.json").read_bytes() == before

@@ -13,6 +13,7 @@ from typing import Any
 from dptrain.config.schema import Config
 from dptrain.core import errors
 from dptrain.core.errors import LayerError
+from dptrain.core.store import fingerprint
 
 POLL_SECONDS = 0.2
 
@@ -50,11 +51,12 @@ class Place:
 
 
 def exchange_folder(config: Config) -> Path:
-    """Where the driver and Slurm's nodes exchange files: never the folder of results, which the
-    driver alone writes.
+    """Where the driver and Slurm's nodes exchange files, for the results of one folder alone: never
+    that folder, which the driver alone writes, and never a user's, since it is deleted.
     """
-    folder = config.folder.absolute()
-    return Path(config.executor.folder or folder.with_name(f"{folder.name}-slurm"))
+    results = config.folder.absolute()
+    parent = Path(config.executor.folder) if config.executor.folder else results.parent
+    return parent.absolute() / f"{results.name}-slurm-{fingerprint(str(results))[:8]}"
 
 
 def in_words(error: BaseException) -> tuple[str, ...]:

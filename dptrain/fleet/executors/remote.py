@@ -9,7 +9,6 @@ at the end the models.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import time
 import warnings
@@ -28,6 +27,7 @@ from dptrain.fleet import models as trained
 from dptrain.fleet.executors.base import POLL_SECONDS, Emit, Interrupted, Place
 from dptrain.fleet.fleet import Fleet
 from dptrain.fleet.stacks import advance, begin, book, publish
+from dptrain.privacy import ledger
 from dptrain.training.checkpoint import OnCurve, Point, Progress, Steps, record_of
 
 FIRST_STEPS = 8
@@ -146,14 +146,30 @@ def drive(
     """Train and publish every stack on a cluster. Raises Interrupted where stop() is true, with the
     last progress that came in saved; and what the cluster raises.
     """
-    todo, at_work = deque(jobs), dict[str, Stack]()
+    at_work: dict[str, Stack] = {}
+    try:
+        _drive(cluster, fleet, deque(jobs), at_work, headers, on_event, stop)
+    except Interrupted:
+        for news in cluster.news(0.0) if at_work else ():
+            at_work[news.name].take(news)
+        raise
+    finally:
+        for stack in at_work.values():
+            stack.close()
+
+
+def _drive(
+    cluster: Cluster,
+    fleet: Fleet,
+    todo: deque[tuple[Setting, range]],
+    at_work: dict[str, Stack],
+    headers: Mapping[str, str],
+    on_event: Emit,
+    stop: Callable[[], bool],
+) -> None:
     served, service = 0, 0.0  # chunks that came in, and seconds spent on them
     while todo or at_work:
-        if stop():
-            for news in cluster.news(0.0) if at_work else ():
-                at_work[news.name].take(news)
-            raise Interrupted
-        while todo and cluster.room(len(at_work)):
+        while todo and cluster.room(len(at_work)) and not stop():
             setting, block = todo.popleft()
             if absent := trained.missing(fleet, setting, block):
                 stack = Stack.of(fleet, setting, block, absent, on_event)
@@ -161,6 +177,8 @@ def drive(
                 stack.take_over(cluster.leftover(stack.name))
                 if not stack.finished:
                     stack.send(cluster)
+        if stop():
+            raise Interrupted
         for stack in [each for each in at_work.values() if each.finished]:
             stack.publish(headers[stack.setting.name])
             del at_work[stack.name]
@@ -186,6 +204,7 @@ class Stack:
     record: dict[str, Any]
     emit: Emit
     charged: int = 0
+    page: ledger.Ledger | None = None
     step_seconds: float | None = None
 
     @staticmethod
@@ -219,8 +238,10 @@ class Stack:
     def send(self, cluster: Cluster, least_seconds: float = 0.0) -> None:
         """Charge the next steps, of so many seconds at the least, and send them off."""
         steps = self.setting.mechanism.steps
-        until = min(steps, self.step + self._next(least_seconds))
-        progress = self._charge(steps if cluster.whole else until)
+        until = steps if cluster.whole else min(steps, self.step + self._next(least_seconds))
+        progress = self._charge(until)
+        if cluster.whole:
+            self.close()  # thousands of stacks may wait at once
         wanted = self.fleet.config.executor
         place = Place("cuda" if wanted.gpus else "cpu", max(1, int(wanted.cpus)))
         cluster.submit(
@@ -231,12 +252,12 @@ class Stack:
         """Charge the steps before `until` durably; the progress that they go on from."""
         progress, mechanism = self.stored(), self.setting.mechanism
         if mechanism.private:
-            page = book(self.fleet, self.setting, self.name, progress)
-            with contextlib.closing(page):
-                for step in range(until):
-                    page.charge(step, mechanism, mechanism.noise_std)
-                page.sync()
-        self.charged = until
+            if self.page is None:
+                self.page = book(self.fleet, self.setting, self.name, progress)
+            for step in range(self.charged, until):
+                self.page.charge(step, mechanism, mechanism.noise_std)
+            self.page.sync()
+        self.charged = max(self.charged, until)
         return progress
 
     def stored(self) -> Progress:
@@ -275,7 +296,13 @@ class Stack:
             self.emit(OnCurve(self.setting, models, point))
 
     def publish(self, header: str) -> None:
+        self.close()
         publish(self.fleet, self.setting, self.name, self.stored(), header)
+
+    def close(self) -> None:
+        if self.page is not None:
+            self.page.close()
+            self.page = None
 
     def _same(self, record: dict[str, Any]) -> bool:
         return all(record[part] == self.record[part] for part in ("models", "artefacts", "keys"))

@@ -36,7 +36,7 @@ from dptrain.fleet.executors.remote import Chunk, News
 from dptrain.fleet.fleet import Fleet
 from dptrain.training.checkpoint import Progress, record_of
 
-PROGRESS, JOBS = "progress", "jobs.json"
+PROGRESS, JOBS, DATA = "progress", "jobs.json", "data"
 LARGEST_ARRAY = 1000
 """Elements of one job array; Slurm's MaxArraySize is 1001 where nobody has changed it."""
 LOOK_SECONDS = 1.0
@@ -116,12 +116,13 @@ class Element:
 
     def _do(self, exchange: Store, fleet: Fleet, name: str, chunk: Chunk) -> None:
         def save(so_far: Progress) -> None:
+            if not (self.folder / DATA).is_dir():  # deleted, and its keys are not to come back
+                raise FleetError("the driver of this job has ended", "executor.name")
             exchange.write_file(PROGRESS, name, so_far.to_bytes())
 
         progress = exchange.read_file(PROGRESS, name)
         if progress is not None and not _reached(progress, chunk):
-            done = remote.work(fleet, replace(chunk, progress=progress), save)
-            exchange.write_file(PROGRESS, name, done)
+            save(Progress.of(remote.work(fleet, replace(chunk, progress=progress), save)))
 
     def checkpoint(self) -> Any:
         """The same again: what was saved last is where it goes on."""
@@ -136,7 +137,7 @@ def _reached(progress: bytes, chunk: Chunk) -> bool:
 def _without_arrays(fleet: Fleet, folder: Path) -> Fleet:
     """A fleet whose arrays lie in the folder."""
     fleet, dataset = remote.shipped(fleet), fleet.dataset
-    data = folder / "data"
+    data = folder / DATA
     data.mkdir(exist_ok=True)
     np.save(data / "membership.npy", fleet.membership, allow_pickle=False)
     for name, part in dataset.parts.items():
@@ -157,7 +158,7 @@ def _with_arrays(fleet: Fleet, folder: Path) -> Fleet:
     """The inverse, memory-mapped."""
 
     def read(name: str) -> np.ndarray:
-        array: np.ndarray = np.load(folder / "data" / f"{name}.npy", "r", allow_pickle=False)
+        array: np.ndarray = np.load(folder / DATA / f"{name}.npy", "r", allow_pickle=False)
         return array
 
     names, features = list(fleet.dataset.parts), None
@@ -179,6 +180,7 @@ class _Slurm:
         self._submitit, self._wanted = _submitit(), fleet.config.executor
         self._folder = exchange_folder(fleet.config)
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder.chmod(0o700)  # an earlier driver's too: secret keys lie there
         self._submitter = _submitter(self._submitit, self._wanted, self._folder)
         self._cancel_orphans()
         self._exchange = Store(self._folder)
