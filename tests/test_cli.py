@@ -38,7 +38,7 @@ def test_a_worker_that_dies_is_one_line(tmp_path, monkeypatch, capsys):
     def dies(*_, **__):
         raise WorkerDied("a worker died with exit code -9")
 
-    monkeypatch.setattr(training, "run_jobs", dies)
+    monkeypatch.setattr(training, "execute", dies)
     assert cli.main(["sweep", *DIGITS, f"output={tmp_path}"]) == 3
     assert (
         "dptrain: stopped: a worker died with exit code -9; use fewer workers "
