@@ -12,6 +12,7 @@ from dptrain.core.types import NoiseSource, Setting
 from dptrain.fleet import models as trained_models
 from dptrain.fleet import spending
 from dptrain.fleet.fleet import Fleet
+from dptrain.pipeline.evaluation import SETTING_BYTES
 from dptrain.privacy import ledger
 from dptrain.privacy.statement import PrivacyStatement
 from dptrain.report.statement import rounded_up
@@ -97,7 +98,7 @@ def estimate(
     total = sum(map(len, missing.values()))
     state = fleet.module(settings[0]).state_dict()
     parameters = sum(value.numel() for value in state.values())
-    logits = 4 * sum(len(part.labels) for part in dataset.parts.values()) * dataset.classes
+    logits = sum(len(part.labels) for part in dataset.parts.values()) * dataset.classes
     each = fleet.placement.step_seconds
     seconds = None if each is None else total * config.steps * each
     whole = whole or (seconds or 0) > LONG_SECONDS
@@ -121,9 +122,9 @@ def estimate(
         device=fleet.device.type,
         step_seconds=each,
         seconds=seconds,
-        memory=6 * logits * config.models_per_setting,  # float64, and a copy or two
+        memory=SETTING_BYTES * logits * config.models_per_setting,
         memory_there=int(limits.SHARE * limits.memory()),
-        disk=total * (4 * parameters + 2 * logits),
+        disk=total * 4 * (parameters + 2 * logits),
         disk_free=shutil.disk_usage(config.folder).free,
         whole=whole,
     )

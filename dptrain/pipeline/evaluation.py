@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from dptrain.attacks import code_of, needs
 from dptrain.attacks.leaks import blind
 from dptrain.attacks.scores import Scores
+from dptrain.core import limits
 from dptrain.core.store import code_fingerprint, fingerprint, from_npy, to_json, to_npy, versions
 from dptrain.core.types import Setting
 from dptrain.evaluation import thresholds
@@ -23,8 +26,11 @@ from dptrain.evaluation.rows import Row, Subject
 from dptrain.evaluation.thresholds import AttackScores
 from dptrain.evaluation.utility import accuracy_difference, accuracy_rows
 from dptrain.fleet import models as trained
+from dptrain.fleet.executors.base import Emit, Place, Work
+from dptrain.fleet.executors.local import run
 from dptrain.fleet.fleet import Fleet
 from dptrain.fleet.measurements import extras
+from dptrain.fleet.placement import START_SECONDS, cores
 from dptrain.fleet.spending import verify
 from dptrain.pipeline.progress import Progress
 from dptrain.privacy import ledger, pld
@@ -34,6 +40,9 @@ BLIND_SPLITS = 8
 """Pairs of models whose split the blind baseline is run on: splits are alike, and each costs
 seconds.
 """
+
+SETTING_BYTES = 24
+"""Of memory, for each logit of a setting: float64, and a copy or two."""
 
 Right = tuple[np.ndarray, np.ndarray, np.ndarray]
 """What each model predicts rightly of the pool [M, N], the membership [M, N], and what it predicts
@@ -54,52 +63,106 @@ class SweepEvaluation:
     differences: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """The evaluation of a setting, by whichever process. used: what it took of the store."""
+
+    setting: str
+    rows: list[Row]
+    curve: figures.Roc
+    exposed: Any
+    right: Right
+    used: set[tuple[str, str]]
+
+
 def evaluate_sweep(
     fleet: Fleet,
     settings: tuple[Setting, ...],
     spent: ledger.Snapshot,
     show_progress: bool = False,
 ) -> SweepEvaluation:
-    """Every attack on every model of every setting, and the blind baseline. Raises LedgerError
-    where the ledger does not hold what a setting claims.
+    """Every attack on every model of every setting, and the blind baseline. The settings after the
+    first share the processors where that saves time. Raises LedgerError where the ledger does not
+    hold what a setting claims.
     """
-    result = SweepEvaluation()
-    right: dict[str, Right] = {}
-    total = len(settings) * len(fleet.config.attacks)
-    with Progress(total, "attack", show_progress) as progress:
-        for setting in settings:
-            verify(fleet, setting, spent)
-            right[setting.name] = _evaluate_setting(fleet, setting, result, progress)
-    result.rows.append(_blind_row(fleet))
-    for name, (*_, hits) in right.items():
-        differences = {
-            other: accuracy_difference(hits, others)
-            for other, (*_, others) in right.items()
-            if other != name
-        }
-        result.differences[name] = {
-            other: [paired.estimate, paired.low, paired.high]
-            for other, paired in differences.items()
-        }
-    return result
+    for setting in settings:
+        verify(fleet, setting, spent)
+    evaluated: dict[str, Evaluated] = {}
+    with Progress(len(settings) * len(fleet.config.attacks), "attack", show_progress) as progress:
+
+        def on_event(event: Evaluated | str | int) -> None:
+            if isinstance(event, Evaluated):
+                evaluated[event.setting] = event
+                fleet.store.used |= event.used
+            elif isinstance(event, str):
+                progress.describe(event)
+            else:
+                progress.update(event)
+
+        setup, here = partial(worker, fleet), Place(str(fleet.device), torch.get_num_threads())
+        first, rest = settings[:1], settings[1:]
+        began = time.monotonic()
+        run(first, setup, [here], on_event, _never)
+        places = _places(fleet, time.monotonic() - began, len(rest)) or [here]
+        run(rest, setup, places, on_event, _never, fleet.config.folder)
+    in_order = [evaluated[setting.name] for setting in settings]
+    return SweepEvaluation(
+        [*(row for part in in_order for row in part.rows), _blind_row(fleet)],
+        [part.curve for part in in_order],
+        {part.setting: part.exposed for part in in_order},
+        {part.setting: _differences(part, in_order) for part in in_order},
+    )
 
 
-def _evaluate_setting(
-    fleet: Fleet, setting: Setting, result: SweepEvaluation, progress: Progress
-) -> Right:
-    """Add the rows, ROCs and exposed examples of one setting to the result."""
+def _never() -> bool:
+    return False
+
+
+def _places(fleet: Fleet, seconds: float, rest: int) -> list[Place]:
+    """Where to evaluate the other settings when one has taken so long: a processor each, where that
+    outweighs the start of processes and the memory holds it.
+    """
+    count = min(cores(), rest)
+    examples = sum(len(part.labels) for part in fleet.dataset.parts.values())
+    size = SETTING_BYTES * examples * fleet.dataset.classes * len(fleet.membership)
+    fits = int(limits.SHARE * limits.memory() / max(1, size))
+    count = min(count, fits) if fleet.device.type == "cpu" else 1
+    saved = seconds * (rest - -(-rest // max(1, count)))
+    return [Place("cpu", 1)] * count if saved > 2 * START_SECONDS else []
+
+
+def worker(fleet: Fleet, _place: Place) -> Work:
+    """The work of one process on settings."""
+
+    def work(setting: Setting, emit: Emit, _stop: Callable[[], bool]) -> None:
+        emit(_evaluate_setting(fleet, setting, emit))
+
+    return work
+
+
+def _differences(part: Evaluated, parts: Sequence[Evaluated]) -> dict[str, list[float]]:
+    """Of a setting's test accuracy, against every other setting: [estimate, low, high]."""
+    differences = {
+        other.setting: accuracy_difference(part.right[-1], other.right[-1])
+        for other in parts
+        if other.setting != part.setting
+    }
+    return {name: [it.estimate, it.low, it.high] for name, it in differences.items()}
+
+
+def _evaluate_setting(fleet: Fleet, setting: Setting, emit: Emit) -> Evaluated:
+    """Attack one setting. Emits the attack that begins, in words, and 1 for each that has ended."""
     config, dataset = fleet.config, fleet.dataset
     scores, test = _scores(fleet, setting)
     right = _right(fleet, scores, test)
     subject = _subject(setting)
-    result.rows.extend(accuracy_rows(subject, *right))
 
-    def run(scores: Scores, name: str, options: Mapping[str, Any]) -> AttackScores:
+    def run_attack(scores: Scores, name: str, options: Mapping[str, Any]) -> AttackScores:
         try:
             return _attack_scores(fleet, scores, name, options)
         finally:
             # Halves of the models are attacked on the way.
-            progress.update(scores.models == len(fleet.membership))
+            emit(int(scores.models == len(fleet.membership)))
 
     evaluated = evaluate(
         subject,
@@ -108,14 +171,16 @@ def _evaluate_setting(
         config.audits,
         ids=dataset.pool.ids,
         canaries=np.arange(config.dataset.pool) < dataset.canaries,
-        run=run,
-        on_attack=partial(_describe, progress, setting),
+        run=run_attack,
+        on_attack=lambda attack: emit(f"{attack} on {setting.name}"),
     )
-    result.rows.extend(_with_refutations(fleet, setting, evaluated.rows))
-    result.exposed[setting.name] = evaluated.exposed
+    rows = [
+        *accuracy_rows(subject, *right),
+        *_with_refutations(fleet, setting, evaluated.rows),
+    ]
     n_out = int((~fleet.membership).sum())
-    result.curves.append(figures.Roc(setting.name, evaluated.curves, subject.curve, n_out))
-    return right
+    curve = figures.Roc(setting.name, evaluated.curves, subject.curve, n_out)
+    return Evaluated(setting.name, rows, curve, evaluated.exposed, right, fleet.store.used)
 
 
 def _with_refutations(fleet: Fleet, setting: Setting, rows: Sequence[Row]) -> list[Row]:
@@ -148,10 +213,6 @@ def _with_refutations(fleet: Fleet, setting: Setting, rows: Sequence[Row]) -> li
 def _place(row: Row) -> str:
     """Which number of a setting a row holds."""
     return f"{row.attack} {row.metric.name} {row.examples}"
-
-
-def _describe(progress: Progress, setting: Setting, attack: str) -> None:
-    progress.describe(f"{attack} on {setting.name}")
 
 
 def _subject(setting: Setting) -> Subject:

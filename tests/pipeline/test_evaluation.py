@@ -2,6 +2,7 @@
 
 import pytest
 
+from dptrain.pipeline import evaluation
 from tests.helpers.sweep import go
 
 
@@ -24,3 +25,24 @@ def test_attacks_follow_the_models_they_are_of(tmp_path):
     go(tmp_path / "shared", "training.epochs=1")
     mixed, fresh = (go(tmp_path / name) for name in ("shared", "fresh"))
     assert list(mixed.rows) == list(fresh.rows)
+
+
+@pytest.mark.long
+def test_settings_that_share_the_processors_give_the_same_numbers(tmp_path, monkeypatch):
+    overrides = ["epsilons=[inf,8,2]", "attacks=[loss,lira]"]
+    alone = go(tmp_path / "alone", *overrides)
+    monkeypatch.setattr(evaluation, "START_SECONDS", -1)
+    monkeypatch.setattr(evaluation, "cores", lambda: 2)
+    places = []
+    run = evaluation.run
+
+    def listening(jobs, setup, where, *given):
+        places.append(len(where))
+        run(jobs, setup, where, *given)
+
+    monkeypatch.setattr(evaluation, "run", listening)
+    shared = go(tmp_path / "shared", *overrides)
+    assert places == [1, 2]
+    assert shared.rows == alone.rows
+    used = [(tmp_path / name / "store" / "used.json").read_text() for name in ("alone", "shared")]
+    assert used[0] == used[1]

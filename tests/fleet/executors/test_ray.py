@@ -11,7 +11,7 @@ from dptrain.core.errors import ConfigError
 from dptrain.pipeline.run import sweep
 from tests.common import TINY
 from tests.helpers.clusters import kill, processes, require_same, start, two_nodes, wait_for
-from tests.helpers.sweep import command, go, ledgers
+from tests.helpers.sweep import command, go
 
 pytest.importorskip("ray", reason="the extra dptrain[ray] is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of Ray's own code
@@ -84,37 +84,3 @@ def _same_as_here(folder):
     here = folder.with_name(f"{folder.name}-here")
     subprocess.run([*command(here)], check=True, capture_output=True)
     require_same(folder, here)
-
-
-def test_no_step_is_drawn_that_is_not_charged(tmp_path, monkeypatch):
-    """A worker that is sent more steps than the driver charged refuses to draw noise for them."""
-    from dptrain.fleet.executors import remote
-
-    sent = []
-
-    class Here:
-        whole = False
-
-        def room(self, at_work):
-            return at_work < 1
-
-        def leftover(self, name):
-            return None
-
-        def submit(self, name, chunk):
-            sent.append((name, chunk))
-
-        def news(self, seconds):
-            name, chunk = sent.pop()
-            charged = sum(text.count(b"noise_std") for text in ledgers(tmp_path).values())
-            assert charged >= chunk.until
-            yield remote.News(name, remote.work(fleets[0], chunk))
-
-    fleets = []
-
-    def execute(fleet, jobs, headers, on_event, stop):
-        fleets.append(fleet)
-        remote.drive(Here(), fleet, jobs, headers, on_event, stop)
-
-    monkeypatch.setattr("dptrain.pipeline.training.execute", execute)
-    assert go(tmp_path, "epsilons=[8]", "models_per_setting=2").trained == 2
