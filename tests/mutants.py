@@ -1,4 +1,4 @@
-"""63 one-line bugs of private training and auditing, most of them found live in the tools people
+"""66 one-line bugs of private training and auditing, most of them found live in the tools people
 use, and the tests that must catch each.
 """
 
@@ -480,6 +480,28 @@ MUTANTS = [
         'streams.seeded_key(int(self.noise_seed), "estimator", rows.hexdigest(), plan)',
         'streams.seeded_key(int(self.noise_seed), "estimator")',
         "tests/test_estimator.py::test_a_noise_seed_repeats_a_fit_and_no_other",
+    ),
+    Mutant(
+        "last step of a chunk uncharged",
+        "fleet/executors/remote",
+        "for step in range(self.charged, until):",
+        "for step in range(self.charged, until - 1):",
+        "tests/fleet/executors/test_remote.py::test_every_step_is_charged_before_it_is_sent",
+    ),
+    Mutant(
+        "progress under other keys believed",
+        "fleet/executors/remote",
+        'for part in ("models", "artefacts", "keys"))',
+        'for part in ("models", "artefacts"))',
+        "tests/fleet/executors/test_remote.py::"
+        "test_a_worker_that_gives_back_another_stack_is_not_believed",
+    ),
+    Mutant(
+        "node with other code believed",
+        "fleet/executors/remote",
+        "if chunk.code != code():",
+        "if not chunk.code:",
+        "tests/fleet/executors/test_remote.py::test_a_node_with_other_code_is_refused",
     ),
 ]
 

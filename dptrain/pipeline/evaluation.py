@@ -27,7 +27,7 @@ from dptrain.evaluation.thresholds import AttackScores
 from dptrain.evaluation.utility import accuracy_difference, accuracy_rows
 from dptrain.fleet import models as trained
 from dptrain.fleet.executors.base import Emit, Place, Work
-from dptrain.fleet.executors.local import run
+from dptrain.fleet.executors.processes import run
 from dptrain.fleet.fleet import Fleet
 from dptrain.fleet.measurements import extras
 from dptrain.fleet.placement import START_SECONDS, cores

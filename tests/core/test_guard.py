@@ -28,11 +28,12 @@ def test_a_worker_whose_parent_was_killed_writes_nothing(tmp_path):
     code = (
         "import functools, pathlib, sys\n"
         "from tests.core.test_guard import slow_work\n"
-        "from dptrain.core import guard; from dptrain.fleet.executors import local as executor\n"
+        "from dptrain.core import guard\n"
+        "from dptrain.fleet.executors import processes\n"
         f"folder = pathlib.Path({str(tmp_path)!r})\n"
         "with guard.only_writer(folder):\n"
-        "    places = [executor.Place('cpu', 1)] * 2\n"
-        "    executor.run([4, 4], functools.partial(slow_work, folder), places, print, "
+        "    places = [processes.Place('cpu', 1)] * 2\n"
+        "    processes.run([4, 4], functools.partial(slow_work, folder), places, print, "
         "lambda: False, folder)\n"
     )
     parent = subprocess.Popen(

@@ -13,7 +13,7 @@ import pytest
 
 from dptrain.core.errors import TrainingError
 from dptrain.fleet.executors.base import Interrupted
-from dptrain.fleet.executors.local import run
+from dptrain.fleet.executors.processes import run
 from tests.common import ROOT
 from tests.helpers.jobs import HERE, TWO, squares
 from tests.helpers.sweep import close, command
@@ -60,7 +60,7 @@ def test_a_program_without_a_main_guard_is_not_run_again(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
         "import functools, tests.helpers.jobs as t\n"
-        "from dptrain.fleet.executors.local import run\n"
+        "from dptrain.fleet.executors.processes import run\n"
         "print('once', flush=True)\n"
         "run([1, 2], functools.partial(t.squares, 0), t.TWO, lambda event: "
         "print(event[1]), lambda: False)\n"
