@@ -162,12 +162,12 @@ class ExecutorConfig:
             given = getattr(self, key) is not None
             fix = f"only the executor {name} reads it; use executor={name}, or leave it out"
             require(not given or self.name == name, f"executor.{key}", fix)
-        needed = {"ray": "address", "slurm": "cluster"}.get(self.name)
-        if needed is not None:
+        for needed in {"ray": ("address",), "slurm": ("cluster", "minutes")}.get(self.name, ()):
             given = getattr(self, needed) is not None
             require(given, f"executor.{needed}", f"is needed; choose with executor={self.name}")
-        whole = self.name != "slurm" or float(self.gpus).is_integer()
-        require(whole, "executor.gpus", f"must be whole for slurm, got {self.gpus:g}")
+        for key, value in (("gpus", self.gpus), ("cpus", self.cpus)):
+            fits = self.name != "slurm" or float(value).is_integer()
+            require(fits, f"executor.{key}", f"must be whole for slurm, got {value:g}")
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ def advance(
     """Take a stack from its step to step `until`, on the fleet's device. A function of its
     arguments: `progress` changes, and no file does.
     """
-    progress.state = progress.state.to(fleet.device)
+    progress.state, progress.ran = progress.state.to(fleet.device), None  # it says less by now
     model = fleet.module(setting).to(fleet.device)
     observer = _Observer(fleet, setting, model, progress)
     data = TrainingData(

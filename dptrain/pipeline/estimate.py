@@ -148,7 +148,9 @@ def _after(fleet: Fleet, settings: Sequence[Setting]) -> ledger.Snapshot:
 
 def planned_account(fleet: Fleet, setting: Setting, index: int) -> ledger.Account:
     """What a model that is trained whole is charged for."""
-    each = replace(setting.mechanism, steps=1)
+    # As the ledger reads it back, whose last digit may differ from the plan's.
+    noise = setting.mechanism.noise_std / setting.mechanism.clip
+    each = replace(setting.mechanism, steps=1, noise_multiplier=noise)
     steps = dict.fromkeys(range(setting.mechanism.steps), each)
     return ledger.Account(setting.name, fleet.split, index, steps)
 

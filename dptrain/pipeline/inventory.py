@@ -83,7 +83,7 @@ def inventory(config: StoreConfig) -> Inventory:
 def _unused(store: Store) -> list[tuple[str, str]] | None:
     """Stage and key of artefacts that the sweep did not need whose result stands in the folder;
     None where that is not known. What is younger than the result is of a sweep that has not
-    finished.
+    finished, and the checkpoints of such a sweep need its placement.
     """
     folder = store.root.parent
     try:
@@ -98,8 +98,16 @@ def _unused(store: Store) -> list[tuple[str, str]] | None:
         (stage, key)
         for stage in store.stages()
         for key in store.keys(stage)
-        if (stage, key) not in used and store.changed(stage, key) <= finished
+        if stage != "placement"
+        and (stage, key) not in used
+        and store.changed(stage, key) <= finished
     ]
+
+
+def _artefacts(store: Store) -> list[tuple[str, str]]:
+    """All but placements."""
+    stages = [stage for stage in store.stages() if stage != "placement"]
+    return [(stage, key) for stage in stages for key in store.keys(stage)]
 
 
 def _look(run: str, store: Store, verify: bool) -> Inventory:

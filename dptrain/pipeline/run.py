@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,7 +23,7 @@ from dptrain.core.types import Setting
 from dptrain.data import splits
 from dptrain.fleet import models as trained_models
 from dptrain.fleet.blueprint import build
-from dptrain.fleet.executors.base import Place
+from dptrain.fleet.executors.base import Place, exchange_folder
 from dptrain.fleet.fleet import Fleet
 from dptrain.fleet.placement import Placement, choose, cores, memory
 from dptrain.fleet.spending import together
@@ -91,6 +92,8 @@ def _sweep(ready: Plan, show_progress: bool) -> Result:
         statements = _planned(ready, store)
         count = train(ready, fleet, statements, show_progress)
         trained_models.forget_keys(fleet)
+        # With the keys that a driver left there when it was killed.
+        shutil.rmtree(exchange_folder(ready.config), ignore_errors=True)
         spent = ledger.read(fleet.ledger_folder)
         evaluation = evaluate_sweep(fleet, ready.settings, spent, show_progress)
         complete = finish(ready, evaluation, statements, spent)

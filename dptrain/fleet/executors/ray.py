@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -35,7 +37,7 @@ def execute(
     on_event: Emit,
     stop: Callable[[], bool],
 ) -> None:
-    """Train and publish every stack, as executors.execute says."""
+    """Train and publish every stack, as registry.execute says."""
     with _connected(fleet.config.executor) as ray:
         cluster = _Ray(ray, fleet)
         try:
@@ -58,7 +60,10 @@ def _connected(wanted: ExecutorConfig) -> Iterator[Any]:
         _require_listener(wanted.address or "")
         if ours:
             options = {"include_dashboard": False} if wanted.address == "local" else {}
+            before = signal.getsignal(signal.SIGTERM)
             ray.init(wanted.address, log_to_driver=False, configure_logging=False, **options)
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, before)  # which Ray replaces; ours saves first
     except (OSError, ValueError, RuntimeError) as error:
         raise FleetError(
             f"there is no Ray cluster at {wanted.address!r} ({_short(error)}); start one with "

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 
 from dptrain.core.types import Setting
-from dptrain.fleet.executors.base import Emit, exchange_folder
+from dptrain.fleet.executors.base import Emit
 from dptrain.fleet.fleet import Fleet
 
 
@@ -26,5 +25,3 @@ def execute(
     """
     module = importlib.import_module(f"dptrain.fleet.executors.{fleet.config.executor.name}")
     module.execute(fleet, jobs, headers, on_event, stop)
-    # The keys that a driver left there when it was killed.
-    shutil.rmtree(exchange_folder(fleet.config), ignore_errors=True)

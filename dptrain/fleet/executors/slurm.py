@@ -52,7 +52,7 @@ def execute(
     on_event: Emit,
     stop: Callable[[], bool],
 ) -> None:
-    """Train and publish every stack, as executors.execute says."""
+    """Train and publish every stack, as registry.execute says."""
     with contextlib.closing(_Slurm(fleet)) as cluster:
         remote.drive(cluster, fleet, jobs, headers, on_event, stop)
 
@@ -136,7 +136,7 @@ def _reached(progress: bytes, chunk: Chunk) -> bool:
 
 def _without_arrays(fleet: Fleet, folder: Path) -> Fleet:
     """A fleet whose arrays lie in the folder."""
-    fleet, dataset = remote.shipped(fleet), fleet.dataset
+    fleet, dataset = replace(remote.shipped(fleet), store=Store(fleet.store.root)), fleet.dataset
     data = folder / DATA
     data.mkdir(exist_ok=True)
     np.save(data / "membership.npy", fleet.membership, allow_pickle=False)
