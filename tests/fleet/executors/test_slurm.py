@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from dptrain.core.store import fingerprint
 from dptrain.fleet.executors import slurm
 from tests.helpers.clusters import processes, require_same, start, wait_for
 from tests.helpers.sweep import command, go
@@ -58,7 +59,8 @@ def test_who_is_lost_changes_nothing(tmp_path, lost):
     """A job is preempted, or killed; the driver is killed, or interrupted; each in the middle."""
     folder, here = tmp_path / "there", tmp_path / "here"
     arguments = command(folder, *LOCAL)
-    process, exchange = start(arguments), tmp_path / "there-slurm"
+    process = start(arguments)
+    exchange = tmp_path / f"there-slurm-{fingerprint(str(folder))[:8]}"
     # Something was saved on the way.
     wait_for(process, lambda: any(1 < step < 150 for step in _steps(exchange)))
     jobs = processes(f"submitit.core._submit {exchange}")
