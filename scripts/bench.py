@@ -50,6 +50,7 @@ from dptrain.fleet import placement
 from dptrain.fleet.executors import remote
 from dptrain.fleet.executors.registry import execute
 from dptrain.fleet.fleet import Fleet
+from dptrain.fleet.stacks import Assignment
 from dptrain.pipeline.plan import Plan, plan
 from dptrain.pipeline.run import load
 from dptrain.training.noise import GaussianNoise
@@ -602,7 +603,7 @@ def _trained(*overrides: str) -> float:
         ]
         headers = dict.fromkeys([setting.name for setting in ready.settings], "")
         start = time.perf_counter()
-        execute(fleet, jobs, headers, lambda event: None, lambda: False)
+        execute(Assignment(fleet, jobs, headers, lambda event: None, lambda: False))
         return time.perf_counter() - start
 
 

@@ -38,6 +38,19 @@ training with the progress whole.
 """
 
 
+@dataclass(frozen=True)
+class Assignment:
+    """What an executor is given: jobs (setting, block), a stack each; headers, by setting, go into
+    the files of parameters; on_event hears of steps in this process; stop: whether to save and end.
+    """
+
+    fleet: Fleet
+    jobs: Sequence[tuple[Setting, range]]
+    headers: Mapping[str, str]
+    on_event: Emit
+    stop: Callable[[], bool]
+
+
 def worker(fleet: Fleet, headers: Mapping[str, str], place: Place) -> Work:
     """The work of one place of this machine on jobs (setting, block), with `headers` by setting for
     the files of parameters.

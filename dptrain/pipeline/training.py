@@ -13,6 +13,7 @@ from dptrain.fleet.executors.base import Interrupted
 from dptrain.fleet.executors.registry import execute
 from dptrain.fleet.fleet import Fleet
 from dptrain.fleet.spending import retrained, together
+from dptrain.fleet.stacks import Assignment
 from dptrain.pipeline.estimate import estimate, planned_account, text
 from dptrain.pipeline.plan import Plan
 from dptrain.pipeline.progress import Progress
@@ -61,7 +62,7 @@ def train(
             where = f"setting {number}/{len(ready.settings)} {event.setting.name}"
             progress.describe(f"{where}, model {int(progress.done / steps)}/{total}")
 
-        execute(fleet, jobs, headers, on_event, stop.is_set)
+        execute(Assignment(fleet, jobs, headers, on_event, stop.is_set))
         if stop.is_set():  # asked for when the last model had just ended
             raise Interrupted
     return total

@@ -9,16 +9,16 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from dptrain.config.schema import ExecutorConfig
 from dptrain.core.errors import FleetError
-from dptrain.core.types import Setting
 from dptrain.fleet.executors import remote
-from dptrain.fleet.executors.base import Emit, WorkerDied, exception_of, in_words
+from dptrain.fleet.executors.base import WorkerDied, exception_of, in_words
 from dptrain.fleet.executors.remote import Chunk, News
 from dptrain.fleet.fleet import Fleet
+from dptrain.fleet.stacks import Assignment
 from dptrain.training.checkpoint import record_of
 
 ROOM_SECONDS = 5.0
@@ -30,18 +30,12 @@ Answer = tuple[bytes, float, tuple[str, ...] | None]
 """The progress, the seconds of a step, and an error in words."""
 
 
-def execute(
-    fleet: Fleet,
-    jobs: Sequence[tuple[Setting, range]],
-    headers: Mapping[str, str],
-    on_event: Emit,
-    stop: Callable[[], bool],
-) -> None:
+def execute(given: Assignment) -> None:
     """Train and publish every stack, as registry.execute says."""
-    with _connected(fleet.config.executor) as ray:
-        cluster = _Ray(ray, fleet)
+    with _connected(given.fleet.config.executor) as ray:
+        cluster = _Ray(ray, given.fleet)
         try:
-            remote.drive(cluster, fleet, jobs, headers, on_event, stop)
+            remote.drive(cluster, given)
         finally:
             cluster.cancel()
 

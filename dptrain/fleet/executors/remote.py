@@ -13,7 +13,7 @@ import errno
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -26,7 +26,7 @@ from dptrain.core.types import Mechanism, Setting
 from dptrain.fleet import models as trained
 from dptrain.fleet.executors.base import POLL_SECONDS, Emit, Interrupted, Place
 from dptrain.fleet.fleet import Fleet
-from dptrain.fleet.stacks import advance, begin, book, publish
+from dptrain.fleet.stacks import Assignment, advance, begin, book, publish
 from dptrain.privacy import ledger
 from dptrain.training.checkpoint import OnCurve, Point, Progress, Steps, record_of
 
@@ -135,20 +135,13 @@ def work(fleet: Fleet, chunk: Chunk, save: Callable[[Progress], None] | None = N
     return progress.to_bytes()
 
 
-def drive(
-    cluster: Cluster,
-    fleet: Fleet,
-    jobs: Sequence[tuple[Setting, range]],
-    headers: Mapping[str, str],
-    on_event: Emit,
-    stop: Callable[[], bool],
-) -> None:
+def drive(cluster: Cluster, given: Assignment) -> None:
     """Train and publish every stack on a cluster. Raises Interrupted where stop() is true, with the
     last progress that came in saved; and what the cluster raises.
     """
     at_work: dict[str, Stack] = {}
     try:
-        _drive(cluster, fleet, deque(jobs), at_work, headers, on_event, stop)
+        _drive(cluster, given, at_work)
     except Interrupted:
         for news in cluster.news(0.0) if at_work else ():
             at_work[news.name].take(news)
@@ -158,29 +151,22 @@ def drive(
             stack.close()
 
 
-def _drive(
-    cluster: Cluster,
-    fleet: Fleet,
-    todo: deque[tuple[Setting, range]],
-    at_work: dict[str, Stack],
-    headers: Mapping[str, str],
-    on_event: Emit,
-    stop: Callable[[], bool],
-) -> None:
+def _drive(cluster: Cluster, given: Assignment, at_work: dict[str, Stack]) -> None:
+    todo, fleet = deque(given.jobs), given.fleet
     served, service = 0, 0.0  # chunks that came in, and seconds spent on them
     while todo or at_work:
-        while todo and cluster.room(len(at_work)) and not stop():
+        while todo and cluster.room(len(at_work)) and not given.stop():
             setting, block = todo.popleft()
             if absent := trained.missing(fleet, setting, block):
-                stack = Stack.of(fleet, setting, block, absent, on_event)
+                stack = Stack.of(fleet, setting, block, absent, given.on_event)
                 at_work[stack.name] = stack
                 stack.take_over(cluster.leftover(stack.name))
                 if not stack.finished:
                     stack.send(cluster)
-        if stop():
+        if given.stop():
             raise Interrupted
         for stack in [each for each in at_work.values() if each.finished]:
-            stack.publish(headers[stack.setting.name])
+            stack.publish(given.headers[stack.setting.name])
             del at_work[stack.name]
             todo.appendleft((stack.setting, stack.block))  # a checkpoint may hold some models only
         for news in cluster.news(POLL_SECONDS) if at_work else ():

@@ -12,7 +12,7 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,9 @@ import numpy as np
 from dptrain.config.schema import ExecutorConfig
 from dptrain.core.errors import FleetError
 from dptrain.core.store import Store, to_json, write_atomic
-from dptrain.core.types import Setting
 from dptrain.data.splits import Dataset, Examples
 from dptrain.fleet.executors import remote
 from dptrain.fleet.executors.base import (
-    Emit,
     WorkerDied,
     exception_of,
     exchange_folder,
@@ -34,6 +32,7 @@ from dptrain.fleet.executors.base import (
 )
 from dptrain.fleet.executors.remote import Chunk, News
 from dptrain.fleet.fleet import Fleet
+from dptrain.fleet.stacks import Assignment
 from dptrain.training.checkpoint import Progress, record_of
 
 PROGRESS, JOBS, DATA = "progress", "jobs.json", "data"
@@ -45,16 +44,10 @@ END_SECONDS = 10.0
 """For jobs that were cancelled to end."""
 
 
-def execute(
-    fleet: Fleet,
-    jobs: Sequence[tuple[Setting, range]],
-    headers: Mapping[str, str],
-    on_event: Emit,
-    stop: Callable[[], bool],
-) -> None:
+def execute(given: Assignment) -> None:
     """Train and publish every stack, as registry.execute says."""
-    with contextlib.closing(_Slurm(fleet)) as cluster:
-        remote.drive(cluster, fleet, jobs, headers, on_event, stop)
+    with contextlib.closing(_Slurm(given.fleet)) as cluster:
+        remote.drive(cluster, given)
 
 
 def _submitit() -> Any:

@@ -43,11 +43,11 @@ class Here:
 def drive(monkeypatch):
     """Run the sweep of TINY through Here; a mutating `prepare` is given the cluster first."""
 
-    def run(folder, answer=None, prepare=lambda cluster, jobs: None):
-        def execute(fleet, jobs, headers, on_event, stop):
-            cluster = Here(fleet, folder, answer)
-            prepare(cluster, jobs)
-            remote.drive(cluster, fleet, jobs, headers, on_event, stop)
+    def run(folder, answer=None, prepare=lambda cluster: None):
+        def execute(given):
+            cluster = Here(given.fleet, folder, answer)
+            prepare(cluster)
+            remote.drive(cluster, given)
 
         with monkeypatch.context() as patch:
             patch.setattr("dptrain.pipeline.training.execute", execute)
@@ -83,7 +83,7 @@ def test_a_worker_that_gives_back_another_stack_is_not_believed(tmp_path, drive,
 def test_what_lies_about_of_other_keys_is_not_taken_over(tmp_path, drive):
     """A leftover is taken where its keys are those of the checkpoint, and nowhere else."""
 
-    def prepare(cluster, jobs):
+    def prepare(cluster):
         class Left(dict):
             def get(self, name):
                 stored = Progress.read(cluster.fleet.store, name)
