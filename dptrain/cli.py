@@ -305,7 +305,7 @@ def _swept_or_stop(chosen: Config) -> Result:
 
 def _swept(chosen: Config) -> Result | None:
     """A finished sweep; None where it was interrupted, its work saved."""
-    from dptrain.fleet.executors.base import Interrupted, WorkerDied, no_memory
+    from dptrain.fleet.executors.base import Interrupted, NodeLost, WorkerDied, no_memory
     from dptrain.pipeline.run import sweep
 
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -314,6 +314,8 @@ def _swept(chosen: Config) -> Result | None:
     except Interrupted:
         _say("stopped, everything saved; the same command goes on from here")
         return None
+    except NodeLost as error:
+        raise OSError(f"{error}; see executor.retries and executor.memory_gib") from None
     except WorkerDied as error:
         raise OSError(f"{error}; use fewer workers (training.workers=1)") from None
     except RuntimeError as error:

@@ -287,6 +287,10 @@ def _check_training(config: Config) -> None:
     size = training.batch_size
     require(size <= n, "training.batch_size", f"must lie in 1..{n} (half the pool), got {size}")
     require(config.steps < 2**31, "training.epochs", "gives more than 2^31 steps; lower it")
+    executor, device = config.executor, training.device
+    agree = executor.name == "local" or device == AUTO or (device == "cuda") == (executor.gpus > 0)
+    where = f"is {device}, and a task of {executor.name} has {executor.gpus:g} GPUs"
+    require(agree, "training.device", f"{where}; use auto, and say how many in executor.gpus")
     alike = "views without augmentations are all the same; use 1, or give "
     require(
         training.multiplicity == 1 or len(training.augmentations) > 0,

@@ -39,16 +39,16 @@ def together(spent: ledger.Snapshot, delta: float) -> float | None:
     return pld.epsilon(pld.composition(total), delta) if total else None
 
 
-def unfinished(fleet: Fleet, settings: Sequence[Setting]) -> set[str]:
-    """Keys of models in checkpoints, which go on with their very own noise. A checkpoint serves a
-    stack of the very same models only.
+def unfinished(fleet: Fleet, settings: Sequence[Setting]) -> list[tuple[Setting, Progress]]:
+    """Stacks in checkpoints, which go on with their very own noise. A checkpoint serves a stack of
+    the very same models only.
     """
-    artefacts: set[str] = set()
-    for setting in settings:
-        for block in trained.blocks(fleet, setting):
-            if progress := Progress.read(fleet.store, trained.checkpoint(fleet, setting, block)):
-                artefacts.update(progress.artefacts)
-    return artefacts
+    return [
+        (setting, progress)
+        for setting in settings
+        for block in trained.blocks(fleet, setting)
+        if (progress := Progress.read(fleet.store, trained.checkpoint(fleet, setting, block)))
+    ]
 
 
 def retrained(
@@ -58,7 +58,8 @@ def retrained(
     more, nor in a checkpoint: they would spend again.
     """
     charged = {account.artefact for account in spent.accounts.values()}
-    going_on = unfinished(fleet, settings)
+    stacks = unfinished(fleet, settings)
+    going_on = {artefact for _, progress in stacks for artefact in progress.artefacts}
     again_by_setting = []
     for setting in (setting for setting in settings if setting.mechanism.private):
         again = [

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 
 from dptrain.core import limits
 from dptrain.core.errors import FleetError, FolderError
-from dptrain.core.types import NoiseSource, Setting
+from dptrain.core.types import Setting
 from dptrain.fleet import models as trained_models
 from dptrain.fleet import spending
 from dptrain.fleet.fleet import Fleet
+from dptrain.fleet.stacks import secret_key
 from dptrain.pipeline.evaluation import SETTING_BYTES
 from dptrain.privacy import ledger
 from dptrain.privacy.statement import PrivacyStatement
@@ -131,19 +132,21 @@ def estimate(
 
 
 def _after(fleet: Fleet, settings: Sequence[Setting]) -> ledger.Snapshot:
-    """The ledger as it would stand after the sweep."""
-    to_come = {
-        trained_models.key(fleet, setting, index): planned_account(fleet, setting, index)
-        for setting in settings
-        if setting.mechanism.private
-        for index in trained_models.missing(fleet, setting)
-    }
-    # The very same noise again releases nothing new.
-    seeded = fleet.config.privacy.noise == NoiseSource.SEEDED
-    repeated = to_come.keys() & (to_come if seeded else spending.unfinished(fleet, settings))
-    before = ledger.read(fleet.ledger_folder).accounts
-    others = {name: each for name, each in before.items() if each.artefact not in repeated}
-    return ledger.Snapshot(others | to_come, "")
+    """The ledger as it would stand after the sweep: nothing that stands there is taken away."""
+    accounts = dict(ledger.read(fleet.ledger_folder).accounts)
+    private = [setting for setting in settings if setting.mechanism.private]
+    going_on: set[str] = set()
+    for setting, progress in spending.unfinished(fleet, private):
+        going_on.update(progress.artefacts)
+        for index, key in zip(progress.models, progress.keys, strict=True):
+            accounts[ledger.key_name(key)] = planned_account(fleet, setting, index)
+    for setting in private:
+        for index in trained_models.missing(fleet, setting):
+            if trained_models.key(fleet, setting, index) not in going_on:
+                # A seeded key may stand there already: its noise is the very same.
+                name = ledger.key_name(secret_key(fleet, setting, index))
+                accounts[name] = planned_account(fleet, setting, index)
+    return ledger.Snapshot(accounts, "")
 
 
 def planned_account(fleet: Fleet, setting: Setting, index: int) -> ledger.Account:

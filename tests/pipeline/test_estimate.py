@@ -64,3 +64,29 @@ def test_what_cannot_fit_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: there)
     with pytest.raises(ConfigError, match=r"^output: 12 models take about .* free"):
         of(tmp_path)
+
+
+def dies(*_):
+    raise SystemExit
+
+
+def test_nothing_that_was_charged_is_left_out(tmp_path, monkeypatch):
+    """A stack was trained twice under two keys, the first checkpoint lost, the second still there;
+    and half of the models are finished, whose noise the ledger holds to another last digit.
+    """
+    overrides = ["epsilons=[8]", "privacy.noise=os", "defence.dpsgd.clip=0.3"]
+    for lost in (True, False):
+        with monkeypatch.context() as patch:
+            patch.setattr("dptrain.fleet.models.parameter_file", dies)
+            with pytest.raises(SystemExit):
+                go(tmp_path, *overrides)
+        (checkpoint,) = (tmp_path / "store" / "checkpoint").iterdir()
+        if lost:
+            checkpoint.unlink()
+    twice = of(tmp_path, *overrides).epsilon
+    go(tmp_path, *overrides)
+    assert twice == pytest.approx(composed(tmp_path), rel=1e-9)
+    assert twice > 1.1 * of(tmp_path / "fresh", *overrides).epsilon
+    more = of(tmp_path, *overrides, "models_per_setting=8").epsilon
+    go(tmp_path, *overrides, "models_per_setting=8")
+    assert more == pytest.approx(composed(tmp_path), rel=1e-9)

@@ -42,6 +42,10 @@ class WorkerDied(RuntimeError):
     """A worker ended without a word: it was killed, perhaps for want of memory."""
 
 
+class NodeLost(WorkerDied):
+    """A worker on another machine was lost more often than `executor.retries` allows."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a worker computes: a torch device, and threads of a CPU."""

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import Any
 from dptrain.config.schema import ExecutorConfig
 from dptrain.core.errors import FleetError
 from dptrain.fleet.executors import remote
-from dptrain.fleet.executors.base import WorkerDied, exception_of, in_words
+from dptrain.fleet.executors.base import NodeLost, exception_of, in_words
 from dptrain.fleet.executors.remote import Chunk, News
 from dptrain.fleet.fleet import Fleet
 from dptrain.fleet.stacks import Assignment
@@ -100,7 +101,7 @@ class _Ray:
         self._ray, self._wanted = ray, fleet.config.executor
         self._fleet = ray.put(remote.shipped(fleet))
         self._names: dict[Any, str] = {}
-        self._slots, self._looked = 1, -ROOM_SECONDS
+        self._slots, self._looked, self._warned = 1, -ROOM_SECONDS, False
         options: dict[str, Any] = {
             "num_cpus": self._wanted.cpus,
             "num_gpus": self._wanted.gpus,
@@ -114,11 +115,26 @@ class _Ray:
         if self._wanted.at_once:
             return at_work < self._wanted.at_once
         if time.monotonic() - self._looked > ROOM_SECONDS:
-            there = self._ray.cluster_resources()
-            asked = {"CPU": self._wanted.cpus, "GPU": self._wanted.gpus}
-            fits = [int(there.get(kind, 0) / each) for kind, each in asked.items() if each]
-            self._slots, self._looked = max(1, min(fits)), time.monotonic()
+            self._slots, self._looked = self._room_of_nodes(), time.monotonic()
+            if not self._slots and not self._warned:
+                self._warned = True
+                print(
+                    "dptrain: no node of the cluster has what a task asks for (executor.cpus, gpus,"
+                    " memory_gib); waiting for one",
+                    file=sys.stderr,
+                )
+            self._slots = max(1, self._slots)  # for a cluster that grows when it is asked
         return at_work < self._slots
+
+    def _room_of_nodes(self) -> int:
+        """Tasks that all nodes hold at once."""
+        asked = {"CPU": self._wanted.cpus, "GPU": self._wanted.gpus}
+        asked["memory"] = (self._wanted.memory_gib or 0) * 2**30
+        return sum(
+            min(int(node["Resources"].get(kind, 0) / each) for kind, each in asked.items() if each)
+            for node in self._ray.nodes()
+            if node["Alive"]
+        )
 
     def submit(self, name: str, chunk: Chunk) -> None:
         self._names[self._task.remote(self._fleet, chunk)] = name
@@ -133,7 +149,7 @@ class _Ray:
             try:
                 progress, step_seconds, error = self._ray.get(task)
             except self._ray.exceptions.RayError as lost:
-                raise WorkerDied(f"a worker was lost again and again ({_short(lost)})") from None
+                raise NodeLost(f"a worker was lost again and again ({_short(lost)})") from None
             if error is not None:
                 raise exception_of(error)
             yield News(name, progress, step_seconds)

@@ -21,11 +21,11 @@ import numpy as np
 
 from dptrain.config.schema import ExecutorConfig
 from dptrain.core.errors import FleetError
-from dptrain.core.store import Store, to_json, write_atomic
+from dptrain.core.store import Store, to_json, to_npy, write_atomic
 from dptrain.data.splits import Dataset, Examples
 from dptrain.fleet.executors import remote
 from dptrain.fleet.executors.base import (
-    WorkerDied,
+    NodeLost,
     exception_of,
     exchange_folder,
     in_words,
@@ -132,12 +132,13 @@ def _without_arrays(fleet: Fleet, folder: Path) -> Fleet:
     fleet, dataset = replace(remote.shipped(fleet), store=Store(fleet.store.root)), fleet.dataset
     data = folder / DATA
     data.mkdir(exist_ok=True)
-    np.save(data / "membership.npy", fleet.membership, allow_pickle=False)
+    arrays = {"membership": fleet.membership}
     for name, part in dataset.parts.items():
-        np.save(data / f"{name}-inputs.npy", part.inputs, allow_pickle=False)
-        np.save(data / f"{name}-labels.npy", part.labels, allow_pickle=False)
-    for name, features in (fleet.features or {}).items():
-        np.save(data / f"{name}-features.npy", features, allow_pickle=False)
+        arrays |= {f"{name}-inputs": part.inputs, f"{name}-labels": part.labels}
+    arrays |= {f"{name}-features": part for name, part in (fleet.features or {}).items()}
+    for name, array in arrays.items():
+        # A job of an earlier driver may still read the file that stands there.
+        write_atomic(data / f"{name}.npy", to_npy(array))
     pool, population, test = (part.take(np.arange(0)) for part in dataset.parts.values())
     return replace(
         fleet,
@@ -197,14 +198,16 @@ class _Slurm:
         self._at_work[name] = self._queued[name] = replace(chunk, progress=b"")
 
     def news(self, seconds: float) -> Iterator[News]:
-        self._send()
+        if seconds:  # else the driver stops
+            self._send()
         time.sleep(min(seconds, max(0.0, self._looked + LOOK_SECONDS - time.monotonic())))
         if time.monotonic() < self._looked + LOOK_SECONDS and seconds:
             return
         self._looked = time.monotonic()
-        ended = [job for job in self._jobs if job.done()]
+        ended = [job for job in self._jobs if job.done()] if seconds else []
         for name in list(self._at_work):
             if (progress := self._progress(name)) is not None:
+                self._lost.pop(name, None)
                 if _reached(progress, self._at_work[name]):
                     del self._at_work[name]
                 yield News(name, progress)
@@ -228,21 +231,21 @@ class _Slurm:
 
     def _judge(self, job: Any, names: tuple[str, ...]) -> None:
         """Send what a job that has ended left undone once more. Raises what it raised, and
-        WorkerDied where it was lost too often.
+        NodeLost where it was lost too often.
         """
-        try:
-            words = job.result()
-        except self._submitit.core.utils.UncompletedJobError as error:
-            words, reason = None, (str(error).strip().splitlines() or [""])[0][:200]
-        else:
-            reason = "its files have not come"
+        words, reason = None, "it ended without a word"
+        if job.paths.result_pickle.exists():  # submitit waits a quarter of a minute for one
+            try:
+                words, reason = job.result(), "its files have not come"
+            except self._submitit.core.utils.UncompletedJobError as error:
+                reason = (str(error).strip().splitlines() or [""])[-1][:200]
         if words is not None:
             raise exception_of(words)
         for name in names:
             if name in self._at_work:
                 self._lost[name] = self._lost.get(name, 0) + 1
                 if self._lost[name] > self._wanted.retries:
-                    raise WorkerDied(f"Slurm's job {job.job_id} was lost again and again: {reason}")
+                    raise NodeLost(f"Slurm's job {job.job_id} was lost again and again: {reason}")
                 self._queued[name] = self._at_work[name]
 
     def _send(self) -> None:
@@ -262,10 +265,8 @@ class _Slurm:
                 reason = " ".join(str(error).split())[:200]
                 raise FleetError(f"Slurm refuses the jobs: {reason}", "executor.cluster") from None
             self._jobs |= dict(zip(jobs, array, strict=True))
-        if names:
-            self._queued.clear()
-            ids = [job.job_id for job in self._jobs]
-            write_atomic(self._folder / JOBS, to_json(ids))
+            write_atomic(self._folder / JOBS, to_json([job.job_id for job in self._jobs]))
+        self._queued.clear()
 
     def _cancel_orphans(self) -> None:
         """Cancel the jobs of a driver that was killed: what they have saved is taken over."""

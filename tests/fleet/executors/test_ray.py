@@ -46,6 +46,13 @@ def test_a_missing_cluster_is_one_line(tmp_path):
         sweep(compose.load("sweep", overrides), show_progress=False)
 
 
+@pytest.mark.parametrize("keys", [["device=cuda"], ["device=cpu", "executor.gpus=1"]])
+def test_device_and_gpus_of_a_task_agree(keys):
+    overrides = [*TINY, "executor=ray", f"training.{keys[0]}", *keys[1:]]
+    with pytest.raises(ConfigError, match=r"^training\.device: .* executor\.gpus"):
+        compose.load("sweep", overrides)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("lost", ["worker", "node", "driver", "interrupt"])
 def test_who_is_lost_changes_nothing(tmp_path, uninterrupted, lost):
