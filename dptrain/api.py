@@ -28,7 +28,7 @@ def sweep(*overrides: str, progress: bool = False, **keys: Any) -> Result:
     1000})`.
 
     Returns folder, rows, statements, trained, to_frame(). Raises ConfigError for a wrong
-    configuration, and executor.Interrupted, with all work saved, at Ctrl-C.
+    configuration, and Interrupted of fleet.executors.base, with all work saved, at Ctrl-C.
     """
     from dptrain.pipeline import run  # loads torch
 
@@ -41,7 +41,7 @@ def estimate(*overrides: str, **keys: Any) -> Estimate:
     """
     from dptrain.pipeline import run  # loads torch
 
-    return run.ahead(compose.load("sweep", overrides, keys))
+    return run.forecast(compose.load("sweep", overrides, keys))
 
 
 def attack(

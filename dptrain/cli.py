@@ -250,7 +250,7 @@ def _sweep(overrides: Sequence[str], options: Options) -> int:
         return _multirun(overrides, options)
     chosen = compose.load("sweep", overrides, folders=options.folders)
     if chosen.dry_run:
-        return _print_ahead([chosen])
+        return _print_forecast([chosen])
     allocator.keep_memory()
     result = _swept(chosen)
     return 130 if result is None else _print_sweep(result, options.statements)
@@ -265,7 +265,7 @@ def _multirun(overrides: Sequence[str], options: Options) -> int:
 
     configs = multirun.configurations(overrides, options.folders)
     if configs[0].dry_run:
-        return _print_ahead(configs)
+        return _print_forecast(configs)
     for config in configs:
         plan(config)
     allocator.keep_memory()
@@ -284,12 +284,12 @@ def _multirun(overrides: Sequence[str], options: Options) -> int:
     return 1 if alarms else 0
 
 
-def _print_ahead(configs: Sequence[Config]) -> int:
+def _print_forecast(configs: Sequence[Config]) -> int:
     from dptrain.pipeline import estimate
-    from dptrain.pipeline.run import ahead
+    from dptrain.pipeline.run import forecast
 
     for config in configs:
-        print(f"{config.folder}: {estimate.text(ahead(config))}")
+        print(f"{config.folder}: {estimate.text(forecast(config))}")
     return 0
 
 
@@ -418,9 +418,9 @@ def _store(overrides: Sequence[str], _options: Options) -> int:
     from dptrain.pipeline.inventory import inventory, text
 
     with named():
-        there = inventory(chosen)
-    print(there.json() if chosen.format == Format.JSON else text(there))
-    return 0 if there.whole else 1
+        contents = inventory(chosen)
+    print(contents.json() if chosen.format == Format.JSON else text(contents))
+    return 0 if contents.undamaged else 1
 
 
 def _list(arguments: Sequence[str], _options: Options) -> int:

@@ -164,7 +164,11 @@ class ExecutorConfig:
             require(not given or self.name == name, f"executor.{key}", fix)
         for needed in {"ray": ("address",), "slurm": ("cluster", "minutes")}.get(self.name, ()):
             given = getattr(self, needed) is not None
-            require(given, f"executor.{needed}", f"is needed; choose with executor={self.name}")
+            require(
+                given,
+                f"executor.{needed}",
+                f"the executor {self.name} needs it; take the defaults of executor={self.name}",
+            )
         for key, value in (("gpus", self.gpus), ("cpus", self.cpus)):
             fits = self.name != "slurm" or float(value).is_integer()
             require(fits, f"executor.{key}", f"must be whole for slurm, got {value:g}")

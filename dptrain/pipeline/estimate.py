@@ -38,8 +38,8 @@ class Estimate:
     """epsilon: of all models that the folder would then have been charged for, at once;
     step_seconds: of one model, as measured here, and seconds: of all training on this machine or on
     one worker of a cluster, None where nothing was measured; device: where that is, cpu or cuda;
-    memory and disk in bytes, with what is there; whole: whether a reader wants all of it, since the
-    run is long.
+    memory and disk in bytes, with what is there; detailed: whether a reader wants all of it, since
+    the run is long.
     """
 
     settings: tuple[SettingEstimate, ...]
@@ -54,7 +54,7 @@ class Estimate:
     memory_there: int
     disk: int
     disk_free: int
-    whole: bool
+    detailed: bool
 
     @property
     def models(self) -> int:
@@ -89,10 +89,10 @@ def estimate(
     fleet: Fleet,
     settings: Sequence[Setting],
     statements: Mapping[str, PrivacyStatement],
-    whole: bool = False,
+    detailed: bool = False,
 ) -> Estimate:
-    """Of what is missing of the settings of a sweep. whole: with the epsilon of all models, which
-    takes a second, also where the run is short.
+    """Of what is missing of the settings of a sweep. detailed: with the epsilon of all models,
+    which takes a second, also where the run is short.
     """
     config, dataset = fleet.config, fleet.dataset
     missing = {setting.name: trained_models.missing(fleet, setting) for setting in settings}
@@ -102,7 +102,7 @@ def estimate(
     logits = sum(len(part.labels) for part in dataset.parts.values()) * dataset.classes
     each = fleet.placement.step_seconds
     seconds = None if each is None else total * config.steps * each
-    whole = whole or (seconds or 0) > LONG_SECONDS
+    detailed = detailed or (seconds or 0) > LONG_SECONDS
     return Estimate(
         settings=tuple(
             SettingEstimate(
@@ -116,7 +116,9 @@ def estimate(
             )
             for setting in settings
         ),
-        epsilon=spending.together(_after(fleet, settings), config.privacy.delta) if whole else None,
+        epsilon=spending.together(_after(fleet, settings), config.privacy.delta)
+        if detailed
+        else None,
         delta=config.privacy.delta,
         placement=str(fleet.placement),
         executor=config.executor.name,
@@ -127,7 +129,7 @@ def estimate(
         memory_there=int(limits.SHARE * limits.memory()),
         disk=total * 4 * (parameters + 2 * logits),
         disk_free=shutil.disk_usage(config.folder).free,
-        whole=whole,
+        detailed=detailed,
     )
 
 
@@ -158,17 +160,17 @@ def planned_account(fleet: Fleet, setting: Setting, index: int) -> ledger.Accoun
     return ledger.Account(setting.name, fleet.split, index, steps)
 
 
-def text(ahead: Estimate) -> str:
+def text(expected: Estimate) -> str:
     """A sweep before it starts: a line, and the table where it is long."""
-    seconds = ahead.seconds
+    seconds = expected.seconds
     takes = [] if seconds is None else [f"about {_duration(seconds)}"]
-    takes.append(f"{ahead.disk / 2**20:,.0f} MiB on disk")
-    where = ahead.placement if ahead.executor == "local" else f"by {ahead.executor}"
-    lines = [f"{ahead.models} models to train, {where}; {', '.join(takes)}"]
-    return "\n".join([*lines, *_details(ahead)] if ahead.whole else lines)
+    takes.append(f"{expected.disk / 2**20:,.0f} MiB on disk")
+    where = expected.placement if expected.executor == "local" else f"by {expected.executor}"
+    lines = [f"{expected.models} models to train, {where}; {', '.join(takes)}"]
+    return "\n".join([*lines, *_details(expected)] if expected.detailed else lines)
 
 
-def _details(ahead: Estimate) -> list[str]:
+def _details(expected: Estimate) -> list[str]:
     """What each setting trains and spends, and what all takes."""
     head = ["setting", "models to train", "steps", "noise multiplier", "clip", "epsilon"]
     body = [
@@ -180,24 +182,26 @@ def _details(ahead: Estimate) -> list[str]:
             "-" if each.epsilon is None else f"{each.clip:g}",
             "no DP" if each.epsilon is None else rounded_up(each.epsilon, 2),
         ]
-        for each in ahead.settings
+        for each in expected.settings
     ]
     lines = ["", table(head, body), ""]
-    if ahead.epsilon is not None:
+    if expected.epsilon is not None:
         lines.append(
-            f"All models of this folder at once: epsilon {rounded_up(ahead.epsilon, 2)} at delta "
-            f"{ahead.delta:g}."
+            f"All models of this folder at once: epsilon {rounded_up(expected.epsilon, 2)} "
+            f"at delta {expected.delta:g}."
         )
-    if ahead.seconds is not None:
-        elsewhere = "here" if ahead.executor == "local" else "on one worker"
+    if expected.seconds is not None:
+        elsewhere = "here" if expected.executor == "local" else "on one worker"
         lines.append(
-            f"Training: about {_duration(ahead.seconds)} {elsewhere}, {ahead.step_seconds:.2g} s "
-            f"a step of one model on this machine's {ahead.device}; attacks and report come after."
+            f"Training: about {_duration(expected.seconds)} {elsewhere}, "
+            f"{expected.step_seconds:.2g} s a step of one model on this machine's "
+            f"{expected.device}; attacks and report come after."
         )
-    if ahead.gpu_hours is not None:
-        lines.append(f"GPU-hours: about {ahead.gpu_hours:,.2f}.")
+    if expected.gpu_hours is not None:
+        lines.append(f"GPU-hours: about {expected.gpu_hours:,.2f}.")
     memory, there, disk, free = (
-        each / 2**30 for each in (ahead.memory, ahead.memory_there, ahead.disk, ahead.disk_free)
+        each / 2**30
+        for each in (expected.memory, expected.memory_there, expected.disk, expected.disk_free)
     )
     lines.append(
         f"The attacks take {memory:,.2f} GiB of memory, and {there:,.1f} may be used; the models "

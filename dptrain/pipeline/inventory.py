@@ -47,7 +47,7 @@ class Inventory:
     pruned_size: int = 0
 
     @property
-    def whole(self) -> bool:
+    def undamaged(self) -> bool:
         """Whether nothing that was looked at is damaged."""
         return self.ledger is None and not any(stage.damaged for stage in self.stages)
 
@@ -145,7 +145,7 @@ def _look(run: str, store: Store, verify: bool) -> Inventory:
     )
 
 
-def text(there: Inventory) -> str:
+def text(contents: Inventory) -> str:
     """What lies in the store of a run."""
     body = [
         [
@@ -156,16 +156,19 @@ def text(there: Inventory) -> str:
             "-" if stage.unused_size is None else f"{stage.unused_size / 2**20:,.1f}",
             "-" if stage.damaged is None else f"{len(stage.damaged):,}",
         ]
-        for stage in there.stages
+        for stage in contents.stages
     ]
     lines = [table(["stage", "artefacts", "MiB", "unused", "MiB unused", "damaged"], body), ""]
     lines += [
-        f"damaged: {stage.name}/{key}" for stage in there.stages for key in stage.damaged or ()
+        f"damaged: {stage.name}/{key}" for stage in contents.stages for key in stage.damaged or ()
     ]
-    lines.append(f"Checkpoints of unfinished stacks: {there.checkpoints:,}.")
+    lines.append(f"Checkpoints of unfinished stacks: {contents.checkpoints:,}.")
     lines.append(
-        there.ledger or f"Ledger: {there.keys:,} secret keys, {there.steps:,} noisy steps charged."
+        contents.ledger
+        or f"Ledger: {contents.keys:,} secret keys, {contents.steps:,} noisy steps charged."
     )
-    if there.pruned:
-        lines.append(f"Deleted: {there.pruned:,} artefacts, {there.pruned_size / 2**20:,.1f} MiB.")
+    if contents.pruned:
+        lines.append(
+            f"Deleted: {contents.pruned:,} artefacts, {contents.pruned_size / 2**20:,.1f} MiB."
+        )
     return "\n".join(lines)

@@ -56,7 +56,7 @@ def sweep(config: Config, show_progress: bool = True) -> Result:
         return _sweep(plan(config), show_progress)
 
 
-def ahead(config: Config) -> Estimate:
+def forecast(config: Config) -> Estimate:
     """What a sweep would train, spend and take. It trains nothing; of what it measures, the width
     of stacks lies in the folder afterwards. Raises ConfigError, also where the sweep cannot fit.
     """
@@ -66,7 +66,7 @@ def ahead(config: Config) -> Estimate:
             store = Store(config.folder / "store")
             around = _circumstances(ready)
             statements = {setting.name: planned(setting, around) for setting in ready.settings}
-            result = estimate(load(ready, store), ready.settings, statements, whole=True)
+            result = estimate(load(ready, store), ready.settings, statements, detailed=True)
         result.require_fit(config.folder)
     return result
 

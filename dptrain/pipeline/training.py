@@ -46,10 +46,10 @@ def train(
     _warn_of_spending_again(ready, fleet)
     progress = Progress(total * steps, "step", show_progress)
     fleet.prepare()
-    ahead = estimate(fleet, ready.settings, statements)
-    ahead.require_fit(folder)
+    expected = estimate(fleet, ready.settings, statements)
+    expected.require_fit(folder)
     if show_progress:
-        progress.say(text(ahead))
+        progress.say(text(expected))
     live = tensorboard.Live(folder / "tensorboard")
     with progress, tensorboard.faults(), contextlib.closing(live), stop_requests() as stop:
 

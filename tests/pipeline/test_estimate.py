@@ -8,13 +8,13 @@ import pytest
 from dptrain import cli
 from dptrain.config import compose
 from dptrain.core.errors import ConfigError
-from dptrain.pipeline.run import ahead, sweep
+from dptrain.pipeline.run import forecast, sweep
 from tests.common import TINY
 from tests.helpers.sweep import go
 
 
 def of(folder, *more):
-    return ahead(compose.load("sweep", [*TINY, f"output={folder}", "dry_run=true", *more]))
+    return forecast(compose.load("sweep", [*TINY, f"output={folder}", "dry_run=true", *more]))
 
 
 def composed(folder):

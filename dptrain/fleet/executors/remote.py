@@ -69,10 +69,12 @@ class Cluster(Protocol):
     """What the driver needs of an engine of other machines."""
 
     whole: bool
-    """Whether a chunk is all that is left of a stack: where each would wait in a queue."""
+    """Whether a chunk holds all the steps that are left of its stack. It does where every chunk
+    waits in a queue.
+    """
 
     def room(self, at_work: int) -> bool:
-        """Whether to send a chunk more when so many are at work."""
+        """Whether another chunk may be sent when so many stacks are at work."""
 
     def submit(self, name: str, chunk: Chunk) -> None:
         """Send a chunk of the stack `name`."""
@@ -115,7 +117,7 @@ def work(fleet: Fleet, chunk: Chunk, save: Callable[[Progress], None] | None = N
         )
     allocator.keep_memory()
     torch.set_num_threads(chunk.place.threads)
-    # What lies in shared memory is read-only, and nothing writes to it.
+    # Arrays in shared memory are read-only. That is no danger: nothing here writes to them.
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     progress, saved = Progress.of(chunk.progress), time.monotonic()
 
@@ -126,7 +128,10 @@ def work(fleet: Fleet, chunk: Chunk, save: Callable[[Progress], None] | None = N
 
     def after(_point: Point | None) -> None:
         nonlocal saved
-        if save and time.monotonic() - saved > fleet.config.training.checkpoint_seconds:
+        # The last progress is the answer, which says what ran too.
+        if not save or progress.state.step == chunk.until:
+            return
+        if time.monotonic() - saved > fleet.config.training.checkpoint_seconds:
             save(progress)
             saved = time.monotonic()
 
