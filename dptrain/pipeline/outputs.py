@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 METRICS = "metrics.json"
-USED = "store/used.json"
+USED = "artefacts.json"
 """Stage and key of every artefact that the sweep read or wrote."""
 OUTPUTS = (
     "report.html",

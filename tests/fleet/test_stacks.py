@@ -16,7 +16,7 @@ from dptrain.pipeline.plan import plan
 from dptrain.pipeline.run import load as load_fleet
 from dptrain.training.noise import GaussianNoise
 from tests.common import TINY
-from tests.helpers.sweep import close, command, go, ledgers, parameters, trajectories
+from tests.helpers.sweep import close, command, go, ledgers, parameters, saved_since, trajectories
 
 
 def dies(*_):
@@ -69,15 +69,13 @@ def test_a_damaged_model_beside_a_checkpoint_is_made_again(tmp_path, monkeypatch
 @pytest.mark.long
 def test_resume_equals_uninterrupted_bit_for_bit(tmp_path, uninterrupted):
     """Killed, interrupted and terminated in turn, at ever later points, until it finishes."""
-    interruptions, wait, checkpoint = [], 0.3, (tmp_path / "store" / "checkpoint")
+    interruptions, wait = [], 0.3
     for number in itertools.cycle([signal.SIGKILL, signal.SIGINT, signal.SIGTERM]):
         start = time.time()
         process = subprocess.Popen(
             command(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        while process.poll() is None and not (
-            checkpoint.exists() and checkpoint.stat().st_mtime > start
-        ):
+        while process.poll() is None and not saved_since(tmp_path, start):
             time.sleep(0.005)
         time.sleep(wait)
         wait *= 3

@@ -1,5 +1,6 @@
 """The sweep of TINY: run, killed and read."""
 
+import contextlib
 import sys
 
 import numpy as np
@@ -60,3 +61,15 @@ def close(folder, whole):
 
 
 NO_MODEL = [override for override in TINY if not override.startswith("model.")]
+
+
+def saved_since(folder, start):
+    """Whether a stack under work was saved after a time: what a run does at its start, such as
+    deleting what a killed one left, does not count.
+    """
+    with contextlib.suppress(FileNotFoundError):  # it was finished in between
+        return any(
+            path.stat().st_mtime > start
+            for path in (folder / "store" / "checkpoint").glob("[!.]*.bin")
+        )
+    return False

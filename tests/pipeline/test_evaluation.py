@@ -44,5 +44,5 @@ def test_settings_that_share_the_processors_give_the_same_numbers(tmp_path, monk
     shared = go(tmp_path / "shared", *overrides)
     assert places == [1, 2]
     assert shared.rows == alone.rows
-    used = [(tmp_path / name / "store" / "used.json").read_text() for name in ("alone", "shared")]
+    used = [(tmp_path / name / "artefacts.json").read_text() for name in ("alone", "shared")]
     assert used[0] == used[1]

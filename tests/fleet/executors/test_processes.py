@@ -16,7 +16,7 @@ from dptrain.fleet.executors.base import Interrupted
 from dptrain.fleet.executors.processes import run
 from tests.common import ROOT
 from tests.helpers.jobs import HERE, TWO, squares
-from tests.helpers.sweep import close, command
+from tests.helpers.sweep import close, command, saved_since
 
 
 def go(jobs, places, stop=lambda: False):
@@ -101,11 +101,7 @@ def test_workers_that_are_killed_and_stopped_give_the_same_models(tmp_path, unin
             text=True,
             start_new_session=True,
         )
-        while (
-            number
-            and process.poll() is None
-            and not (checkpoint.exists() and checkpoint.stat().st_mtime > start)
-        ):
+        while number and process.poll() is None and not saved_since(tmp_path, start):
             time.sleep(0.005)
         if number == signal.SIGKILL:
             process.kill()
