@@ -92,7 +92,9 @@ def apply(mutant: Mutant, folder: Path) -> None:
 
 
 def run(tests: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests.split()]
+    # The long tests too, which pytest leaves out by default.
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
+    command = [sys.executable, "-m", "pytest", *options, *tests.split()]
     environment = {
         **os.environ,
         "PYTHONPATH": str(folder),
