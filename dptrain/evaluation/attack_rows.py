@@ -14,6 +14,7 @@ from dptrain.attacks.scores import Scores
 from dptrain.core.errors import Refusal
 from dptrain.core.types import Interval
 from dptrain.evaluation import epsilon_bounds, intervals, metrics, one_run
+from dptrain.evaluation.rankings import Ranking, Rankings
 from dptrain.evaluation.rows import (
     AUC,
     BLIND,
@@ -101,15 +102,15 @@ class _Sheet:
     note: str
     rows: list[Row] = field(default_factory=list)
 
-    @cached_property
-    def _ranked(self) -> list[metrics.Ranking]:
+    @property
+    def _ranked(self) -> Rankings:
         """Each target's examples."""
-        return metrics.rankings(self.examples.scores, self.examples.member)
+        return self.examples.ranked
 
     @cached_property
-    def _everyone(self) -> metrics.Ranking:
+    def _everyone(self) -> Ranking:
         """All targets' examples together."""
-        return metrics.Ranking(self.examples.scores.ravel(), self.examples.member.ravel())
+        return Ranking.of(self.examples.scores.ravel(), self.examples.member.ravel())
 
     @property
     def counts(self) -> tuple[int, int, int]:
@@ -217,30 +218,25 @@ class _Sheet:
         most 2a (Markov), whatever they have to do with each other: the lower median at 1 - a/2 each
         is a bound at 1 - a.
         """
-        subject, one_target = self.subject, len(self.examples.scores) == 1
-
-        def median(confidence: float) -> epsilon_bounds.Bound:
-            each = confidence if one_target else 1 - (1 - confidence) / 2
-            bounds = [
-                _one_bound(scores, member, subject.delta, method, each)
-                for scores, member in zip(self.examples.scores, self.examples.member, strict=True)
-            ]
-            bounds.sort(key=lambda bound: bound.epsilon)
-            return bounds[(len(bounds) - 1) // 2]
-
-        bound = median(intervals.CONFIDENCE)
+        subject, targets = self.subject, len(self.examples.scores)
+        each = intervals.CONFIDENCE if targets == 1 else 1 - (1 - intervals.CONFIDENCE) / 2
+        bounds = [
+            _one_bound(scores, member, subject.delta, method, each)
+            for scores, member in zip(self.examples.scores, self.examples.member, strict=True)
+        ]
+        bounds.sort(key=lambda bound: bound.epsilon)
+        bound = bounds[(targets - 1) // 2]
         of_one_run = method in one_run.METHODS
         contradicted = (
             subject.proved is not None
             and not bound.assumes
             and of_one_run
-            and median(1 - BOUND_ALARM).epsilon > subject.proved
+            and one_run.contradicts(bounds, subject.proved, BOUND_ALARM)
         )
-        targets = self.counts[0]
         parts = [
             f"lower bound at {intervals.CONFIDENCE:.0%} confidence, delta {subject.delta:g}, "
             f"{bound.n_in:,} in and {bound.n_out:,} out a target",
-            "" if one_target else f"lower median of {targets} targets",
+            "" if targets == 1 else f"lower median of {targets} targets",
             f"a perfect attack would show {bound.ceiling:.2f}",
             f"assumes {bound.assumes}" if bound.assumes else "",
             "for independent fair coins"
@@ -308,8 +304,7 @@ def blind_row(matrix: Float[np.ndarray, "K N"], membership: Bool[np.ndarray, "K 
     """AUC of the blind baseline [K, N] over the K independent splits; the same for every setting,
     since they share the splits.
     """
-    ranked = metrics.rankings(matrix, membership)
-    at = intervals.fleet_interval(metrics.aucs(ranked), membership, (0, 1))
+    at = intervals.fleet_interval(metrics.aucs(Rankings(matrix, membership)), membership, (0, 1))
     leaks = at(1 - 2 * ALARM).low > 0.5
     note = "inputs and labels only: .5 is a sound split"
     everyone = Subject("all", "", None, 0.0)

@@ -26,7 +26,8 @@ from dptrain.privacy import gaussian
 class Bound:
     """epsilon is at least `epsilon` at `delta`, with `confidence`. n_in and n_out are the trials
     that say so; `ceiling` is what a perfect attack would have come to; `assumes` names what must
-    hold beyond the trials, and is empty for a bound that holds for every mechanism.
+    hold beyond the trials, and is empty for a bound that holds for every mechanism. guessed: of one
+    run, the coins, how many of them were guessed, and how many rightly.
     """
 
     epsilon: float
@@ -37,6 +38,7 @@ class Bound:
     ceiling: float
     method: str
     assumes: str = ""
+    guessed: tuple[int, int, int] | None = None
 
 
 Limit = Callable[[np.ndarray, np.ndarray, float], np.ndarray]

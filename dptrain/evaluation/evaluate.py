@@ -60,7 +60,10 @@ def evaluate(  # noqa: PLR0913  # four of them have defaults, by keyword only
     """
     result = Evaluation()
     ids = np.arange(len(scores.labels)) if ids is None else ids
-    member, matrices = scores.membership[scores.attacked], {}
+    member = scores.membership[scores.attacked]
+    vulnerable: dict[str, list[vulnerability.Record]] = {}
+    stability: dict[str, float | None] = {}
+    hits: dict[str, np.ndarray] = {}
     for name, options in attacks.items():
         on_attack(name)
         try:
@@ -72,18 +75,15 @@ def evaluate(  # noqa: PLR0913  # four of them have defaults, by keyword only
         result.rows.extend(attack_rows(subject, name, attacked, scores, audits, note))
         if canaries is not None and canaries.any():
             result.rows.extend(attack_rows(subject, name, attacked, scores, audits, note, canaries))
-        matrices[name] = attacked.matrix[scores.attacked]
-        result.curves[name] = metrics.roc(matrices[name].ravel(), member.ravel())
+        matrix = attacked.matrix[scores.attacked]
+        result.curves[name] = metrics.roc(matrix, member)
+        vulnerable[name] = vulnerability.vulnerable(matrix, member, scores.labels, ids)
+        stability[name] = _stability(scores, name, options, run, matrix)
+        hits[name] = vulnerability.called_members(matrix, member) & member
     result.exposed.update(
-        vulnerable={
-            name: vulnerability.vulnerable(matrix, member, scores.labels, ids)
-            for name, matrix in matrices.items()
-        },
-        stability={
-            name: _stability(scores, name, attacks[name], run, matrix)
-            for name, matrix in matrices.items()
-        },
-        agreement=vulnerability.agreement(matrices, member, ids),
+        vulnerable=vulnerable,
+        stability=stability,
+        agreement=vulnerability.agreement(hits, ids),
     )
     return result
 

@@ -9,8 +9,7 @@ resample behind its interval.
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,11 +17,9 @@ from jaxtyping import Bool, Float, Int, Num
 from scipy.stats import rankdata
 
 from dptrain.core.errors import Refusal
+from dptrain.evaluation.rankings import Ranking, Rankings
 
 NON_MEMBERS_PER_FPR = 10
-
-FIRST_RANKS = 1 << 12
-"""Ranks that are looked at first for a low false positive rate, which lies at the top."""
 
 
 @dataclass(frozen=True)
@@ -57,89 +54,40 @@ def undominated(points: Sequence[tuple[float, float]]) -> list[int]:
     return best
 
 
-class Ranking:
-    """Scores [N] with their membership, sorted once."""
-
-    def __init__(self, scores: Num[np.ndarray, " N"], member: Bool[np.ndarray, " N"]):
-        self._order = np.argsort(-scores)
-        ranked = scores[self._order]
-        # Of each group of equal scores.
-        self._last = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)
-        self._values = ranked[self._last]
-        self._hits = member[self._order]
-
-    def counts(self) -> tuple[np.ndarray, np.ndarray]:
-        """False and true positives at every distinct threshold, falling from the highest, after a
-        leading 0.
-        """
-        tp = np.cumsum(self._hits)[self._last]
-        return np.append(0, self._last + 1 - tp), np.append(0, tp)
-
-    def best(self) -> float:
-        """The threshold with the largest TPR - FPR, the highest of equals; infinity where none is
-        better than no guess.
-        """
-        fp, tp = self.counts()
-        gain = tp * fp[-1] - fp * tp[-1]
-        at = int(gain.argmax())
-        return float(self._values[at - 1]) if gain[at] > 0 else math.inf
-
-    def auc(self, weights: Float[np.ndarray, "R N"]) -> np.ndarray:
-        """P(member's score > non-member's) + P(equal) / 2 (Mann and Whitney 1947), [R]: the area
-        under straight lines between thresholds.
-        """
-        ranked = weights[:, self._order]
-        inside = np.where(self._hits, ranked, 0)
-        tp, fp = (np.cumsum(side, axis=1)[:, self._last] for side in (inside, ranked - inside))
-        pairs = fp[:, -1] * tp[:, -1]  # 0 in a resample that lost all of one side
-        doubled = 2 * tp - np.diff(tp, prepend=0)
-        area = np.einsum("rn,rn->r", np.diff(fp, prepend=0), doubled) / 2
-        return np.where(pairs > 0, area / np.where(pairs > 0, pairs, 1), np.nan)
-
-    def top(self) -> float:
-        """Share of the non-members that the highest score is given to: a lower false positive rate
-        has no threshold but none at all.
-        """
-        fp, _ = self.counts()
-        return float(fp[1] / max(fp[-1], 1))
-
-    def tpr(
-        self,
-        fpr: float,
-        weigh: Callable[[np.ndarray], np.ndarray],
-        n_in: float,
-        n_out: float,
-    ) -> float:
-        """The largest true positive rate of a threshold whose false positive rate is at most `fpr`;
-        nothing is interpolated.
-
-        weigh: places [n] -> their weights [n]; n_in, n_out: the weights of all members, and of all
-        others.
-        """
-        allowed, length = fpr * n_out * (1 + 1e-12), FIRST_RANKS
-        while True:
-            ranked, hits = weigh(self._order[:length]), self._hits[:length]
-            inside = np.where(hits, ranked, 0)
-            fp = np.cumsum(ranked - inside)
-            if length >= len(self._order) or fp[-1] > allowed:
-                break
-            length *= 4
-        # A group of equal scores that the cut goes through has passed the rate already.
-        last = self._last[: np.searchsorted(self._last, len(fp))]
-        at = last[: np.searchsorted(fp[last], allowed, side="right")]
-        if not n_in:
-            return np.nan
-        return float(inside[: at[-1] + 1].sum() / n_in) if len(at) else 0.0
+ROC_POINTS, ROC_SORTED = 1 << 12, 1 << 22
+"""Points that are left of a ROC, of false positive rates evenly spaced on a logarithmic axis; and
+scores up to which every one of them is tried as its threshold.
+"""
 
 
 def roc(
-    scores: Num[np.ndarray, " N"], member: Bool[np.ndarray, " N"]
+    scores: Num[np.ndarray, " *shape"], member: Bool[np.ndarray, " *shape"]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """False and true positive rates at every distinct threshold, falling from the highest, starting
-    at (0, 0).
+    """False and true positive rates, falling from the highest threshold and starting at (0, 0): at
+    every distinct score, or where those are more than ROC_POINTS, at the last up to each of so many
+    rates.
     """
-    fp, tp = Ranking(scores, member).counts()
-    return fp / max(fp[-1], 1), tp / max(tp[-1], 1)
+    if scores.size <= ROC_SORTED:
+        fp, tp = Ranking.of(scores.ravel(), member.ravel()).counts()
+    else:
+        outside = np.sort(scores[~member])
+        thresholds = np.unique(outside[-_spread(len(outside))])[::-1]
+        fp, tp = (
+            np.append(0, len(side) - np.searchsorted(side, thresholds))
+            for side in (outside, np.sort(scores[member]))
+        )
+    n_out = int((~member).sum())
+    fpr, tpr = fp / max(n_out, 1), tp / max(int(member.sum()), 1)
+    if len(fpr) > ROC_POINTS:
+        rates = np.append(0, _spread(n_out) / n_out)
+        shown = np.unique(np.searchsorted(fpr, rates, side="right") - 1)
+        fpr, tpr = fpr[shown], tpr[shown]
+    return fpr, tpr
+
+
+def _spread(count: int) -> np.ndarray:
+    """Whole numbers from 1 to `count`, evenly spaced on a logarithmic axis."""
+    return np.unique(np.geomspace(1, max(count, 1), ROC_POINTS - 1).round().astype(int))
 
 
 def auc(scores: Num[np.ndarray, "N ..."], member: Bool[np.ndarray, "N ..."]) -> np.ndarray:
@@ -152,33 +100,31 @@ def auc(scores: Num[np.ndarray, "N ..."], member: Bool[np.ndarray, "N ..."]) -> 
     return np.where(pairs > 0, wins / np.maximum(pairs, 1), np.nan)
 
 
-def rankings(scores: Num[np.ndarray, "T N"], membership: Bool[np.ndarray, "T N"]) -> list[Ranking]:
-    """One a target; scores and membership [T, N]."""
-    return [Ranking(*pair) for pair in zip(scores, membership, strict=True)]
+def aucs(ranked: Rankings) -> PerTarget:
+    def of(weights: Float[np.ndarray, "R N"]) -> np.ndarray:
+        if ((weights == 0) | (weights == 1)).all():  # of a part of the examples
+            chosen = weights > 0
+            return np.stack([each.auc_of(chosen) for each in ranked], axis=1)
+        return np.stack([each.auc(weights) for each in ranked], axis=1)
+
+    return PerTarget(of)
 
 
-def aucs(ranked: Sequence[Ranking]) -> PerTarget:
-    return PerTarget(lambda weights: np.stack([each.auc(weights) for each in ranked], axis=1))
-
-
-def tprs_at_fpr(
-    ranked: Sequence[Ranking], membership: Bool[np.ndarray, "T N"], fpr: float
-) -> PerTarget:
+def tprs_at_fpr(ranked: Rankings, membership: Bool[np.ndarray, "T N"], fpr: float) -> PerTarget:
     """The largest TPR at an FPR, each target at a threshold of its own. Whether the non-members
     resolve that rate is for the caller to ask: require_non_members.
     """
 
     def of(weights: Float[np.ndarray, "R N"]) -> np.ndarray:
         n_in, n_out = counts(membership, weights), counts(~membership, weights)
-        return np.array(
+        of_targets = [
             [
-                [
-                    target.tpr(fpr, row.__getitem__, n_in[r, t], n_out[r, t])
-                    for t, target in enumerate(ranked)
-                ]
+                target.tpr(fpr, row.__getitem__, n_in[r, t], n_out[r, t])
                 for r, row in enumerate(weights)
             ]
-        )
+            for t, target in enumerate(ranked)
+        ]
+        return np.array(of_targets).T
 
     return PerTarget(of)
 
@@ -262,45 +208,37 @@ def ppv(
 
 THRESHOLDS = 2**14
 """Candidates for a threshold: all distinct scores, or this many quantiles of them."""
+SAMPLED = 2**18
+"""Scores of all models together of which those quantiles are at most, evenly spaced by rank in each
+model.
+"""
 
 
-def best_thresholds(
-    scores: Num[np.ndarray, "M N"],
-    membership: Bool[np.ndarray, "M N"],
-    chosen: Bool[np.ndarray, "T M"],
-) -> np.ndarray:
+def best_thresholds(ranked: Rankings, chosen: Bool[np.ndarray, "T M"]) -> np.ndarray:
     """For each row of `chosen`, bool [T, M], the threshold with the largest TPR - FPR over the
-    scores [M, N] of those models together.
+    scores of those of the M ranked models together.
 
     The highest of equals; infinity where none is better than no guess. An attack that itself uses
     shadows scored those shadows with the target among theirs, so such a threshold, one number from
     all of their examples, is not wholly blind to the target's memberships; the score of each
     example is.
     """
-    grid = np.unique(scores)
+    stride = -(-sum(len(each.values) for each in ranked) // SAMPLED)
+    grid = np.unique(np.concatenate([each.values[::stride] for each in ranked]))
     if len(grid) > THRESHOLDS:
         grid = np.unique(np.quantile(grid, np.linspace(0, 1, THRESHOLDS), method="nearest"))
-    members, others = [], []  # of each model that reach each candidate
-    for row, member in zip(scores, membership, strict=True):
-        order = np.argsort(row)
-        below = np.searchsorted(row[order], grid)
-        hits = np.append(0, np.cumsum(member[order]))
-        members.append(hits[-1] - hits[below])
-        others.append(len(row) - below - members[-1])
+    reached = [each.reach(np.append(-np.inf, grid)) for each in ranked]
     used = chosen.astype(float)
-    tp, fp = used @ np.stack(members), used @ np.stack(others)
-    n_in, n_out = (used @ side.sum(axis=1) for side in (membership, ~membership))
+    fp, tp = (used @ np.stack(side) for side in zip(*reached, strict=True))
     # Whole numbers, so that equals are equal; the highest candidate first.
-    gain = (tp * n_out[:, None] - fp * n_in[:, None])[:, ::-1]
+    gain = (tp * fp[:, :1] - fp * tp[:, :1])[:, :0:-1]
     best = gain.argmax(axis=1)
     return np.where(gain.max(axis=1) > 0, grid[::-1][best], np.inf)
 
 
-def oracle_thresholds(
-    scores: Num[np.ndarray, "T N"], membership: Bool[np.ndarray, "T N"]
-) -> np.ndarray:
+def oracle_thresholds(ranked: Rankings) -> np.ndarray:
     """The same for each target over its own scores, which no attacker can do; [T]."""
-    return np.array([ranking.best() for ranking in rankings(scores, membership)])
+    return np.array([ranking.best() for ranking in ranked])
 
 
 def quantile_thresholds(scores: Num[np.ndarray, "T P"], fpr: float) -> np.ndarray:
@@ -316,7 +254,7 @@ def quantile_thresholds(scores: Num[np.ndarray, "T P"], fpr: float) -> np.ndarra
     return np.array(thresholds)
 
 
-def require_resolution(ranked: Sequence[Ranking], fpr: float) -> None:
+def require_resolution(ranked: Iterable[Ranking], fpr: float) -> None:
     """Raise Refusal where some target's highest score is that of more non-members than the FPR
     allows: a TPR of 0 would be a matter of ties.
     """

@@ -5,6 +5,8 @@ coins.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -65,6 +67,7 @@ def _binomial_tail(k: Int[np.ndarray, " i"] | int, n: int, q: float) -> np.ndarr
     return np.where(np.asarray(k) < 1, 1.0, special.betainc(inside, n + 1 - inside, q))
 
 
+@lru_cache(maxsize=4096)
 def one_run(
     m: int,
     guesses: int,
@@ -117,13 +120,22 @@ def one_run_fdp(
     return gaussian.epsilon_of(mu, delta) if mu > start else least
 
 
+@lru_cache(maxsize=4096)
+def _p_of_fair_coins(members: int, coins: int) -> float:
+    """P-value of "fair coins chose so many members", which many attacks on a target ask for."""
+    return float(stats.binomtest(members, coins).pvalue)
+
+
 SHARES = tuple(2 ** (half / 2) for half in range(2, 25))
 """One coin in so many is guessed."""
 QUARTER = 4
 """One coin in so many is looked at to choose how many of the others are guessed."""
 
 
-METHODS = {"one_run": (one_run, ""), "one_run_fdp": (one_run_fdp, "a Gaussian trade-off curve")}
+METHODS: dict[str, tuple[Callable[..., float], str]] = {
+    "one_run": (one_run, ""),
+    "one_run_fdp": (one_run_fdp, "a Gaussian trade-off curve"),
+}
 
 
 def from_one_run(
@@ -142,7 +154,7 @@ def from_one_run(
     each other in any way, but not on the coins other than through the model. Raises Refusal where
     the number of members could not have come from fair coins.
     """
-    if stats.binomtest(int(member.sum()), len(member)).pvalue < COINS:
+    if _p_of_fair_coins(int(member.sum()), len(member)) < COINS:
         raise Refusal(
             f"fair coins did not choose {member.sum():,} members of {len(member):,} "
             "examples: no bound from one run"
@@ -156,24 +168,17 @@ def from_one_run(
         result: np.ndarray = member[part[np.argsort(-scores[part], kind="stable")]]
         return result
 
-    few, rest = ranked(looked), ranked(tried)
+    few, rest = _Coins(ranked(looked)), _Coins(ranked(tried))
     best, chosen, times = 0.0, (SHARES[0], 2), QUARTER - 1
-    for share in SHARES:
-        for ends in (2, 1):
-            guesses, right = _guessed(few, share, ends)
-            if (
-                guesses
-                and (
-                    epsilon := bound(
-                        times * len(few), times * guesses, times * right, delta, confidence, best
-                    )
-                )
-                > best
-            ):
-                best, chosen = epsilon, (share, ends)
-    guesses, right = _guessed(rest, *chosen)
-    m = len(rest)
-    epsilon, ceiling = (bound(m, guesses, hits, delta, confidence) for hits in (right, guesses))
+    for share, ends in few.most_promising(confidence):
+        guesses, right = (times * count for count in few.guessed(share, ends))
+        epsilon = bound(times * few.count, guesses, right, delta, confidence, best)
+        if epsilon > best:
+            best, chosen = epsilon, (share, ends)
+    guesses, right = rest.guessed(*chosen)
+    epsilon, ceiling = (
+        bound(rest.count, guesses, hits, delta, confidence) for hits in (right, guesses)
+    )
     return Bound(
         epsilon,
         delta,
@@ -183,13 +188,43 @@ def from_one_run(
         ceiling,
         method,
         assumes,
+        (rest.count, guesses, right),
     )
 
 
-def _guessed(ranked: Bool[np.ndarray, " n"], share: float, ends: int) -> tuple[int, int]:
-    """How many of some coins, highest score first, are guessed, and how many of these rightly;
-    ends: 1 the top only, 2 the bottom too.
+def contradicts(bounds: Sequence[Bound], epsilon: float, alarm: float) -> bool:
+    """Whether the lower median of bounds by `one_run` refutes (epsilon, delta)-DP at `alarm`, by
+    the p-values of their guesses: of many, each has half of the alarm.
     """
-    guesses = round(len(ranked) / share)
-    low = guesses // 2 if ends == 2 else 0
-    return guesses, int(ranked[: guesses - low].sum()) + int((~ranked[len(ranked) - low :]).sum())
+    p = sorted(
+        one_run_p_value(*bound.guessed, epsilon, bound.delta) for bound in bounds if bound.guessed
+    )
+    return p[len(p) // 2] < (alarm if len(p) == 1 else alarm / 2)
+
+
+class _Coins:
+    """Fair coins, bool [n], that of the highest score first."""
+
+    def __init__(self, ranked: Bool[np.ndarray, " n"]):
+        self.count = len(ranked)
+        self._inside = np.append(0, np.cumsum(ranked))
+
+    def guessed(self, share: float, ends: int) -> tuple[int, int]:
+        """How many are guessed, and how many of these rightly; ends: 1 the top only, 2 the bottom
+        too.
+        """
+        guesses = round(self.count / share)
+        low = guesses // 2 if ends == 2 else 0
+        inside = self._inside[guesses - low]
+        outside = low - (self._inside[-1] - self._inside[self.count - low])
+        return guesses, int(inside + outside)
+
+    def most_promising(self, confidence: float) -> list[tuple[float, int]]:
+        """Shares and ends by which some coin is guessed, by falling epsilon that their guesses
+        refute at delta 0: that one of them does not beat the best so far is seen at once.
+        """
+        choices = [(share, ends) for share in SHARES for ends in (2, 1)]
+        guesses, right = np.array([self.guessed(*choice) for choice in choices]).T
+        refuted = special.betaincinv(np.maximum(right, 0.5), guesses - right + 1, 1 - confidence)
+        order = np.argsort(-np.where(right > 0, refuted, 0.0), kind="stable")
+        return [choices[place] for place in order if guesses[place] > 0]

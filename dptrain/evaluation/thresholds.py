@@ -15,6 +15,7 @@ from dptrain.attacks.lira import choose_variance
 from dptrain.attacks.scores import Scores
 from dptrain.core.errors import Refusal
 from dptrain.evaluation import metrics
+from dptrain.evaluation.rankings import Rankings
 from dptrain.evaluation.rows import Threshold
 
 POPULATION_FPR = 0.1
@@ -87,31 +88,32 @@ class ScoredExamples:
     def __init__(
         self, scores: Scores, attacked: AttackScores, columns: Bool[np.ndarray, " N"] | None
     ):
-        columns = np.ones(len(scores.labels), dtype=bool) if columns is None else columns
         targets = scores.attacked
+        self.labels = scores.labels
+        matrix, membership = attacked.matrix, scores.membership
+        if columns is not None:
+            matrix, membership = matrix[:, columns], membership[:, columns]
+            self.labels = self.labels[columns]
+        everyone = np.array_equal(targets, np.arange(len(matrix)))
+        self.scores, self.member = (
+            table if everyone else table[targets] for table in (matrix, membership)
+        )
         self._from_shadows: dict[bool, np.ndarray] = {}
-        self.scores = attacked.matrix[np.ix_(targets, columns)]
-        self.member = scores.membership[np.ix_(targets, columns)]
-        self.labels = scores.labels[columns]
-        self._known: np.ndarray | None
+        self._by_class: dict[tuple[int, int], Rankings] = {}
         self._population, self._population_labels = (
             attacked.population,
             None if scores.population is None else scores.population.labels,
         )
+        self._known: Rankings | None
         if scores.separate is None:
-            self._known, self._known_member, self._known_labels = (
-                attacked.matrix[:, columns],
-                scores.membership[:, columns],
-                self.labels,
-            )
+            self._known, self._known_labels = Rankings(matrix, membership), self.labels
             self._chosen = np.stack([scores.shadows(target) for target in targets.tolist()])
-        else:
-            self._known, self._known_member, self._known_labels = (
-                attacked.known,
-                scores.separate.membership,
-                scores.separate.labels,
-            )
-            self._chosen = np.ones((len(targets), scores.separate.models), dtype=bool)
+            self.ranked = self._known if everyone else self._known.of(targets)
+            return
+        known, self._known_labels = attacked.known, scores.separate.labels
+        self._known = None if known is None else Rankings(known, scores.separate.membership)
+        self._chosen = np.ones((len(targets), scores.separate.models), dtype=bool)
+        self.ranked = Rankings(self.scores, self.member)
 
     def guesses(self) -> Iterator[tuple[Threshold, bool, Callable[[], np.ndarray]]]:
         """What a threshold is chosen on, whether for each class, and the guesses it makes, bool [T,
@@ -136,43 +138,59 @@ class ScoredExamples:
                 "a threshold from shadows needs shadow models that this attack can "
                 "score: models_per_setting of at least 4"
             )
-        known, member = self._known, self._known_member
+        known = self._known
         return self._apply(
-            lambda rows: metrics.best_thresholds(known[:, rows], member[:, rows], self._chosen),
+            lambda label: metrics.best_thresholds(
+                self._of_class(known, self._known_labels, label), self._chosen
+            ),
             self._known_labels,
             per_class,
         )
 
     def _oracle(self, per_class: bool) -> np.ndarray:
         return self._apply(
-            lambda rows: metrics.oracle_thresholds(self.scores[:, rows], self.member[:, rows]),
+            lambda label: metrics.oracle_thresholds(
+                self._of_class(self.ranked, self.labels, label)
+            ),
             self.labels,
             per_class,
         )
 
+    def _of_class(
+        self, ranked: Rankings, labels: Int[np.ndarray, " n"], label: int | None
+    ) -> Rankings:
+        """Rankings of the examples of a class; None: of all."""
+        if label is None:
+            return ranked
+        place = id(ranked), label
+        if place not in self._by_class:
+            self._by_class[place] = ranked.among(labels == label)
+        return self._by_class[place]
+
     def _from_population(self, per_class: bool) -> np.ndarray:
         assert self._population is not None
         assert self._population_labels is not None
-        known = self._population
-        return self._apply(
-            lambda rows: metrics.quantile_thresholds(known[:, rows], POPULATION_FPR),
-            self._population_labels,
-            per_class,
-        )
+        known, labels = self._population, self._population_labels
+
+        def choose(label: int | None) -> np.ndarray:
+            rows = slice(None) if label is None else labels == label
+            return metrics.quantile_thresholds(known[:, rows], POPULATION_FPR)
+
+        return self._apply(choose, labels, per_class)
 
     def _apply(
         self,
-        choose: Callable[[np.ndarray], np.ndarray],
+        choose: Callable[[int | None], np.ndarray],
         labels: Int[np.ndarray, " n"],
         per_class: bool,
     ) -> np.ndarray:
-        """Guesses at the thresholds that `choose` finds on the examples it is given: all, or those
-        of each class in turn, where there are any.
+        """Guesses at the thresholds that `choose` finds on all examples of its own, whose `labels`
+        are given, or on those of each class in turn, where there are any.
         """
-        guess = self.scores >= choose(np.ones(len(labels), dtype=bool))[:, None]
-        for label in np.unique(self.labels) if per_class else ():
-            rows, known = self.labels == label, labels == label
-            if known.any():
-                guess[:, rows] = self.scores[:, rows] >= choose(known)[:, None]
+        guess = self.scores >= choose(None)[:, None]
+        for label in np.unique(self.labels).tolist() if per_class else ():
+            if (labels == label).any():
+                rows = self.labels == label
+                guess[:, rows] = self.scores[:, rows] >= choose(label)[:, None]
         result: np.ndarray = guess
         return result

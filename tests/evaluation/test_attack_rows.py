@@ -15,6 +15,7 @@ from dptrain.evaluation import (
     thresholds,
 )
 from dptrain.evaluation.evaluate import evaluate
+from dptrain.evaluation.rankings import Rankings
 from dptrain.evaluation.rows import Subject
 from dptrain.evaluation.thresholds import AttackScores
 from dptrain.privacy import gaussian, pld
@@ -35,9 +36,7 @@ def test_a_handful_of_examples_contradicts_nothing(size):
         member = np.isin(np.arange(2 * size), members)[None]
         if metrics.auc(scores, member[0]) < 0.9:
             continue
-        at = intervals.fleet_interval(
-            metrics.aucs(metrics.rankings(scores[None], member)), member, (0, 1)
-        )
+        at = intervals.fleet_interval(metrics.aucs(Rankings(scores[None], member)), member, (0, 1))
         worst = max(worst, at(1 - 2 * attack_rows.ALARM).low)
     assert worst < 0.5
 

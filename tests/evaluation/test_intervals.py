@@ -11,6 +11,7 @@ from dptrain.evaluation import (
     intervals,
     metrics,
 )
+from dptrain.evaluation.rankings import Ranking, Rankings
 from tests.helpers.metrics import draw, tpr, weighed
 
 
@@ -21,9 +22,9 @@ def test_clopper_pearson_known_values():
 
 
 def interval(scores, membership, confidence=0.95):
-    return intervals.fleet_interval(
-        metrics.aucs(metrics.rankings(scores, membership)), membership, (0, 1)
-    )(confidence)
+    return intervals.fleet_interval(metrics.aucs(Rankings(scores, membership)), membership, (0, 1))(
+        confidence
+    )
 
 
 def test_interval_covers_a_known_auc():
@@ -81,7 +82,7 @@ def test_pooled_rates_use_one_threshold_and_hold_clopper_pearson():
     scores = rng.normal(size=(16, 1500)) + 2.0 * membership
     assert metrics.pooled(membership, 0.001)
     assert not metrics.pooled(membership, 0.05)
-    everyone = metrics.Ranking(scores.ravel(), membership.ravel())
+    everyone = Ranking.of(scores.ravel(), membership.ravel())
     values = metrics.tpr_at_fpr_together(everyone, membership, 0.001)
     together = weighed(values, 16, 1500)
     assert together.shape == (1,)

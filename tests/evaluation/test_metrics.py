@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 
 from dptrain.core.errors import Refusal
-from dptrain.evaluation import metrics
+from dptrain.evaluation import metrics, rankings
+from dptrain.evaluation.rankings import Ranking, Rankings
 from tests import reference
 from tests.helpers.metrics import draw, tpr, weighed
 
 
 def oracle(scores, member):
     """The best advantage of one target at a threshold that knows its labels."""
-    threshold = metrics.best_thresholds(scores[None], member[None], np.ones((1, 1), dtype=bool))
+    threshold = metrics.best_thresholds(
+        Rankings(scores[None], member[None]), np.ones((1, 1), dtype=bool)
+    )
     return weighed(
         metrics.advantages(scores[None] >= threshold[:, None], member[None]), 1, len(scores)
     )[0]
@@ -27,8 +30,11 @@ def test_against_slow_twins(seed, ties):
     assert oracle(scores, member) == pytest.approx(
         reference.best_advantage(scores, member), abs=1e-12
     )
-    (best,) = metrics.oracle_thresholds(scores[None], member[None])
-    assert best == metrics.best_thresholds(scores[None], member[None], np.ones((1, 1), bool))[0]
+    (best,) = metrics.oracle_thresholds(Rankings(scores[None], member[None]))
+    assert (
+        best
+        == metrics.best_thresholds(Rankings(scores[None], member[None]), np.ones((1, 1), bool))[0]
+    )
     for fpr in (0.02, 0.1, 0.5):
         assert tpr(scores, member, fpr) == pytest.approx(
             reference.tpr_at_fpr(scores, member, fpr), abs=1e-12
@@ -43,7 +49,7 @@ def test_weights_count_examples_so_often(seed):
     weights = rng.integers(0, 3, len(scores)).astype(float)
     weights[:2] = 1
     often = np.repeat(np.arange(len(scores)), weights.astype(int))
-    ranking = metrics.Ranking(scores, member)
+    ranking = Ranking.of(scores, member)
     assert ranking.auc(weights[None])[0] == pytest.approx(
         reference.auc(scores[often], member[often]), abs=1e-12
     )
@@ -62,11 +68,11 @@ def test_weights_count_examples_so_often(seed):
 @pytest.mark.parametrize("seed", range(20))
 def test_a_rate_needs_the_top_of_a_ranking_only(seed, monkeypatch):
     """However few ranks are looked at first, and where the cut goes through equal scores."""
-    monkeypatch.setattr(metrics, "FIRST_RANKS", 1 + seed % 3)
+    monkeypatch.setattr(rankings, "FIRST_RANKS", 1 + seed % 3)
     scores, member = draw(seed, ties=True)
     weights = np.random.default_rng(seed).integers(0, 3, (2, len(scores))).astype(float)
     membership, matrix = np.stack([member, ~member]), np.stack([scores, scores[::-1]])
-    everyone = metrics.Ranking(matrix.ravel(), membership.ravel())
+    everyone = Ranking.of(matrix.ravel(), membership.ravel())
     sets = np.array([[True, True], [True, False], [False, True]])
     for fpr in (0.0, 0.1, 0.6):
         together = metrics.tpr_at_fpr_together(everyone, membership, fpr).of(weights, sets)
@@ -82,9 +88,9 @@ def test_a_rate_needs_the_top_of_a_ranking_only(seed, monkeypatch):
 def test_equal_infinite_scores_are_one_group():
     scores = np.array([np.inf, np.inf, np.inf, 1, 0, -np.inf, -np.inf])
     member = np.array([True, False, False, True, True, False, True])
-    (ranking,) = metrics.rankings(scores[None], member[None])
+    (ranking,) = Rankings(scores[None], member[None])
     assert ranking.auc(np.ones((1, 7)))[0] == pytest.approx(metrics.auc(scores, member))
-    assert metrics.oracle_thresholds(scores[None], member[None]) == 0
+    assert metrics.oracle_thresholds(Rankings(scores[None], member[None])) == 0
 
 
 def test_nobody_called_a_member_has_no_ppv():
@@ -146,7 +152,7 @@ def test_best_threshold_is_the_best_one_of_the_shadows(candidates, monkeypatch):
     scores = np.round(rng.normal(size=(6, 300)) + membership, 2)
     chosen = ~np.eye(6, dtype=bool)
     for shadows, found in zip(
-        chosen, metrics.best_thresholds(scores, membership, chosen), strict=True
+        chosen, metrics.best_thresholds(Rankings(scores, membership), chosen), strict=True
     ):
         pool, inside = scores[shadows].ravel(), membership[shadows].ravel()
         best = reference.best_threshold(pool, inside)
@@ -164,5 +170,8 @@ def test_best_threshold_reads_chosen_models_only():
     flipped = membership.copy()
     flipped[2] = ~flipped[2]
     chosen = ~np.eye(6, dtype=bool)
-    before, after = (metrics.best_thresholds(scores, m, chosen)[2] for m in (membership, flipped))
+    before, after = (
+        metrics.best_thresholds(Rankings(scores, table), chosen)[2]
+        for table in (membership, flipped)
+    )
     assert before == after

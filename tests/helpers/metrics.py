@@ -3,6 +3,7 @@
 import numpy as np
 
 from dptrain.evaluation import metrics
+from dptrain.evaluation.rankings import Rankings
 
 
 def weighed(values, count, examples):
@@ -23,5 +24,5 @@ def draw(seed, n=60, ties=False):
 
 def tpr(scores, member, fpr, weights=None):
     weights = np.ones(len(scores)) if weights is None else weights
-    ranked = metrics.rankings(scores[None], member[None])
+    ranked = Rankings(scores[None], member[None])
     return metrics.tprs_at_fpr(ranked, member[None], fpr).of(weights[None])[0, 0]
