@@ -106,13 +106,14 @@ def blind(
     labels: Int[np.ndarray, " N"],
     member: Bool[np.ndarray, " N"],
     seed: int = 0,
+    threads: int = -1,
 ) -> np.ndarray:
     """Membership scores from inputs and labels alone, float64 [N], higher = member (Das et al.
     2024).
 
-    inputs [N, *shape], labels int [N], member bool [N]. Each half of the examples is scored by
-    trees grown on the other half. If these scores beat chance, members and non-members differ
-    before any training, and attack numbers say nothing.
+    inputs [N, *shape], labels int [N], member bool [N]; threads: -1 for one a processor. Each half
+    of the examples is scored by trees grown on the other half. If these scores beat chance, members
+    and non-members differ before any training, and attack numbers say nothing.
     """
     features = np.column_stack([inputs.reshape(len(inputs), -1), labels])
     half = np.random.default_rng(seed).permutation(len(labels)) % 2 == 0
@@ -122,7 +123,7 @@ def blind(
         if len(np.unique(member[rows])) < 2:  # one side only: nothing to learn
             result[part] = 0.5
             continue
-        trees = ExtraTreesClassifier(50, min_samples_leaf=5, random_state=seed, n_jobs=-1).fit(
+        trees = ExtraTreesClassifier(50, min_samples_leaf=5, random_state=seed, n_jobs=threads).fit(
             features[rows], member[rows]
         )
         # Ranks within the half: raw scores shift with the share of members in the other half, which

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -87,6 +88,27 @@ def evaluate_sweep(
     """
     for setting in settings:
         verify(fleet, setting, spent)
+    # Trees grow outside of Python's lock, beside the attacks.
+    beside = ThreadPoolExecutor(max(1, cores() - 1))
+    try:
+        last_row = _blind_row(fleet, beside)
+        evaluated = _evaluate_settings(fleet, settings, show_progress)
+        blind_baseline = last_row()
+    finally:
+        beside.shutdown(cancel_futures=True)
+    in_order = [evaluated[setting.name] for setting in settings]
+    return SweepEvaluation(
+        [*(row for part in in_order for row in part.rows), blind_baseline],
+        [part.curve for part in in_order],
+        {part.setting: part.exposed for part in in_order},
+        {part.setting: _differences(part, in_order) for part in in_order},
+    )
+
+
+def _evaluate_settings(
+    fleet: Fleet, settings: tuple[Setting, ...], show_progress: bool
+) -> dict[str, Evaluated]:
+    """By name of setting; the first here, to see how long it takes."""
     evaluated: dict[str, Evaluated] = {}
     with Progress(len(settings) * len(fleet.config.attacks), "attack", show_progress) as progress:
 
@@ -105,13 +127,7 @@ def evaluate_sweep(
         run(first, setup, [here], on_event, _never)
         places = _places(fleet, time.monotonic() - began, len(rest)) or [here]
         run(rest, setup, places, on_event, _never, fleet.config.folder)
-    in_order = [evaluated[setting.name] for setting in settings]
-    return SweepEvaluation(
-        [*(row for part in in_order for row in part.rows), _blind_row(fleet)],
-        [part.curve for part in in_order],
-        {part.setting: part.exposed for part in in_order},
-        {part.setting: _differences(part, in_order) for part in in_order},
-    )
+    return evaluated
 
 
 def _never() -> bool:
@@ -265,14 +281,23 @@ def _attack_scores(
     return AttackScores(from_npy(files["scores.npy"]), None, population)
 
 
-def _blind_row(fleet: Fleet) -> Row:
+def _blind_row(fleet: Fleet, beside: Executor) -> Callable[[], Row]:
+    """Begins the blind baseline on threads of `beside`; the row is made when it is asked for."""
     pairs = fleet.membership[::2][:BLIND_SPLITS]  # the complement of a split is the same split
     pool = fleet.dataset.pool
     split = (fleet.data_digest, fleet.config.seed, len(pairs))
     key = fingerprint("blind", code_fingerprint("core", "attacks"), versions(), *split)
     files = fleet.store.read("attack", key)
-    if files is None:
-        guesses = [blind(pool.inputs, pool.labels, member) for member in pairs]
-        files = {"scores.npy": to_npy(np.stack(guesses))}
-        fleet.store.write("attack", key, files)
-    return blind_row(from_npy(files["scores.npy"]), pairs)
+    guesses = [
+        beside.submit(blind, pool.inputs, pool.labels, member, threads=1)
+        for member in (pairs if files is None else ())
+    ]
+
+    def row() -> Row:
+        scored = files
+        if scored is None:
+            scored = {"scores.npy": to_npy(np.stack([guess.result() for guess in guesses]))}
+            fleet.store.write("attack", key, scored)
+        return blind_row(from_npy(scored["scores.npy"]), pairs)
+
+    return row

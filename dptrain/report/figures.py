@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.image import imread
 
 from dptrain.evaluation.metrics import undominated
 from dptrain.evaluation.rows import AUC, BLIND, TEST_ACCURACY, Row
@@ -204,7 +204,8 @@ def roc(curves: Sequence[Roc]) -> Figure:
     lines = -(-len(curves) // columns)
     width = max(3.6 * columns, 6.5)
     most = max(len(item.curves) for item in curves)
-    figure = Figure(figsize=(width, 3.7 * lines + 0.5 + 0.1 * most), layout="constrained", dpi=DPI)
+    height = 3.7 * lines + 0.5 + 0.1 * most
+    figure = Figure(figsize=(width, height), dpi=DPI)
     panels = np.atleast_1d(figure.subplots(lines, columns, squeeze=False)).ravel()
     for panel in panels[len(curves) :]:
         panel.set_axis_off()
@@ -248,15 +249,35 @@ def roc(curves: Sequence[Roc]) -> Figure:
         for panel in panels
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
+    across = min(len(handles), int(width / 1.8))
     figure.legend(
         handles.values(),
         handles.keys(),
-        loc="outside lower center",
-        ncols=min(len(handles), int(width / 1.8)),
+        loc="lower center",
+        ncols=across,
         frameon=False,
         fontsize=9,
     )
+    _set_margins(figure, lines, columns, 0.21 * -(-len(handles) // across))
     return figure
+
+
+def _set_margins(figure: Figure, lines: int, columns: int, legend: float) -> None:
+    """Place a grid of panels above a legend of this height, in inches: their labels have all the
+    same size, and matplotlib's own layout takes a second a figure.
+    """
+    width, height = figure.get_size_inches()
+    left, right, top, bottom, across, down = 0.65, 0.15, 0.35, legend + 0.7, 0.5, 0.9
+    each = (width - left - right - across * (columns - 1)) / columns
+    high = (height - top - bottom - down * (lines - 1)) / lines
+    figure.subplots_adjust(
+        left / width,
+        bottom / height,
+        1 - right / width,
+        1 - top / height,
+        across / each,
+        down / high,
+    )
 
 
 def image(figure: Figure, kind: str) -> bytes:
@@ -269,7 +290,9 @@ def image(figure: Figure, kind: str) -> bytes:
 
 def pixels(figure: Figure) -> np.ndarray:
     """A figure as uint8 [H, W, 3]."""
-    return (imread(io.BytesIO(image(figure, "png")))[..., :3] * 255).astype(np.uint8)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return np.array(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
 
 
 def _lay_out(figure: Figure) -> None:
