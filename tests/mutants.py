@@ -1,4 +1,4 @@
-"""66 one-line bugs of private training and auditing, most of them found live in the tools people
+"""68 one-line bugs of private training and auditing, most of them found live in the tools people
 use, and the tests that must catch each.
 """
 
@@ -310,9 +310,9 @@ MUTANTS = [
     ),
     Mutant(
         "members and non-members swapped",
-        "evaluation/metrics",
-        "self._hits = member[self._order]",
-        "self._hits = ~member[self._order]",
+        "evaluation/rankings",
+        "self._order, self._hits = order, hits",
+        "self._order, self._hits = order, ~hits",
         "tests/evaluation/test_metrics.py::test_circular_roc "
         "tests/evaluation/test_metrics.py::test_against_slow_twins",
     ),
@@ -385,15 +385,15 @@ MUTANTS = [
     Mutant(
         "upper median of bounds",
         "evaluation/attack_rows",
-        "return bounds[(len(bounds) - 1) // 2]",
-        "return bounds[len(bounds) // 2]",
+        "bound = bounds[(targets - 1) // 2]",
+        "bound = bounds[targets // 2]",
         "tests/evaluation/test_attack_rows.py::test_of_several_bounds_the_lower_median_counts_each_at_half_the_error",
     ),
     Mutant(
         "each of several bounds at the full error",
         "evaluation/attack_rows",
-        "each = confidence if one_target else 1 - (1 - confidence) / 2",
-        "each = confidence",
+        "intervals.CONFIDENCE if targets == 1 else 1 - (1 - intervals.CONFIDENCE) / 2",
+        "intervals.CONFIDENCE",
         "tests/evaluation/test_attack_rows.py::test_of_several_bounds_the_lower_median_counts_each_at_half_the_error",
     ),
     Mutant(
@@ -451,6 +451,20 @@ MUTANTS = [
         "looked, tried = mixed[: len(mixed) // QUARTER], mixed[len(mixed) // QUARTER :]",
         "looked = tried = mixed",
         "tests/evaluation/test_one_run.py::test_the_best_of_all_guesses_would_be_caught",
+    ),
+    Mutant(
+        "a claim judged by its best target",
+        "evaluation/one_run",
+        "return p[len(p) // 2] < (alarm",
+        "return p[0] < (alarm",
+        "tests/evaluation/test_attack_rows.py::test_a_claim_is_judged_by_the_median_of_its_targets",
+    ),
+    Mutant(
+        "products that round to bfloat16",
+        "training/products",
+        "if products == Products.DEFAULT or not accurate():",
+        "if products == Products.DEFAULT:",
+        "tests/training/test_products.py::test_it_stays_off_where_it_rounds",
     ),
     Mutant(
         "a fixed floor under rounded probabilities",

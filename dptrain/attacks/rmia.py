@@ -62,7 +62,11 @@ def _ratio(
             "RMIA needs a shadow model, offline one out for every example: "
             "models_per_setting of at least 4"
         )
-    mean = np.where(used, scores.confidence, 0.0).sum(axis=0) / count
+    # A model at a time: the whole table would be copied for each target.
+    total = np.zeros(used.shape[1])
+    for marked, confidence in zip(used, scores.confidence, strict=True):
+        total += np.where(marked, confidence, 0.0)
+    mean = total / count
     reference = mean if online else ((1 + a) * mean + 1 - a) / 2
     result: np.ndarray = scores.confidence[target] / np.maximum(reference, np.finfo(float).tiny)
     return result

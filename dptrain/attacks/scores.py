@@ -7,7 +7,7 @@ M models, N examples, Q queries per example, C classes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from scipy import special
 
+from dptrain.core import arrays
 from dptrain.core.errors import Refusal
 
 EXTRAS = {
@@ -204,7 +205,7 @@ class Scores:
         hashed = hashlib.sha256()
         for name, array in self._arrays():
             hashed.update(repr((name, array.shape, array.dtype)).encode())
-            hashed.update(np.ascontiguousarray(array).tobytes())
+            hashed.update(np.ascontiguousarray(array).data.cast("B"))
         return hashed.hexdigest()
 
     def _arrays(self) -> Iterator[tuple[str, np.ndarray]]:
@@ -237,19 +238,17 @@ class Scores:
         """Cross-entropy logsumexp(z) - z_y of each query, float64 [M, N, Q]."""
         if self.logits is None:
             return self._given.astype(np.float64)
-        return np.stack([cross_entropy(logits, self.labels) for logits in self.logits])
+        return _of_each(self.logits, lambda logits: cross_entropy(logits, self.labels))
 
     @cached_property
     def loss(self) -> np.ndarray:
         """Cross-entropy, mean over queries, float64 [M, N]."""
-        result: np.ndarray = self.losses.mean(axis=2)
-        return result
+        return _mean_of_queries(self.losses)
 
     @cached_property
     def confidence(self) -> np.ndarray:
         """Probability of the true class, mean over queries, float64 [M, N]."""
-        result: np.ndarray = np.exp(-self.losses).mean(axis=2)
-        return result
+        return _of_each(self.losses, lambda losses: _mean_of_queries(np.exp(-losses)))
 
     @cached_property
     def phi(self) -> np.ndarray:
@@ -263,7 +262,25 @@ class Scores:
             loss = np.maximum(self.losses, _SATURATED)
             result: np.ndarray = -loss - np.log(-np.expm1(-loss))
             return result
-        return np.stack([scaled_logit(logits, self.labels) for logits in self.logits])
+        return _of_each(self.logits, lambda logits: scaled_logit(logits, self.labels))
+
+
+def _of_each(
+    tables: Shaped[np.ndarray, "M ..."], function: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """A function of each model's table, float64 [M, ...]."""
+    first = function(tables[0])
+    result = arrays.empty((len(tables), *first.shape))
+    result[0] = first
+    for model in range(1, len(tables)):
+        result[model] = function(tables[model])
+    return result
+
+
+def _mean_of_queries(values: Float[np.ndarray, "... Q"]) -> np.ndarray:
+    """Over the last axis; of a single query the very same memory."""
+    result: np.ndarray = values[..., 0] if values.shape[-1] == 1 else values.mean(axis=-1)
+    return result
 
 
 def log_softmax(logits: Float[np.ndarray, "*shape C"]) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import special
 
-from dptrain.attacks.scores import Scores, split_true
+from dptrain.attacks.scores import Scores, log_mean, log_softmax, scaled_logit, split_true
 from dptrain.core.errors import Refusal
 
 MOST_RECORDS = 20_000
@@ -94,7 +94,8 @@ def shadow(scores: Scores, target: int) -> np.ndarray:
     table, models = scores.records(target)
     if not len(models):
         raise Refusal("shadow classifiers need shadow models: models_per_setting of at least 4")
-    asked, labels = _features(scores)[target], frozenset(scores.labels.tolist())
+    columns, labels = np.arange(len(scores.labels)), frozenset(scores.labels.tolist())
+    asked = _features(scores, np.full(len(columns), target), columns)
     result = np.empty(len(scores.labels))
     for classes, classifier in _classifiers(table, tuple(models.tolist()), labels):
         rows = np.isin(scores.labels, classes)
@@ -109,12 +110,12 @@ def _classifiers(
     """Of some models' records, with the classes that each is for: one a class, and one for all
     others.
     """
-    features, member = _features(table), table.membership[list(models)]
+    member = table.membership[list(models)]
 
     def trained(columns: Int[np.ndarray, " c"]) -> Classifier:
         model, column = np.divmod(drawn(len(models) * len(columns)), len(columns))
         at = np.array(models)[model], columns[column]
-        return fit(features[at], table.membership[at])
+        return fit(_features(table, *at), table.membership[at])
 
     classifiers, rest = [], np.ones(len(table.labels), dtype=bool)
     for label in sorted(labels):
@@ -129,15 +130,14 @@ def _classifiers(
     return classifiers
 
 
-@lru_cache(maxsize=2)  # every target in turn asks for the same
-def _features(scores: Scores) -> np.ndarray:
-    """[M, N, F]"""
-    return np.stack([_of_model(scores, model) for model in range(scores.models)])
-
-
-def _of_model(scores: Scores, model: int) -> np.ndarray:
-    """[N, F]"""
-    true, others = split_true(scores.log_posteriors(np.array([model]))[0], scores.labels)
+def _features(
+    scores: Scores, models: Int[np.ndarray, " n"], columns: Int[np.ndarray, " n"]
+) -> np.ndarray:
+    """Of what some models, int [n], say of an example each, int [n]: [n, F]."""
+    if scores.logits is None:
+        raise Refusal("needs logits or the probabilities of all classes")
+    logits, labels = scores.logits[models, columns], scores.labels[columns]
+    true, others = split_true(log_mean(log_softmax(logits)), labels)
     ranked = -np.sort(-others, axis=-1)[..., : min(3, others.shape[-1] - 1)]
-    base = np.column_stack([true, scores.phi[model].mean(axis=1), ranked])
+    base = np.column_stack([true, scaled_logit(logits, labels).mean(axis=1), ranked])
     return np.concatenate([base, np.square(base)], axis=-1)

@@ -20,7 +20,7 @@ import secrets
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, BinaryIO, TypeGuard
 
 import numpy as np
 from jaxtyping import Shaped
@@ -242,17 +242,15 @@ class Store:
     def _folder(self, stage: str, key: str) -> Path:
         return self.root / stage / key
 
-    def write(self, stage: str, key: str, files: Mapping[str, bytes]) -> None:
-        """Publish an artefact. When another writer was first, its artefact stays and this one is
-        dropped.
+    def write(self, stage: str, key: str, files: Mapping[str, bytes | np.ndarray]) -> None:
+        """Publish an artefact; an array becomes an .npy file. When another writer was first, its
+        artefact stays and this one is dropped.
         """
         final = self._folder(stage, key)
         temporary = final.with_name(f".{key}.{secrets.token_hex(8)}.tmp")
         temporary.mkdir(parents=True)
         try:
-            for name, data in files.items():
-                _write_synced(temporary / name, data)
-            manifest = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+            manifest = {name: _write_synced(temporary / name, data) for name, data in files.items()}
             _write_synced(temporary / MANIFEST, to_json(manifest))
             _sync_folder(temporary)
             try:
@@ -292,6 +290,24 @@ class Store:
                 return None
         self.used.add((stage, key))
         return files
+
+    def arrays(self, stage: str, key: str) -> dict[str, np.ndarray] | None:
+        """The arrays of an artefact that has no other files, verified, and mapped from its files,
+        to be read only; None when absent, torn or altered.
+        """
+        folder = self._folder(stage, key)
+        result = {}
+        try:
+            for name, digest in json.loads((folder / MANIFEST).read_bytes()).items():
+                with open(folder / name, "rb") as file:
+                    if hashlib.file_digest(file, "sha256").hexdigest() not in _either(digest):
+                        return None
+                mapped = np.load(folder / name, mmap_mode="r", allow_pickle=False)
+                result[name] = np.asarray(mapped)
+        except (OSError, ValueError):
+            return None
+        self.used.add((stage, key))
+        return result
 
     def keys(self, stage: str) -> list[str]:
         """Keys of the artefacts of a stage, whole or not."""
@@ -354,11 +370,29 @@ def _either(digest: str | list[str]) -> list[str]:
     return [digest] if isinstance(digest, str) else digest
 
 
-def _write_synced(path: Path, data: bytes, mode: int = 0o644) -> None:
+def _write_synced(path: Path, data: bytes | np.ndarray, mode: int = 0o644) -> str:
+    """Write a new file; its sha256."""
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(data)
+        hashed = _Hashed(file)
+        if isinstance(data, bytes):
+            hashed.write(data)
+        else:  # in parts: a copy of the whole would be as large again
+            np.save(hashed, data, allow_pickle=False)
         file.flush()
         os.fsync(file.fileno())
+    return hashed.digest.hexdigest()
+
+
+class _Hashed:
+    """A file that is written to, and hashed on the way."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self.digest = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return self._file.write(data)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -75,7 +75,7 @@ def evaluate(  # noqa: PLR0913  # four of them have defaults, by keyword only
         result.rows.extend(attack_rows(subject, name, attacked, scores, audits, note))
         if canaries is not None and canaries.any():
             result.rows.extend(attack_rows(subject, name, attacked, scores, audits, note, canaries))
-        matrix = attacked.matrix[scores.attacked]
+        matrix = attacked.matrix if not scores.targets else attacked.matrix[scores.attacked]
         result.curves[name] = metrics.roc(matrix, member)
         vulnerable[name] = vulnerability.vulnerable(matrix, member, scores.labels, ids)
         stability[name] = _stability(scores, name, options, run, matrix)

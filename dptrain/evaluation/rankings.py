@@ -143,7 +143,7 @@ class Rankings:
         self._scores, self._member = scores, member
         # Half the memory of 64 bits; no table has that many examples.
         self._orders = orders or [np.argsort(-row).astype(np.int32) for row in scores]
-        self._small = sum(map(len, self._orders)) <= SMALL
+        self.small = sum(map(len, self._orders)) <= SMALL
         self._made: dict[int, Ranking] = {}
 
     def __len__(self) -> int:
@@ -154,7 +154,7 @@ class Rankings:
             return self._made[target]
         order = self._orders[target]
         ranking = Ranking(order, self._scores[target][order], self._member[target][order])
-        if self._small:
+        if self.small:
             self._made[target] = ranking
         return ranking
 

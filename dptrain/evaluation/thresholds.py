@@ -13,6 +13,7 @@ from jaxtyping import Bool, Int
 from dptrain.attacks import find
 from dptrain.attacks.lira import choose_variance
 from dptrain.attacks.scores import Scores
+from dptrain.core import arrays
 from dptrain.core.errors import Refusal
 from dptrain.evaluation import metrics
 from dptrain.evaluation.rankings import Rankings
@@ -43,12 +44,15 @@ def run(scores: Scores, attack: str, options: Mapping[str, Any]) -> AttackScores
 
     def matrix(table: Scores, models: Int[np.ndarray, " K"]) -> np.ndarray:
         run = find(attack)
-        return np.stack([run(table, model, **options) for model in models.tolist()])
+        result = arrays.empty((len(models), len(table.labels)))
+        for row, model in enumerate(models.tolist()):
+            result[row] = run(table, model, **options)
+        return result
 
     known = population = None
     everyone = np.arange(scores.models)
     scores_of_all = matrix(scores, everyone)
-    if np.isnan(scores_of_all).any():
+    if any(np.isnan(row).any() for row in scores_of_all):
         raise Refusal("this attack gives scores that are no numbers")
     if scores.separate is not None:
         try:
@@ -163,9 +167,12 @@ class ScoredExamples:
         if label is None:
             return ranked
         place = id(ranked), label
-        if place not in self._by_class:
-            self._by_class[place] = ranked.among(labels == label)
-        return self._by_class[place]
+        if place in self._by_class:
+            return self._by_class[place]
+        of_class = ranked.among(labels == label)
+        if ranked.small:
+            self._by_class[place] = of_class
+        return of_class
 
     def _from_population(self, per_class: bool) -> np.ndarray:
         assert self._population is not None

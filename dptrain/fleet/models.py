@@ -16,8 +16,9 @@ from jaxtyping import Shaped
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from dptrain.core import arrays
 from dptrain.core.errors import SettingError
-from dptrain.core.store import code_fingerprint, fingerprint, from_npy, to_npy, versions
+from dptrain.core.store import code_fingerprint, fingerprint, from_npy, versions
 from dptrain.core.types import Setting
 from dptrain.fleet.fleet import Fleet
 from dptrain.training import inference
@@ -136,24 +137,28 @@ def logits(fleet: Fleet, setting: Setting) -> dict[str, np.ndarray]:
     yet stored. Raises SettingError where they are not finite.
     """
     module = fleet.module(setting).to(fleet.device)
-    result: dict[str, list[np.ndarray]] = {name: [] for name in fleet.dataset.parts}
+    result: dict[str, np.ndarray] = {}
+    count = fleet.config.models_per_setting
     code = code_fingerprint("core", "models", "training")
-    for index in range(fleet.config.models_per_setting):
+    for index in range(count):
         name = key(fleet, setting, index)
         scores = fingerprint("scores", code, name, digest(fleet, setting, index))
-        files = fleet.store.read("scores", scores)
+        files = fleet.store.arrays("scores", scores)
         if files is None:
             values = parameters(fleet, setting, index, module)
             files = {
-                f"{part}.npy": to_npy(released_logits(module, values, inputs, setting)[0, :, None])
+                f"{part}.npy": released_logits(module, values, inputs, setting)[0, :, None]
                 for part, inputs in fleet.tensors.items()
             }
             fleet.store.write("scores", scores, files)
-        for part, arrays in result.items():
-            arrays.append(from_npy(files[f"{part}.npy"]))
-            if not np.isfinite(arrays[-1]).all():
+        for part in fleet.dataset.parts:
+            table = files[f"{part}.npy"]
+            if not np.isfinite(table).all():
                 raise diverged(setting)
-    return {name: np.stack(arrays) for name, arrays in result.items()}
+            if index == 0:
+                result[part] = arrays.empty((count, *table.shape), table.dtype.type)
+            result[part][index] = table
+    return result
 
 
 def released_logits(

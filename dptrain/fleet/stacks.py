@@ -25,7 +25,7 @@ from dptrain.fleet import models as trained
 from dptrain.fleet.executors.base import Emit, Interrupted, Place, Work
 from dptrain.fleet.fleet import Fleet
 from dptrain.privacy import ledger
-from dptrain.training import inference
+from dptrain.training import inference, products
 from dptrain.training.checkpoint import OnCurve, Point, Progress, Steps
 from dptrain.training.state import State, keep_best
 from dptrain.training.trainer import Charge, StepRecord, Trainer, TrainingData, train
@@ -163,7 +163,8 @@ def advance(
         progress.state = state
         after(observer.point(state, record))
 
-    progress.state, ran = train(trainer, progress.state, on_step, charge, until)
+    with products.using(fleet.placement.products):
+        progress.state, ran = train(trainer, progress.state, on_step, charge, until)
     progress.ran = ran.to_json()
 
 

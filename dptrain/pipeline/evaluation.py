@@ -18,7 +18,7 @@ from dptrain.attacks import code_of, needs
 from dptrain.attacks.leaks import blind
 from dptrain.attacks.scores import Scores
 from dptrain.core import limits
-from dptrain.core.store import code_fingerprint, fingerprint, from_npy, to_json, to_npy, versions
+from dptrain.core.store import code_fingerprint, fingerprint, to_json, versions
 from dptrain.core.types import Setting
 from dptrain.evaluation import thresholds
 from dptrain.evaluation.attack_rows import blind_row
@@ -261,8 +261,11 @@ def _scores(fleet: Fleet, setting: Setting) -> tuple[Scores, np.ndarray]:
 
 def _right(fleet: Fleet, scores: Scores, test: Float[np.ndarray, "M T Q C"]) -> Right:
     assert scores.logits is not None
-    right = scores.logits.mean(axis=2).argmax(-1) == scores.labels
-    return right, fleet.membership, test.mean(axis=2).argmax(-1) == fleet.dataset.test.labels
+    right, of_test = (
+        np.stack([logits.mean(axis=1).argmax(-1) for logits in table]) == labels
+        for table, labels in ((scores.logits, scores.labels), (test, fleet.dataset.test.labels))
+    )
+    return right, fleet.membership, of_test
 
 
 def _attack_scores(
@@ -270,15 +273,14 @@ def _attack_scores(
 ) -> AttackScores:
     code = (code_fingerprint("core", "attacks", "evaluation"), versions(), code_of(name))
     key = fingerprint("attack", code, scores.digest, name, dict(options))
-    files = fleet.store.read("attack", key)
+    files = fleet.store.arrays("attack", key)
     if files is None:
         attacked = thresholds.run(scores, name, options)
-        files = {"scores.npy": to_npy(attacked.matrix)}
+        files = {"scores.npy": attacked.matrix}
         if attacked.population is not None:
-            files["population.npy"] = to_npy(attacked.population)
+            files["population.npy"] = attacked.population
         fleet.store.write("attack", key, files)
-    population = from_npy(files["population.npy"]) if "population.npy" in files else None
-    return AttackScores(from_npy(files["scores.npy"]), None, population)
+    return AttackScores(files["scores.npy"], None, files.get("population.npy"))
 
 
 def _blind_row(fleet: Fleet, beside: Executor) -> Callable[[], Row]:
@@ -287,7 +289,7 @@ def _blind_row(fleet: Fleet, beside: Executor) -> Callable[[], Row]:
     pool = fleet.dataset.pool
     split = (fleet.data_digest, fleet.config.seed, len(pairs))
     key = fingerprint("blind", code_fingerprint("core", "attacks"), versions(), *split)
-    files = fleet.store.read("attack", key)
+    files = fleet.store.arrays("attack", key)
     guesses = [
         beside.submit(blind, pool.inputs, pool.labels, member, threads=1)
         for member in (pairs if files is None else ())
@@ -296,8 +298,8 @@ def _blind_row(fleet: Fleet, beside: Executor) -> Callable[[], Row]:
     def row() -> Row:
         scored = files
         if scored is None:
-            scored = {"scores.npy": to_npy(np.stack([guess.result() for guess in guesses]))}
+            scored = {"scores.npy": np.stack([guess.result() for guess in guesses])}
             fleet.store.write("attack", key, scored)
-        return blind_row(from_npy(scored["scores.npy"]), pairs)
+        return blind_row(scored["scores.npy"], pairs)
 
     return row

@@ -23,7 +23,7 @@ from dptrain.core.types import Setting
 from dptrain.data import splits
 from dptrain.fleet import models as trained_models
 from dptrain.fleet.blueprint import build
-from dptrain.fleet.executors.base import Place, exchange_folder
+from dptrain.fleet.executors.base import exchange_folder
 from dptrain.fleet.fleet import Fleet
 from dptrain.fleet.placement import Placement, choose, cores, memory
 from dptrain.fleet.spending import together
@@ -162,8 +162,7 @@ def _placement(ready: Plan, store: Store) -> Placement:
         )
         files = {"placement.json": to_json(dataclasses.asdict(chosen))}
         store.write("placement", key, files)
-    record = json.loads(files["placement.json"])
-    return Placement(**{**record, "places": tuple(Place(**place) for place in record["places"])})
+    return Placement.of(json.loads(files["placement.json"]))
 
 
 def _circumstances(ready: Plan) -> Circumstances:

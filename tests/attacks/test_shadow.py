@@ -59,7 +59,8 @@ def test_a_class_with_records_has_its_own_classifier(monkeypatch, most):
     scores = replace(scores, labels=labels)
     target = 5
     models = np.flatnonzero(scores.shadows(target))
-    features = shadow._features(scores)
+    every, each = np.divmod(np.arange(8 * 120), 120)
+    features = shadow._features(scores, every, each).reshape(8, 120, -1)
     expected = np.empty(120)
     for label in range(4):
         columns = np.flatnonzero(labels == label)

@@ -28,6 +28,37 @@ def test_round_trip(tmp_path):
     assert from_npy(files["b.npy"]).tolist() == [0, 1, 2]
 
 
+def test_arrays_are_the_same_files_and_are_mapped(tmp_path):
+    """Byte for byte what to_npy gives, and read from the file itself."""
+    place, table = Store(tmp_path), np.arange(12.0).reshape(3, 4)
+    place.write("attack", "k", {"a.npy": table, "b.npy": table[:, ::2].astype(np.int32)})
+    files = place.read("attack", "k")
+    assert files["a.npy"] == to_npy(table)
+    arrays = place.arrays("attack", "k")
+    np.testing.assert_array_equal(arrays["a.npy"], table)
+    np.testing.assert_array_equal(arrays["b.npy"], from_npy(files["b.npy"]))
+    assert type(arrays["a.npy"]) is np.ndarray
+    assert not arrays["a.npy"].flags.writeable
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "manifest", "object"])
+def test_a_damaged_array_reads_as_absent(tmp_path, damage):
+    place = Store(tmp_path)
+    place.write("attack", "k", {"a.npy": np.arange(100.0)})
+    folder = tmp_path / "attack" / "k"
+    path = folder / ("manifest.json" if damage == "manifest" else "a.npy")
+    data = path.read_bytes()
+    if damage == "remove":
+        path.unlink()
+    elif damage == "object":  # with a manifest that vouches for it
+        np.save(path, np.array([{}], dtype=object), allow_pickle=True)
+        place.rewrite("attack", "k", "a.npy", path.read_bytes())
+    else:
+        altered = data[:-1] + bytes([data[-1] ^ 1])
+        path.write_bytes({"flip": altered, "cut": data[:-8], "manifest": b"{"}[damage])
+    assert place.arrays("attack", "k") is None
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove", "manifest"])
 def test_damage_reads_as_absent_and_is_replaced(tmp_path, damage):
     place = Store(tmp_path)

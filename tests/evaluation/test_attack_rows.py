@@ -1,6 +1,7 @@
 """Tests of evaluation.attack_rows."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -186,3 +187,21 @@ def test_of_several_bounds_the_lower_median_counts_each_at_half_the_error():
     )
     assert each[1] < each[2]
     assert bounds_row(member, matrix, scores).estimate == pytest.approx(each[1])
+
+
+@pytest.mark.parametrize(("leaking", "refuted"), [(0, False), (2, False), (3, True), (4, True)])
+def test_a_claim_is_judged_by_the_median_of_its_targets(leaking, refuted):
+    """By the p-values of the proved epsilon, as by the bounds at the same confidence."""
+    rng = np.random.default_rng(0)
+    member = streams.memberships(4, 400, streams.seeded_key(0, "median"))
+    scores = Scores(rng.normal(size=(4, 400, 1, 2)), np.zeros(400, dtype=int), member)
+    matrix = rng.normal(size=(4, 400)) + 8 * (np.arange(4) < leaking)[:, None] * member
+    proved = replace(CLAIMED, proved=1.0)
+    rows = attack_rows.attack_rows(proved, "loss", AttackScores(matrix), scores, ("one_run",))
+    row = next(row for row in rows if row.metric.name == "epsilon_one_run")
+    assert row.contradicted == refuted
+    bounds = sorted(
+        one_run.from_one_run(each, mine, CLAIMED_DELTA, confidence=1 - 5e-4).epsilon
+        for each, mine in zip(matrix, member, strict=True)
+    )
+    assert (bounds[1] > 1.0) == refuted

@@ -117,6 +117,26 @@ def test_circular_roc():
     assert metrics.auc(scores, member) == pytest.approx(math.pi / 4, abs=1e-3)
 
 
+@pytest.mark.parametrize("few", [10**9, 1])
+@pytest.mark.parametrize("ties", [False, True])
+def test_points_of_a_long_roc_are_points_of_the_whole(few, ties, monkeypatch):
+    """And none between two neighbours of them lies a fiftieth further out."""
+    rng = np.random.default_rng(3)
+    member = rng.random((4, 5000)) < 0.5
+    scores = (rng.normal(size=(4, 5000)) + member).round(1 if ties else 12)
+    monkeypatch.setattr(metrics, "ROC_POINTS", 10**6)
+    whole = {*zip(*metrics.roc(scores, member), strict=True)}
+    monkeypatch.setattr(metrics, "ROC_POINTS", 200)
+    monkeypatch.setattr(metrics, "ROC_SORTED", few)
+    fpr, tpr = metrics.roc(scores, member)
+    assert len(fpr) <= 201
+    assert set(zip(fpr, tpr, strict=True)) <= whole
+    assert (fpr[0], fpr[-1]) == (0, 1)
+    rates, hits = map(np.array, zip(*sorted(whole), strict=True))
+    shown = hits[np.searchsorted(rates, fpr, side="right") - 1]
+    assert np.abs(shown - tpr).max() < 0.02
+
+
 def test_constant_scores_know_nothing():
     member = np.arange(4000) % 2 == 0
     scores = np.zeros(4000)

@@ -1,5 +1,8 @@
 """What is left open is chosen; what is told is done."""
 
+import dataclasses
+import json
+
 import pytest
 import torch
 
@@ -8,6 +11,9 @@ from dptrain.config import compose
 from dptrain.core.errors import TrainingError
 from dptrain.core.types import EngineKind
 from dptrain.fleet import placement
+from dptrain.fleet.placement import Placement
+from dptrain.training import products
+from dptrain.training.products import Products
 
 
 def test_a_device_that_is_absent_is_one_line(capsys):
@@ -72,6 +78,29 @@ def test_views_take_memory():
     model = models.build("cnn", {}, (1, 28, 28), 10)
     one, four = (placement.example_bytes(model, (1, 28, 28), views) for views in (1, 4))
     assert 3 < (four - 4 * 26_010) / (one - 4 * 26_010) < 5
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(0.5, Products.ONEDNN), (0.95, Products.DEFAULT)]
+)
+def test_products_are_oneDNNs_where_they_save_a_tenth(monkeypatch, seconds, expected):
+    """And what was chosen trains, and comes back from the file of the choice."""
+    monkeypatch.setattr(products, "available", lambda: True)
+    times = {Products.DEFAULT: 1e-3, Products.ONEDNN: 1e-3 * seconds}
+    monkeypatch.setattr(
+        placement._Trial, "step_seconds", lambda trial, width, *_: times[trial.products]
+    )
+    chosen = choose()
+    assert chosen.products == expected
+    assert ("products by onednn" in str(chosen)) == (expected == Products.ONEDNN)
+    record = json.loads(json.dumps(dataclasses.asdict(chosen)))
+    assert Placement.of(record) == chosen
+
+
+def test_products_that_round_are_not_even_timed(monkeypatch):
+    monkeypatch.setattr(products, "available", lambda: True)
+    monkeypatch.setattr(products, "accurate", lambda: False)
+    assert choose().products == Products.DEFAULT
 
 
 def test_workers_only_where_they_gain(monkeypatch):
