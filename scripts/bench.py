@@ -2,12 +2,14 @@
 attacks, and that of whole sweeps; tables and a JSON file.
 
     python scripts/bench.py [--quick] [--only attacks|noise|executors|sweep] [--out FILE.json]
+    python scripts/bench.py --device cuda [--precision bfloat16] [--quick] [--out FILE.json]
 
 Step times are interleaved over rounds, since machines are shared and noisy: only ratios within one
 run mean something. Plain torch and Opacus run as one gets them, and again ("kept") in a process
 with the allocator setting under which dptrain runs; "x plain" is the ratio to plain torch with the
 same allocator. They get one batch that lies ready; ours draw their Poisson batches, gather them and
-make their noise within the step. --quick takes fewer steps and no sweeps, in two minutes.
+make their noise within the step. --quick takes fewer steps and no sweeps, in two minutes. On a GPU
+batches are larger, and there are step times alone.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import cast
@@ -41,7 +43,15 @@ from dptrain.attacks.scores import Scores
 from dptrain.config import compose
 from dptrain.core import allocator, streams
 from dptrain.core.store import Store
-from dptrain.core.types import EngineKind, Mechanism, Optimiser, Recipe, Sampling, Setting
+from dptrain.core.types import (
+    EngineKind,
+    Mechanism,
+    Optimiser,
+    Precision,
+    Recipe,
+    Sampling,
+    Setting,
+)
 from dptrain.evaluation import thresholds
 from dptrain.evaluation.attack_rows import attack_rows
 from dptrain.evaluation.rows import Subject
@@ -86,30 +96,65 @@ CASES = (
 )
 
 
-def batch_of(case: Case, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn((count, *case.shape), generator=generator), torch.randint(
-        0, case.classes, (count,), generator=generator
-    )
+CUDA_CASES = tuple(
+    replace(case, batch=512 if case.model == "wrn16_4" else 4096, widths=(1, 4, 16))
+    for case in CASES
+)
 
 
-def plain(case: Case, steps: int) -> list[float]:
+@dataclass(frozen=True)
+class Machine:
+    """Where steps are timed, and in which precision all take them, plain torch included."""
+
+    device: str = "cpu"
+    precision: Precision = Precision.FLOAT32
+
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        return CASES if self.device == "cpu" else CUDA_CASES
+
+    def batch_of(self, case: Case, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn((count, *case.shape), generator=generator)
+        y = torch.randint(0, case.classes, (count,), generator=generator)
+        return x.to(self.device), y.to(self.device)
+
+    def now(self) -> float:
+        """Seconds, once the device has done what it was asked."""
+        if self.device != "cpu":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def autocast(self) -> torch.autocast:
+        half = self.precision == Precision.BFLOAT16
+        return torch.autocast(self.device, torch.bfloat16, enabled=half)
+
+    def peak_mb(self) -> float:
+        """Of memory that this process has taken so far: the device's, or its own."""
+        if self.device != "cpu":
+            return torch.cuda.max_memory_allocated() / 2**20
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def plain(case: Case, steps: int, machine: Machine) -> list[float]:
     """Seconds of ordinary steps, as one writes them in torch."""
-    model, (x, y) = case.build(), batch_of(case, case.batch)
+    model, (x, y) = case.build().to(machine.device), machine.batch_of(case, case.batch)
     optimiser = torch.optim.SGD(model.parameters(), lr=0.01)
     times = []
     for _ in range(steps):
-        start = time.perf_counter()
+        start = machine.now()
         optimiser.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()
+        with machine.autocast():
+            loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
         optimiser.step()
-        times.append(time.perf_counter() - start)
+        times.append(machine.now() - start)
     return times
 
 
-def opacus(case: Case, steps: int, mode: str) -> list[float]:
+def opacus(case: Case, steps: int, mode: str, machine: Machine) -> list[float]:
     """Seconds of DP-SGD steps with Opacus's PrivacyEngine in one of its modes."""
-    model, (x, y) = case.build(), batch_of(case, case.batch)
+    model, (x, y) = case.build().to(machine.device), machine.batch_of(case, case.batch)
     optimiser = torch.optim.SGD(model.parameters(), lr=0.01)
     criterion = nn.CrossEntropyLoss()
     made = PrivacyEngine().make_private(
@@ -126,19 +171,23 @@ def opacus(case: Case, steps: int, mode: str) -> list[float]:
         criterion = made[2]
     times = []
     for _ in range(steps):
-        start = time.perf_counter()
+        start = machine.now()
         stepper.zero_grad()
-        criterion(private(x), y).backward()
+        with machine.autocast():
+            loss = criterion(private(x), y)
+        loss.backward()
         stepper.step()
-        times.append(time.perf_counter() - start)
+        times.append(machine.now() - start)
     return times
 
 
-def ours(case: Case, steps: int, width: int, private: bool) -> list[float]:
+def ours(
+    case: Case, steps: int, width: int, private: bool, machine: Machine = Machine()
+) -> list[float]:
     """Seconds of steps of one model in a stack of `width`, without the first."""
     stacked = [case.build(seed) for seed in range(width)]
     n = 4 * case.batch
-    inputs, labels = batch_of(case, n)
+    inputs, labels = machine.batch_of(case, n)
     mechanism = Mechanism(
         Sampling.POISSON,
         case.batch,
@@ -150,10 +199,12 @@ def ours(case: Case, steps: int, width: int, private: bool) -> list[float]:
     )
     times = [time.perf_counter()]
     members, keys = np.ones((width, n), dtype=bool), [streams.os_key() for _ in stacked]
-    setting = Setting("bench", "dpsgd", None, 1e-5, mechanism, Recipe(Optimiser(0.01)))
+    recipe = Recipe(Optimiser(0.01), precision=machine.precision)
+    setting = Setting("bench", "dpsgd", None, 1e-5, mechanism, recipe)
     data = TrainingData(inputs, labels, members)
-    trainer = Trainer.of(stacked[0], setting, EngineKind.STACKED, keys, data)
-    train(trainer, State.start(stacked), lambda *_: times.append(time.perf_counter()))
+    trainer = Trainer.of(stacked[0].to(machine.device), setting, EngineKind.STACKED, keys, data)
+    state = State.start(stacked).to(torch.device(machine.device))
+    train(trainer, state, lambda *_: times.append(machine.now()))
     # The first step makes the buffers.
     return [(after - before) / width for before, after in itertools.pairwise(times[1:])]
 
@@ -170,12 +221,12 @@ class Way:
     def __str__(self) -> str:
         return f"{self.engine}, kept" if self.kept and self.engine != "dptrain" else self.engine
 
-    def seconds(self, case: Case, steps: int) -> list[float]:
+    def seconds(self, case: Case, steps: int, machine: Machine) -> list[float]:
         if self.engine == "torch":
-            return plain(case, steps)
+            return plain(case, steps, machine)
         if self.engine == "dptrain":
-            return ours(case, steps, self.width, self.private)
-        return opacus(case, min(steps, 4), self.engine.removeprefix("opacus "))
+            return ours(case, steps, self.width, self.private, machine)
+        return opacus(case, min(steps, 4), self.engine.removeprefix("opacus "), machine)
 
 
 def ways(widths: tuple[int, ...], quick: bool) -> list[Way]:
@@ -191,7 +242,7 @@ def ways(widths: tuple[int, ...], quick: bool) -> list[Way]:
     ]
 
 
-def serve(connection: Connection, kept: bool) -> None:
+def serve(connection: Connection, kept: bool, machine: Machine) -> None:
     """A process that takes steps on request."""
     warnings.simplefilter("ignore")
     if kept:
@@ -199,22 +250,22 @@ def serve(connection: Connection, kept: bool) -> None:
     while (request := connection.recv()) is not None:
         number, way, steps = request
         try:
-            connection.send(way.seconds(CASES[number], steps))
+            connection.send(way.seconds(machine.cases[number], steps, machine))
         except Exception as error:  # a mode that does not take this model
             connection.send(str(error).strip().splitlines()[0])
 
 
-def peak_mb(number: int, way: Way, answer: Connection) -> None:
+def peak_mb(number: int, way: Way, answer: Connection, machine: Machine) -> None:
     """In a process of its own: what a few steps add to the memory it starts with."""
     warnings.simplefilter("ignore")
     if way.kept:
         allocator.keep_memory()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    way.seconds(CASES[number], 2 * way.width)
-    answer.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    before = machine.peak_mb()
+    way.seconds(machine.cases[number], 2 * way.width, machine)
+    answer.send(machine.peak_mb() - before)
 
 
-def step_table(rounds: int, quick: bool) -> list[dict[str, object]]:
+def step_table(rounds: int, quick: bool, machine: Machine) -> list[dict[str, object]]:
     # A fork of a process whose threads never started.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
@@ -223,7 +274,7 @@ def step_table(rounds: int, quick: bool) -> list[dict[str, object]]:
     servers = {}
     for kept in (False, True):
         servers[kept], theirs = context.Pipe()
-        context.Process(target=serve, args=(theirs, kept), daemon=True).start()
+        context.Process(target=serve, args=(theirs, kept, machine), daemon=True).start()
 
     def ask(number: int, way: Way, steps: int) -> list[float] | str:
         servers[way.kept].send((number, way, steps))
@@ -235,7 +286,7 @@ def step_table(rounds: int, quick: bool) -> list[dict[str, object]]:
         f"{'model':<17}{'engine':<24}{'private':>8}{'width':>6}{'ms a model-step':>17}"
         f"{'x plain':>9}{'peak MB':>9}"
     )
-    for number, case in enumerate(CASES):
+    for number, case in enumerate(machine.cases):
         widths = tuple(width for width in case.widths if not quick or width != 4)
         tried = [(way, ask(number, way, 1)) for way in ways(widths, quick)]
         for way, first in tried:
@@ -250,7 +301,7 @@ def step_table(rounds: int, quick: bool) -> list[dict[str, object]]:
         median = {way: statistics.median(times) for way, times in seconds.items()}
         for way, value in median.items():
             ours_end, theirs_end = context.Pipe()
-            process = context.Process(target=peak_mb, args=(number, way, theirs_end))
+            process = context.Process(target=peak_mb, args=(number, way, theirs_end, machine))
             process.start()
             peak = ours_end.recv()
             process.join()
@@ -324,10 +375,10 @@ def by_hand_seconds(mode: str) -> tuple[float, str]:
     case = Case("quickstart", "mlp", {"hidden": [128]}, (784,), 10, 512, 0)
     steps, timed = math.ceil(50 * 2000 / 512), 5 if mode == "hooks" else 20
     ordinary, private = (
-        statistics.median(plain(case, 20)),
-        statistics.median(opacus(case, timed, mode)),
+        statistics.median(plain(case, 20, Machine())),
+        statistics.median(opacus(case, timed, mode, Machine())),
     )
-    model, (x, _) = case.build(), batch_of(case, 4000)
+    model, (x, _) = case.build(), Machine().batch_of(case, 4000)
     start = time.perf_counter()
     with torch.no_grad():
         model(x)
@@ -667,17 +718,30 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="default 5, with --quick 2")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--only", choices=list(TABLES), help="nothing but this table")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of step times")
+    parser.add_argument("--precision", choices=list(Precision), default=Precision.FLOAT32)
     options = parser.parse_args()
+    machine = Machine(options.device, Precision(options.precision))
+    if machine.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("there is no GPU here: --device cuda needs one")
     warnings.simplefilter("ignore")
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {torch.device('cpu')}")
-    record: dict[str, object] = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    name = torch.cuda.get_device_name() if machine.device == "cuda" else machine.device
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {name}")
+    record: dict[str, object] = {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": name,
+        "precision": machine.precision,
+    }
     if options.only:
         record[options.only] = TABLES[options.only]()
     else:
-        if not options.quick:
+        here = machine == Machine() and not options.quick
+        if here:
             record["allocator_ms"], record["noise_ms"] = allocator_gain(), noise_table()
-        record["rows"] = step_table(options.rounds or (2 if options.quick else 5), options.quick)
-        if not options.quick:
+        rounds = options.rounds or (2 if options.quick else 5)
+        record["rows"] = step_table(rounds, options.quick, machine)
+        if here:
             record["attacks"], record["sweeps"] = attack_table(), sweeps()
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)

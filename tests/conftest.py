@@ -3,6 +3,7 @@
 import functools
 import json
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -34,6 +35,7 @@ def _quick(request, monkeypatch):
     if request.node.get_closest_marker("whole"):
         return
     monkeypatch.setattr(figures, "image", lambda _figure, kind: _picture(kind))
+    monkeypatch.setattr(figures, "pixels", lambda _figure: np.zeros((8, 8, 3), np.uint8))
     monkeypatch.setattr("dptrain.privacy.prv.prv_epsilon", lambda *_: 1.0)
 
 
@@ -47,8 +49,13 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(items):
-    """The longest file first, so that no process ends long after the other."""
+    """The longest file first, so that no process ends long after the other; and without a GPU
+    nothing that needs one.
+    """
     items.sort(key=lambda item: item.path.name != "test_readme.py")
+    for item in items:
+        if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="there is no GPU here"))
 
 
 def pytest_generate_tests(metafunc):

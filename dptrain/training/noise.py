@@ -69,14 +69,16 @@ class GaussianNoise:
         """
         bits = np.empty(len(columns), dtype=np.uint64)
         fill(key, Purpose.TAIL, step, bits)
+        pairs = []
         for column, drawn in zip(columns, bits.tolist(), strict=True):
             radius_bits, angle_bits = self._bits[row, :, column].tolist()
             radius = math.sqrt(
                 -2 * math.log(max(abs(radius_bits + drawn / 2.0**64 - 0.5) * 2.0**-31, 1e-30))
             )
             angle = angle_bits * (math.pi * 2.0**-31)
-            self._normals[row, 0, column] = math.cos(angle) * radius
-            self._normals[row, 1, column] = math.sin(angle) * radius
+            pairs.append((math.cos(angle) * radius, math.sin(angle) * radius))
+        there = self._normals.device
+        self._normals[row, :, torch.tensor(columns, device=there)] = torch.tensor(pairs).T.to(there)
 
     def _box_muller(
         self,
@@ -103,3 +105,46 @@ class GaussianNoise:
             beyond.append(divmod(place, radius.shape[1]))
             radius[beyond[-1]] = 0
         return beyond
+
+
+class DeviceNoise(GaussianNoise):
+    """The same numbers, but for rounding, made on another device: the keystream's bits go there,
+    and no result is waited for.
+    """
+
+    def __init__(self, models: int, size: int, device: torch.device):
+        half = (size + 1) // 2
+        pinned = device.type == "cuda"
+        self._host = torch.empty((models, 2, half), dtype=torch.int32, pin_memory=pinned)
+        self._copied = torch.cuda.Event() if pinned else None
+        self._bits = self._host.numpy()
+        self._normals = torch.empty((models, 2, half), device=device)
+        self._size = size
+
+    def draw(self, keys: Sequence[bytes], step: int) -> Tensor:
+        """The noise of one step, float32 [K, P] on the device; valid until the next draw."""
+        if self._copied is not None:
+            # The bits of the step before may still be on their way from the same memory.
+            self._copied.synchronize()
+        for key, row in zip(keys, self._bits, strict=True):
+            fill(key, Purpose.NOISE, step, row)
+        bits = self._host.to(self._normals.device, non_blocking=True)
+        if self._copied is not None:
+            self._copied.record(torch.cuda.current_stream(self._normals.device))
+        radius = bits[:, 0].float().abs_().mul_(2.0**-31).log_().mul_(-2).sqrt_()
+        angle = bits[:, 1].float().mul_(math.pi * 2.0**-31)
+        torch.mul(torch.cos(angle), radius, out=self._normals[:, 0])
+        torch.mul(torch.sin(angle), radius, out=self._normals[:, 1])
+        for model, key in enumerate(keys):
+            shifted = (self._bits[model, 0] + np.int32(TAIL - 1)).view(np.uint32)
+            columns = np.flatnonzero(shifted < 2 * TAIL - 1).tolist()  # |i| < TAIL
+            if columns:
+                self._refine(key, step, model, columns)
+        return self._normals.flatten(1)[:, : self._size]
+
+
+def gaussian_noise(models: int, size: int, device: torch.device) -> GaussianNoise:
+    """The source of a device's noise."""
+    if device.type == "cpu":
+        return GaussianNoise(models, size)
+    return DeviceNoise(models, size, device)

@@ -1,4 +1,5 @@
-"""Which library multiplies float32 matrices on a processor: the one that torch prefers, or oneDNN.
+"""Products of float32 that are products of float32, and which library multiplies on a processor:
+the one that torch prefers, or oneDNN.
 
 With `fp32_precision = "bf16"` torch gives float32 products to oneDNN. On some processors that is
 twice as fast as MKL and as accurate; on others it really rounds to bfloat16, and then the sum of
@@ -33,6 +34,26 @@ def available() -> bool:
     """Whether this torch and this processor know the switch; AVX2 alone has no kernels for it."""
     capability = torch.backends.cpu.get_cpu_capability()
     return _switch() is not None and capability not in ("DEFAULT", "NO AVX", "AVX2")
+
+
+@contextlib.contextmanager
+def exact() -> Iterator[None]:
+    """No TF32 within the block, which torch takes for convolutions on CUDA unless it is told not
+    to: with 10 bits of a gradient left, the norm that is clipped is not that of what is summed.
+    """
+    backends: tuple[Any, ...] = (
+        getattr(torch.backends.cudnn, "conv", None),
+        torch.backends.cuda.matmul,
+    )
+    kinds = [kind for kind in backends if hasattr(kind, "fp32_precision")]
+    before = [kind.fp32_precision for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.fp32_precision = "ieee"
+        yield
+    finally:
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
 
 
 @contextlib.contextmanager

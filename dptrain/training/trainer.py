@@ -22,8 +22,9 @@ from dptrain.training import adversary, augmentation
 from dptrain.training.gradients.base import Clipper, Engine
 from dptrain.training.gradients.engines import ENGINES
 from dptrain.training.gradients.stacked import StackedEngine
-from dptrain.training.noise import GaussianNoise
+from dptrain.training.noise import gaussian_noise
 from dptrain.training.optimisers import OPTIMISERS, rate
+from dptrain.training.products import exact
 from dptrain.training.regularisers import Draws, StepLoss
 from dptrain.training.state import State, average
 
@@ -157,7 +158,7 @@ def train(
     noise = None
     if ran.private:
         size = sum(state.parameters[name][0].numel() for name in trainer.names)
-        noise = GaussianNoise(len(trainer.keys), size)
+        noise = gaussian_noise(len(trainer.keys), size, trainer.data.inputs.device)
     last = ran.steps if until is None else min(until, ran.steps)
     for step in range(state.step, last):
         batch = draw_batch(trainer, step)
@@ -166,7 +167,8 @@ def train(
             if charge:
                 charge(step, ran, trainer.noise_std)
             normals = noise.draw(trainer.keys, step)
-        state, record = train_step(trainer, state, batch, normals)
+        with exact():
+            state, record = train_step(trainer, state, batch, normals)
         on_step(state, record)
     return state, replace(ran, steps=state.step)
 

@@ -14,9 +14,10 @@ from dptrain.core import streams
 from dptrain.core.streams import seeded_key
 from dptrain.core.types import Clipping, EngineKind, Mechanism, Precision, Sampling, Setting
 from dptrain.privacy import pld
+from dptrain.training import noise
 from dptrain.training.gradients.base import Clipper, stack
 from dptrain.training.gradients.engines import ENGINES
-from dptrain.training.noise import GaussianNoise
+from dptrain.training.noise import DeviceNoise, GaussianNoise
 from dptrain.training.state import State
 from tests.runs import make_recipe, train
 
@@ -148,6 +149,28 @@ def test_models_steps_and_halves_are_independent(seed):
     rows = np.concatenate([rows[:, :2500], rows[:, 2500:]])
     correlation = np.corrcoef(rows)[np.triu_indices(24, 1)]
     assert np.abs(correlation).max() * math.sqrt(2500) < 6
+
+
+@pytest.mark.parametrize(
+    "device", [torch.device("cpu"), pytest.param(torch.device("cuda"), marks=pytest.mark.cuda)]
+)
+def test_another_device_makes_the_same_noise(device, monkeypatch):
+    """The same bits by the same formulas, and the same pairs of the tail drawn again; two steps,
+    since the second fills memory that the first was sent from.
+    """
+    monkeypatch.setattr(noise, "TAIL", 1 << 22)  # a thousandth of all
+    monkeypatch.setattr(noise, "FAR", math.sqrt(-2 * math.log((1 << 22) * 2.0**-31)))
+    size = 100_001
+    here, there = GaussianNoise(2, size), DeviceNoise(2, size, device)
+    for step in (5, 6):
+        expected, drawn = here.draw(KEYS[:2], step), there.draw(KEYS[:2], step).cpu()
+        assert drawn.shape == expected.shape
+        torch.testing.assert_close(drawn, expected, rtol=1e-5, atol=2e-6)
+        far = torch.from_numpy(np.abs(here._bits[:, 0].astype(np.int64)) < (1 << 22) - 1000)
+        far = torch.cat([far, far], dim=1)[:, :size]
+        assert far.sum() > 100
+        # Of 64 bits and rounded once; elsewhere the last digits differ.
+        assert torch.equal(drawn[far], expected[far])
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 101])

@@ -1,13 +1,20 @@
 """Products by another library: only where they are float32 products, and only within a block."""
 
+import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
-from dptrain.training import products
+from dptrain import models
+from dptrain.core.streams import seeded_key
+from dptrain.core.types import Mechanism, Sampling, Setting
+from dptrain.training import products, trainer
 from dptrain.training.products import Products, using
+from dptrain.training.state import State
+from tests.runs import make_recipe, train
 
 SWITCH = torch.backends.mkldnn.matmul
 
@@ -81,3 +88,36 @@ def test_an_import_changes_nothing():
         "assert torch.backends.mkldnn.matmul.fp32_precision == before"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_no_step_runs_in_tf32(monkeypatch, private):
+    """Whatever torch or the user has chosen; and on_step, which is the caller's, runs as before."""
+    kinds = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    before = [kind.fp32_precision for kind in kinds]
+    assert "tf32" in before  # torch's choice for convolutions
+    within, after = [], []
+    step = trainer.train_step
+
+    def watched(*given):
+        within.append([kind.fp32_precision for kind in kinds])
+        return step(*given)
+
+    monkeypatch.setattr(trainer, "train_step", watched)
+    model, inputs = models.mlp((5,), 2, (3,)), torch.randn(12, 5)
+    clip = 1.0 if private else math.inf
+    mechanism = Mechanism(Sampling.POISSON, 4, 12, 3, float(private), clip, 4)
+    train(
+        model,
+        Setting("s", "dpsgd", None, 1e-5, mechanism, make_recipe(0.1)),
+        "stacked",
+        State.start([model]),
+        [seeded_key(0, "tf32")],
+        inputs,
+        torch.zeros(12, dtype=torch.int64),
+        np.ones((1, 12), dtype=bool),
+        lambda *_: after.append([kind.fp32_precision for kind in kinds]),
+    )
+    assert within == [["ieee", "ieee"]] * 3
+    assert after == [before] * 3
+    assert [kind.fp32_precision for kind in kinds] == before
