@@ -70,8 +70,12 @@ def test_bounds_from_counts_equal_their_slow_twins(method, twin):
 
 @pytest.mark.parametrize(
     "fixtures",
-    [range(10), pytest.param(range(10, FIXTURES), marks=pytest.mark.slow)],
-    ids=["some", "all"],
+    [
+        range(4),
+        pytest.param(range(4, 10), marks=pytest.mark.long),
+        pytest.param(range(10, FIXTURES), marks=pytest.mark.slow),
+    ],
+    ids=["some", "more", "all"],
 )
 def test_joint_beta_equals_its_slow_twin(fixtures):
     """The twin's mass of the region at our ends is what was asked for; the ends follow, since the

@@ -30,8 +30,13 @@ def test_one_run_published_values(m, guesses, right, delta, epsilon):
     ("fast", "twin"),
     [(one_run.one_run, reference.one_run), (one_run.one_run_fdp, reference.one_run_fdp)],
 )
-def test_bounds_from_one_run_equal_their_slow_twins(fast, twin):
-    for seed in range(FIXTURES):
+@pytest.mark.parametrize(
+    "fixtures",
+    [range(FIXTURES // 4), pytest.param(range(FIXTURES // 4, FIXTURES), marks=pytest.mark.long)],
+    ids=["some", "all"],
+)
+def test_bounds_from_one_run_equal_their_slow_twins(fast, twin, fixtures):
+    for seed in fixtures:
         rng = np.random.default_rng(seed)
         m = int(rng.integers(10, 60))
         guesses = int(rng.integers(1, m + 1))

@@ -70,7 +70,13 @@ EXPERIMENTS = files.groups()["experiment"]
 SHRINK = [o for o in TINY if o.split("=")[0] not in ("name", "epsilons", "model.hidden")]
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "experiment",
+    [
+        pytest.param(name, marks=pytest.mark.long if name in ("self_audit", "adult") else ())
+        for name in EXPERIMENTS
+    ],
+)
 def test_every_experiment_composes_and_its_shrunk_form_runs(experiment, tmp_path, monkeypatch):
     full = compose.load("sweep", [f"experiment={experiment}"])
     assert full.name == experiment

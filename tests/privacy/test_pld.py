@@ -144,10 +144,12 @@ def test_many_configurations(number):
     assert unamplified_epsilon(ran, delta) >= spent - loose
 
 
-@pytest.mark.parametrize(
-    "number",
-    [pytest.param(n, marks=() if n % 25 == 0 else pytest.mark.slow) for n in range(CONFIGURATIONS)],
-)
+def often(number):
+    """Some at once, more in CI, and all of them under -m slow."""
+    return () if number % 100 == 0 else pytest.mark.slow if number % 25 else pytest.mark.long
+
+
+@pytest.mark.parametrize("number", [pytest.param(n, marks=often(n)) for n in range(CONFIGURATIONS)])
 def test_many_calibrations_never_overshoot(number):
     rng = np.random.default_rng([number, 1])
     ran, delta = drawn(number)

@@ -1,8 +1,6 @@
 """Products by another library: only where they are float32 products, and only within a block."""
 
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -17,6 +15,7 @@ from dptrain.training.state import State
 from tests.runs import make_recipe, train
 
 SWITCH = torch.backends.mkldnn.matmul
+AT_FIRST = SWITCH.fp32_precision
 
 
 @pytest.fixture(autouse=True)
@@ -82,12 +81,8 @@ def test_a_torch_without_the_switch(monkeypatch):
 
 
 def test_an_import_changes_nothing():
-    code = (
-        "import torch; before = torch.backends.mkldnn.matmul.fp32_precision; import dptrain.api, "
-        "dptrain.fleet.placement, dptrain.training.products; "
-        "assert torch.backends.mkldnn.matmul.fp32_precision == before"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    """dptrain was imported long before this."""
+    assert AT_FIRST == "none"
 
 
 @pytest.mark.parametrize("private", [False, True])

@@ -72,8 +72,15 @@ def test_a_program_without_a_main_guard_is_not_run_again(tmp_path):
     assert sorted(ran.stdout.split()) == ["1", "4", "once"]
 
 
-@pytest.mark.parametrize(("job", "code"), [("die", 9), ("vanish", 0)])
-@pytest.mark.parametrize("other", ["wait", "chatter"])
+@pytest.mark.parametrize(
+    ("job", "code", "other"),
+    [
+        ("die", 9, "chatter"),
+        pytest.param("die", 9, "wait", marks=pytest.mark.long),
+        pytest.param("vanish", 0, "chatter", marks=pytest.mark.long),
+        ("vanish", 0, "wait"),
+    ],
+)
 def test_a_worker_that_dies_is_reported_at_once(job, code, other):
     began = time.monotonic()
     with pytest.raises(RuntimeError, match=f"exit code {code}"):
