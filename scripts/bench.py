@@ -39,6 +39,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from dptrain import models
+from dptrain.attacks import ATTACKS, needs
 from dptrain.attacks.scores import Scores
 from dptrain.config import compose
 from dptrain.core import allocator, streams
@@ -461,19 +462,6 @@ def sweeps() -> dict[str, object]:
     return table | quickstart_table()
 
 
-BENCHED = (
-    "loss",
-    "modified_entropy",
-    "difficulty",
-    "attack_r",
-    "lira",
-    "lira_offline",
-    "rmia",
-    "rmia_offline",
-    "shadow",
-)
-
-
 def attack_seconds(name: str, options: dict[str, object], answer: Connection) -> None:
     """In a process of its own: an attack on all of 64 models x 50,000 examples x 10 classes, from
     their logits; then its rows.
@@ -484,7 +472,15 @@ def attack_seconds(name: str, options: dict[str, object], answer: Connection) ->
     labels = rng.integers(0, classes, examples)
     logits = rng.standard_normal((models, examples, 1, classes), dtype=np.float32)
     logits[:, np.arange(examples), 0, labels] += 2 + membership
-    scores = Scores(logits, labels, membership)
+    outside = Scores(
+        rng.standard_normal((models, 5000, 1, classes), dtype=np.float32),
+        rng.integers(0, classes, 5000),
+        np.zeros((models, 5000), dtype=bool),
+        inputs=rng.standard_normal((5000, 20), dtype=np.float32),
+    )
+    inputs = rng.standard_normal((examples, 20), dtype=np.float32)
+    extras = {extra: _extra(rng, extra, scores=logits) for extra in needs(name, options)}
+    scores = Scores(logits, labels, membership, inputs=inputs, population=outside, extras=extras)
     start = time.perf_counter()
     attack_scores = thresholds.run(scores, name, options)
     attacked, peak = (
@@ -497,6 +493,17 @@ def attack_seconds(name: str, options: dict[str, object], answer: Connection) ->
     answer.send((attacked, time.perf_counter() - start, peak))
 
 
+def _extra(rng: np.random.Generator, name: str, scores: np.ndarray) -> np.ndarray:
+    """Something of the shape that an attack reads; two copies or checkpoints."""
+    models, examples, _, classes = scores.shape
+    if name.endswith("_logits"):
+        noise = rng.standard_normal((models, examples, 2, classes), dtype=np.float32)
+        return scores + noise / 10
+    if name == "trajectory_loss":
+        return rng.random((models, examples, 2), dtype=np.float32)
+    return rng.random((models, examples), dtype=np.float32)
+
+
 def attack_table() -> dict[str, object]:
     """Every model of a large fleet as the target, and the peak memory of the process, data
     included.
@@ -504,7 +511,7 @@ def attack_table() -> dict[str, object]:
     context = multiprocessing.get_context("spawn")
     table: dict[str, object] = {}
     print(f"{'64 models x 50,000 examples':<32}{'attack s':>10}{'rows s':>10}{'peak GiB':>10}")
-    for name in BENCHED:
+    for name in ATTACKS:
         for variance in ("global", "per_example") if name.startswith("lira") else (None,):
             ours, theirs = context.Pipe()
             options = {"variance": variance} if variance else {}
@@ -515,6 +522,8 @@ def attack_table() -> dict[str, object]:
             title = " ".join(filter(None, [name, variance]))
             table[title] = {"attack_seconds": attacked, "rows_seconds": rows, "peak_gib": peak}
             print(f"{title:<32}{attacked:>10.1f}{rows:>10.1f}{peak:>10.2f}", flush=True)
+    total = sum(cast("dict[str, float]", row)["attack_seconds"] for row in table.values())
+    print(f"all attacks: {total:.0f} s")
     return table
 
 

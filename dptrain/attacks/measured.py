@@ -4,11 +4,13 @@ copies of them, gradients, losses while it was trained.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from dptrain.attacks.scores import Scores, cross_entropy
-from dptrain.attacks.shadow import drawn, fit
+from dptrain.attacks.scores import Scores, cross_entropy, of_each
+from dptrain.attacks.shadow import Classifier, drawn, fit
 from dptrain.core.errors import Refusal
 
 GRID = 16
@@ -35,10 +37,7 @@ def morgan(scores: Scores, target: int) -> np.ndarray:
     table, models = scores.records(target)
     if not len(models):
         raise Refusal("Morgan's thresholds need shadow models")
-    member = table.membership[models].ravel()
-    known = table.loss[models].ravel()
-    share = np.concatenate([_share_above(table, model) for model in models.tolist()])
-    low, high = _window(known, share, member)
+    low, high = _window_of(table, tuple(models.tolist()))
     losses = scores.loss[target]
     return np.where((losses >= low) & (losses <= high), _share_above(scores, target), -1.0)
 
@@ -49,6 +48,20 @@ def _share_above(scores: Scores, model: int) -> np.ndarray:
     return result
 
 
+@lru_cache(maxsize=2)  # every target asks for the same
+def _shares(table: Scores) -> np.ndarray:
+    """_share_above of every model, [M, N]."""
+    return of_each(np.arange(table.models), lambda model: _share_above(table, int(model)))
+
+
+@lru_cache(maxsize=2)  # a target and its complement have the same shadows
+def _window_of(table: Scores, models: tuple[int, ...]) -> tuple[float, float]:
+    """The window of some models' records."""
+    rows = list(models)
+    member = table.membership[rows].ravel()
+    return _window(table.loss[rows].ravel(), _shares(table)[rows].ravel(), member)
+
+
 def _window(
     loss: Float[np.ndarray, " R"], share: Float[np.ndarray, " R"], member: Bool[np.ndarray, " R"]
 ) -> tuple[float, float]:
@@ -56,14 +69,29 @@ def _window(
     the first of equals.
     """
     limits = np.quantile(loss, np.linspace(0, 1, GRID + 1))
-    cuts = np.quantile(share, np.linspace(0, 1, GRID + 1))[:-1]
+    cuts = np.unique(np.quantile(share, np.linspace(0, 1, GRID + 1))[:-1])
+    # Between two limits lies an odd place, and on the limit itself, which is of both windows, an
+    # even one.
+    ends = np.unique(limits)
+    right = np.searchsorted(ends, loss, side="right")
+    place = right + np.searchsorted(ends, loss, side="left")
+    reached = np.searchsorted(cuts, share, side="right")
+    shape = 2 * len(ends) + 1, len(cuts) + 1
+    cell = place * shape[1] + reached
+
+    def up_to(side: Bool[np.ndarray, " R"]) -> np.ndarray:
+        """Share of a side whose loss lies below each place and that reaches each cut."""
+        table = np.bincount(cell[side], minlength=shape[0] * shape[1]).reshape(shape)
+        reaching = table[:, :0:-1].cumsum(axis=1)[:, ::-1]
+        below = np.vstack([np.zeros_like(reaching[:1]), reaching.cumsum(axis=0)])
+        return below / max(int(side.sum()), 1)
+
+    gains = up_to(member) - up_to(~member)
     best, window = -np.inf, (-np.inf, np.inf)
-    value = np.where(member, 1 / max(member.sum(), 1), -1 / max((~member).sum(), 1))
-    above = [np.where(share >= cut, value, 0.0) for cut in cuts]
     for i, low in enumerate(limits[:-1]):
         for high in limits[i + 1 :]:
-            inside = (loss >= low) & (loss <= high)
-            gain = max(float(gains[inside].sum()) for gains in above)
+            first, last = (2 * int(np.searchsorted(ends, end)) + 1 for end in (low, high))
+            gain = float((gains[last + 1] - gains[first]).max())
             if gain > best + 1e-12:  # beyond the rounding of equal sums
                 best, window = gain, (float(low), float(high))
     return window
@@ -104,21 +132,28 @@ def trajectory(scores: Scores, target: int) -> np.ndarray:
     float64 [N] (Liu et al. 2022, section 4, with the real checkpoints in the place of distilled
     ones). Raises Refusal without trajectory_loss or shadows.
     """
-    features = _log_losses(scores, np.array([target]))[0]
+    losses = _log_losses(scores, np.full(len(scores.labels), target), np.arange(len(scores.labels)))
     table, models = scores.records(target)
     if not len(models):
         raise Refusal(
             "a classifier of trajectories needs shadow models: models_per_setting of at least 4"
         )
-    known = _log_losses(table, models)
-    model, example = np.divmod(drawn(known[..., 0].size), known.shape[1])
-    member = table.membership[models[model], example]
-    return fit(known[model, example], member).log_odds(features)
+    return _classifier(table, tuple(models.tolist())).log_odds(losses)
 
 
-def _log_losses(scores: Scores, models: Int[np.ndarray, " K"]) -> np.ndarray:
-    """[models, N, E]; logarithms, since losses spread over decades."""
-    result: np.ndarray = np.log(
-        np.maximum(scores.extra("trajectory_loss")[models].astype(np.float64), 1e-12)
-    )
+@lru_cache(maxsize=2)  # a target and its complement have the same shadows
+def _classifier(table: Scores, models: tuple[int, ...]) -> Classifier:
+    """Of some models' records."""
+    examples = len(table.labels)
+    model, example = np.divmod(drawn(len(models) * examples), examples)
+    at = np.array(models)[model], example
+    return fit(_log_losses(table, *at), table.membership[at])
+
+
+def _log_losses(
+    scores: Scores, models: Int[np.ndarray, " n"], examples: Int[np.ndarray, " n"]
+) -> np.ndarray:
+    """Of some models an example each, [n, E]; logarithms, since losses spread over decades."""
+    losses = scores.extra("trajectory_loss")[models, examples].astype(np.float64)
+    result: np.ndarray = np.log(np.maximum(losses, 1e-12))
     return result

@@ -238,7 +238,7 @@ class Scores:
         """Cross-entropy logsumexp(z) - z_y of each query, float64 [M, N, Q]."""
         if self.logits is None:
             return self._given.astype(np.float64)
-        return _of_each(self.logits, lambda logits: cross_entropy(logits, self.labels))
+        return of_each(self.logits, lambda logits: cross_entropy(logits, self.labels))
 
     @cached_property
     def loss(self) -> np.ndarray:
@@ -248,7 +248,7 @@ class Scores:
     @cached_property
     def confidence(self) -> np.ndarray:
         """Probability of the true class, mean over queries, float64 [M, N]."""
-        return _of_each(self.losses, lambda losses: _mean_of_queries(np.exp(-losses)))
+        return of_each(self.losses, lambda losses: _mean_of_queries(np.exp(-losses)))
 
     @cached_property
     def phi(self) -> np.ndarray:
@@ -262,10 +262,10 @@ class Scores:
             loss = np.maximum(self.losses, _SATURATED)
             result: np.ndarray = -loss - np.log(-np.expm1(-loss))
             return result
-        return _of_each(self.logits, lambda logits: scaled_logit(logits, self.labels))
+        return of_each(self.logits, lambda logits: scaled_logit(logits, self.labels))
 
 
-def _of_each(
+def of_each(
     tables: Shaped[np.ndarray, "M ..."], function: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
     """A function of each model's table, float64 [M, ...]."""
