@@ -292,8 +292,11 @@ class _Trial:
         keys = [streams.seeded_key(0, "trial")] * width
         members = np.ones((width, batch), dtype=bool)
         data = TrainingData(examples, labels, members)
-        with contextlib.suppress(_Enough), products.using(self.products):
-            train(Trainer.of(self.model, setting, self.engine, keys, data), state, on_step)
+        with contextlib.suppress(_Enough):
+            trainer = Trainer.of(
+                self.model, setting, self.engine, keys, data, products=self.products
+            )
+            train(trainer, state, on_step)
         return min(after - before for before, after in itertools.pairwise(times)) / width
 
 

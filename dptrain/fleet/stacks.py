@@ -25,7 +25,7 @@ from dptrain.fleet import models as trained
 from dptrain.fleet.executors.base import Emit, Interrupted, Place, Work
 from dptrain.fleet.fleet import Fleet
 from dptrain.privacy import ledger
-from dptrain.training import inference, products
+from dptrain.training import inference
 from dptrain.training.checkpoint import OnCurve, Point, Progress, Steps
 from dptrain.training.state import State, keep_best
 from dptrain.training.trainer import Charge, StepRecord, Trainer, TrainingData, train
@@ -156,15 +156,22 @@ def advance(
         fleet.membership[progress.models],
         observer.outside(),
     )
-    physical_batch = fleet.placement.physical_batch
-    trainer = Trainer.of(model, setting, fleet.engine, progress.keys, data, physical_batch)
+    placed = fleet.placement
+    trainer = Trainer.of(
+        model,
+        setting,
+        fleet.engine,
+        progress.keys,
+        data,
+        placed.physical_batch,
+        placed.products,
+    )
 
     def on_step(state: State, record: StepRecord) -> None:
         progress.state = state
         after(observer.point(state, record))
 
-    with products.using(fleet.placement.products):
-        progress.state, ran = train(trainer, progress.state, on_step, charge, until)
+    progress.state, ran = train(trainer, progress.state, on_step, charge, until)
     progress.ran = ran.to_json()
 
 

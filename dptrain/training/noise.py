@@ -24,8 +24,8 @@ TAIL = 1 << 10
 """Integers below it stand for radii beyond 5.4, between which gaps are wide: these few get 64 more
 bits each.
 """
-FAR = math.sqrt(-2 * math.log(TAIL * 2.0**-31))
-"""The radius of TAIL."""
+FAR = math.sqrt(-2 * math.log((TAIL - 0.5) * 2.0**-31))
+"""A radius between those of TAIL and of the integer below it."""
 
 
 class GaussianNoise:
@@ -108,9 +108,7 @@ class GaussianNoise:
 
 
 class DeviceNoise(GaussianNoise):
-    """The same numbers, but for rounding, made on another device: the keystream's bits go there,
-    and no result is waited for.
-    """
+    """The same numbers, but for rounding, made on a GPU: the keystream's bits go there."""
 
     def __init__(self, models: int, size: int, device: torch.device):
         half = (size + 1) // 2
@@ -128,7 +126,7 @@ class DeviceNoise(GaussianNoise):
             self._copied.synchronize()
         for key, row in zip(keys, self._bits, strict=True):
             fill(key, Purpose.NOISE, step, row)
-        bits = self._host.to(self._normals.device, non_blocking=True)
+        bits = self._host.to(self._normals.device, non_blocking=self._copied is not None)
         if self._copied is not None:
             self._copied.record(torch.cuda.current_stream(self._normals.device))
         radius = bits[:, 0].float().abs_().mul_(2.0**-31).log_().mul_(-2).sqrt_()
@@ -145,6 +143,6 @@ class DeviceNoise(GaussianNoise):
 
 def gaussian_noise(models: int, size: int, device: torch.device) -> GaussianNoise:
     """The source of a device's noise."""
-    if device.type == "cpu":
-        return GaussianNoise(models, size)
-    return DeviceNoise(models, size, device)
+    if device.type == "cuda":
+        return DeviceNoise(models, size, device)
+    return GaussianNoise(models, size)  # copies to other devices are not known to be in order

@@ -1,27 +1,32 @@
-"""Products of float32 that are products of float32, and which library multiplies on a processor:
-the one that torch prefers, or oneDNN.
+"""Training steps multiply float32 as float32, and which library does it on a processor: the one
+that torch prefers, or oneDNN.
+
+A clip holds only where the norm that is clipped is that of what is summed. So no step multiplies in
+TF32, which torch takes for convolutions on CUDA, nor in what `set_float32_matmul_precision` or an
+`autocast` around it allows.
 
 With `fp32_precision = "bf16"` torch gives float32 products to oneDNN. On some processors that is
-twice as fast as MKL and as accurate; on others it really rounds to bfloat16, and then the sum of
-clipped gradients could exceed its clipping norm. So its accuracy is measured in every process
-before it is used.
+twice as fast as MKL and as accurate; on others it really rounds to bfloat16. Every process measures
+the error before it takes a step so.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from typing import Any
 
 import torch
+from torch import Tensor
 
 ACCURACY = 1e-6
 """Of an entry of a product, relative to the norms of its row and its column: what float32 sums
-reach, 4,000 times below what rounding to bfloat16 costs; clipped sums may exceed C by 1e-5 of it.
+reach, 4,000 times below what rounding to bfloat16 costs.
 """
-SHAPES = ((1, 64, 32, 16), (16, 512, 784, 128), (2, 33, 2001, 7), (4, 784, 512, 128))
+SHAPES = ((1, 64, 32, 16), (16, 512, 784, 128), (2, 33, 2001, 7), (4, 1, 600, 300))
 """Of products [batch, rows, inner, columns] that are tried."""
 
 
@@ -33,73 +38,122 @@ class Products(StrEnum):
 def available() -> bool:
     """Whether this torch and this processor know the switch; AVX2 alone has no kernels for it."""
     capability = torch.backends.cpu.get_cpu_capability()
-    return _switch() is not None and capability not in ("DEFAULT", "NO AVX", "AVX2")
+    return _switches() != {} and capability not in ("DEFAULT", "NO AVX", "AVX2")
+
+
+_ONE_AT_A_TIME = threading.RLock()
+"""The switches are of the whole process: two threads that train take their steps in turn."""
 
 
 @contextlib.contextmanager
-def exact() -> Iterator[None]:
-    """No TF32 within the block, which torch takes for convolutions on CUDA unless it is told not
-    to: with 10 bits of a gradient left, the norm that is clipped is not that of what is summed.
+def float32(products: Products, device: str) -> Iterator[None]:
+    """Products of float32 within the block, by `products` where they are accurate here; afterwards
+    everything is as it was. device: the type of the models' device.
     """
-    backends: tuple[Any, ...] = (
-        getattr(torch.backends.cudnn, "conv", None),
-        torch.backends.cuda.matmul,
-    )
-    kinds = [kind for kind in backends if hasattr(kind, "fp32_precision")]
-    before = [kind.fp32_precision for kind in kinds]
-    try:
-        for kind in kinds:
-            kind.fp32_precision = "ieee"
-        yield
-    finally:
-        for kind, precision in zip(kinds, before, strict=True):
-            kind.fp32_precision = precision
-
-
-@contextlib.contextmanager
-def using(products: Products) -> Iterator[None]:
-    """Multiply so within the block, where that is accurate here, and as before after it."""
-    if products == Products.DEFAULT or not accurate():
-        yield
-        return
-    with _switched():
+    onednn = products == Products.ONEDNN and device == "cpu" and accurate()
+    switched = _on_cuda() if device == "cuda" else _on_processor(onednn)
+    with _ONE_AT_A_TIME, switched, torch.autocast(device, enabled=False):
         yield
 
 
 @functools.cache
 def accurate() -> bool:
-    """Whether oneDNN's products are float32 products on this processor."""
-    if _switch() is None:
+    """Whether oneDNN's products are float32 products on this processor, in every kind of product
+    that a step takes.
+    """
+    if not _switches():
         return False
-    with _switched():
+    with _ONE_AT_A_TIME, _on_processor(True), torch.autocast("cpu", enabled=False):
         return all(_error(shape) <= ACCURACY for shape in SHAPES)
 
 
+def _into(a: Tensor, b: Tensor) -> Tensor:
+    return torch.bmm(a, b, out=a.new_empty(len(a), a.shape[1], b.shape[2]))
+
+
+KINDS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
+    torch.bmm,
+    _into,
+    lambda a, b: _into(a.mT.contiguous().mT, b),  # as weights get their gradients
+    lambda a, b: _into(a, b.mT.contiguous().mT),
+    lambda a, b: _into(b.mT, a.mT).mT,
+    lambda a, b: torch.stack([each @ other for each, other in zip(a, b, strict=True)]),
+    lambda a, b: torch.matmul(a[:, None], b[:, None])[:, 0],
+    lambda a, b: torch.baddbmm(a.new_zeros(len(a), 1, b.shape[2]), a, b),
+    lambda a, b: torch.baddbmm(a.new_zeros(len(a), a.shape[1], b.shape[2]), a, b, beta=0),
+    lambda a, b: torch.stack(
+        [torch.nn.functional.linear(each, other.T) for each, other in zip(a, b, strict=True)]
+    ),
+)
+"""Ways in which a step multiplies [batch, rows, inner] by [batch, inner, columns]."""
+
+
 def _error(shape: tuple[int, int, int, int]) -> float:
-    """The largest of products of random matrices, both ways round."""
+    """The largest of products of random matrices, whatever the kind."""
     batch, rows, inner, columns = shape
     generator = torch.Generator().manual_seed(0)
-    a = torch.randn(batch, rows, inner, generator=generator)
-    b = torch.randn(batch, inner, columns, generator=generator)
+    a, b = (
+        torch.randn(size, generator=generator, dtype=torch.float32, device="cpu")
+        for size in ((batch, rows, inner), (batch, inner, columns))
+    )
     norms = a.norm(dim=2, keepdim=True) * b.norm(dim=1, keepdim=True)
-    exact = a.double() @ b.double()
-    tried = torch.bmm(a, b), torch.stack([one @ other for one, other in zip(a, b, strict=True)])
-    back = torch.bmm(b.transpose(1, 2), a.transpose(1, 2)).transpose(1, 2)
-    return max(float(((each.double() - exact).abs() / norms).max()) for each in (*tried, back))
+    right = a.double() @ b.double()
+    return max(float(((kind(a, b).double() - right).abs() / norms).max()) for kind in KINDS)
+
+
+@functools.cache
+def _switches() -> dict[str, Any]:
+    """torch's, for matrix products and convolutions on a processor; none in an old torch."""
+    backend = torch.backends.mkldnn
+    switches = {name: getattr(backend, name, None) for name in ("matmul", "conv")}
+    known = {name: each for name, each in switches.items() if hasattr(each, "fp32_precision")}
+    return known if len(known) == len(switches) else {}
 
 
 @contextlib.contextmanager
-def _switched() -> Iterator[None]:
-    switch = _switch()
-    before = switch.fp32_precision
-    switch.fp32_precision = "bf16"
+def _on_processor(onednn: bool) -> Iterator[None]:
+    """The switches of the processor, of which most are left as they are."""
+    changed = []
+    try:
+        for name, switch in _switches().items():
+            before = switch.fp32_precision
+            wanted = "bf16" if onednn and name == "matmul" else "ieee"
+            if before not in (wanted, "none" if wanted == "ieee" else wanted):
+                changed.append((switch, before))
+                switch.fp32_precision = wanted
+        yield
+    finally:
+        for switch, before in changed:
+            switch.fp32_precision = before
+
+
+@contextlib.contextmanager
+def _on_cuda() -> Iterator[None]:
+    """No TF32."""
+    cudnn: Any = torch.backends.cudnn
+    cuda: Any = torch.backends.cuda.matmul
+    newer = (getattr(cudnn, "conv", None), getattr(cudnn, "rnn", None), cuda)
+    known: list[Any] = [each for each in newer if hasattr(each, "fp32_precision")]
+    known += _switches().values()
+    before = [(each, each.fp32_precision) for each in known]
+    convolutions = known[0].fp32_precision == "tf32" if known else cudnn.allow_tf32
+    matrices = _matmul_precision()
+    # By the older switches, since torch raises in many a place where the newer differ from them.
+    cudnn.allow_tf32 = cuda.allow_tf32 = False
     try:
         yield
     finally:
-        switch.fp32_precision = before
+        cudnn.allow_tf32 = convolutions
+        if matrices is not None:
+            torch.set_float32_matmul_precision(matrices)
+        for each, precision in before:
+            if each.fp32_precision != precision:
+                each.fp32_precision = precision
 
 
-def _switch() -> Any:
-    """torch's own, or None where it has none."""
-    switch = getattr(torch.backends.mkldnn, "matmul", None)
-    return switch if hasattr(switch, "fp32_precision") else None
+def _matmul_precision() -> str | None:
+    """torch's older switch of matrix products; None where the newer ones say something else."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return None

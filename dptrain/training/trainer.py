@@ -24,7 +24,7 @@ from dptrain.training.gradients.engines import ENGINES
 from dptrain.training.gradients.stacked import StackedEngine
 from dptrain.training.noise import gaussian_noise
 from dptrain.training.optimisers import OPTIMISERS, rate
-from dptrain.training.products import exact
+from dptrain.training.products import Products, float32
 from dptrain.training.regularisers import Draws, StepLoss
 from dptrain.training.state import State, average
 
@@ -71,7 +71,7 @@ class Trainer:
 
     keys: the secret key of each model. engine: computes sums of clipped gradients. physical_batch:
     examples of one model in memory at once, with all their views; a larger batch is summed in parts
-    within its step; None for no limit.
+    within its step; None for no limit. products: which library multiplies.
     """
 
     mechanism: Mechanism
@@ -81,6 +81,7 @@ class Trainer:
     data: TrainingData
     names: tuple[str, ...]
     physical_batch: int | None = None
+    products: Products = Products.DEFAULT
     buffers: _Buffers = field(default_factory=_Buffers, repr=False)
 
     @staticmethod
@@ -91,6 +92,7 @@ class Trainer:
         keys: Sequence[bytes],
         data: TrainingData,
         physical_batch: int | None = None,
+        products: Products = Products.DEFAULT,
     ) -> Trainer:
         """A trainer of models of the architecture `model`, whose own values are not used.
 
@@ -106,7 +108,7 @@ class Trainer:
         # Everything goes in the model's own order: noise is dealt out by position, and a file
         # gives names back in any order.
         names = tuple(name for name, _ in model.named_parameters())
-        return Trainer(ran, recipe, built, keys, data, names, physical_batch)
+        return Trainer(ran, recipe, built, keys, data, names, physical_batch, products)
 
     @property
     def noise_std(self) -> float:
@@ -167,7 +169,7 @@ def train(
             if charge:
                 charge(step, ran, trainer.noise_std)
             normals = noise.draw(trainer.keys, step)
-        with exact():
+        with float32(trainer.products, trainer.data.inputs.device.type):
             state, record = train_step(trainer, state, batch, normals)
         on_step(state, record)
     return state, replace(ran, steps=state.step)

@@ -1,5 +1,6 @@
 """What holds on a processor holds on a GPU: `pytest -m cuda` on a machine that has one."""
 
+import copy
 import json
 
 import numpy as np
@@ -12,7 +13,7 @@ from dptrain.core.streams import seeded_key
 from dptrain.core.types import Clipping, EngineKind, Mechanism, Precision, Sampling, Setting
 from dptrain.training.gradients.base import Clipper, stack
 from dptrain.training.gradients.engines import ENGINES
-from dptrain.training.products import exact
+from dptrain.training.products import Products, float32
 from dptrain.training.state import State
 from dptrain.training.trainer import Trainer, TrainingData, train
 from tests.common import TINY
@@ -50,7 +51,7 @@ def test_removing_an_example_moves_the_sum_by_the_clip_at_most(make, precision):
     def total(weights):
         parameters = stack([model])
         out = {name: torch.zeros_like(value) for name, value in parameters.items()}
-        with exact():
+        with float32(Products.DEFAULT, "cuda"):
             ENGINES[EngineKind.STACKED](model, precision)(
                 parameters, inputs, labels, weights, Clipper.of(Clipping.FLAT, CLIP), out
             )
@@ -78,7 +79,8 @@ def test_a_private_run_is_that_of_the_processor(make):
     def trained(device):
         data = TrainingData(inputs.to(device), labels.to(device), members)
         state = State.start(initial).to(torch.device(device))
-        trainer = Trainer.of(initial[0].to(device), setting, EngineKind.STACKED, keys, data)
+        model = copy.deepcopy(initial[0]).to(device)
+        trainer = Trainer.of(model, setting, EngineKind.STACKED, keys, data)
         final, _ = train(trainer, state, lambda *_: None)
         return final.parameters
 
