@@ -64,7 +64,9 @@ from dptrain.fleet.fleet import Fleet
 from dptrain.fleet.stacks import Assignment
 from dptrain.pipeline.plan import Plan, plan
 from dptrain.pipeline.run import load
+from dptrain.training import products
 from dptrain.training.noise import GaussianNoise
+from dptrain.training.products import Products
 from dptrain.training.state import State
 from dptrain.training.trainer import Trainer, TrainingData, train
 
@@ -105,10 +107,13 @@ CUDA_CASES = tuple(
 
 @dataclass(frozen=True)
 class Machine:
-    """Where steps are timed, and in which precision all take them, plain torch included."""
+    """Where steps are timed; in which precision all take them, plain torch included; and which
+    library multiplies in ours.
+    """
 
     device: str = "cpu"
     precision: Precision = Precision.FLOAT32
+    products: Products = Products.DEFAULT
 
     @property
     def cases(self) -> tuple[Case, ...]:
@@ -203,8 +208,9 @@ def ours(
     recipe = Recipe(Optimiser(0.01), precision=machine.precision)
     setting = Setting("bench", "dpsgd", None, 1e-5, mechanism, recipe)
     data = TrainingData(inputs, labels, members)
-    trainer = Trainer.of(stacked[0].to(machine.device), setting, EngineKind.STACKED, keys, data)
     state = State.start(stacked).to(torch.device(machine.device))
+    model = stacked[0].to(machine.device)
+    trainer = Trainer.of(model, setting, EngineKind.STACKED, keys, data, products=machine.products)
     train(trainer, state, lambda *_: times.append(machine.now()))
     # The first step makes the buffers.
     return [(after - before) / width for before, after in itertools.pairwise(times[1:])]
@@ -253,7 +259,9 @@ def serve(connection: Connection, kept: bool, machine: Machine) -> None:
         try:
             connection.send(way.seconds(machine.cases[number], steps, machine))
         except Exception as error:  # a mode that does not take this model
-            connection.send(str(error).strip().splitlines()[0])
+            connection.send((str(error).strip() or type(error).__name__).splitlines()[0])
+        if machine.device != "cpu":
+            torch.cuda.empty_cache()
 
 
 def peak_mb(number: int, way: Way, answer: Connection, machine: Machine) -> None:
@@ -262,8 +270,12 @@ def peak_mb(number: int, way: Way, answer: Connection, machine: Machine) -> None
     if way.kept:
         allocator.keep_memory()
     before = machine.peak_mb()
-    way.seconds(machine.cases[number], 2 * way.width, machine)
-    answer.send(machine.peak_mb() - before)
+    try:
+        way.seconds(machine.cases[number], 2 * way.width, machine)
+    except torch.OutOfMemoryError:  # the other processes have some of it
+        answer.send(math.inf)
+    else:
+        answer.send(machine.peak_mb() - before)
 
 
 def step_table(rounds: int, quick: bool, machine: Machine) -> list[dict[str, object]]:
@@ -298,7 +310,11 @@ def step_table(rounds: int, quick: bool, machine: Machine) -> list[dict[str, obj
             way: [] for way, first in tried if not isinstance(first, str)
         }
         for way, times in list(seconds.items()) * rounds:
-            times += cast("list[float]", ask(number, way, steps))
+            more = ask(number, way, steps)
+            if isinstance(more, str):  # there was memory for the first time only
+                seconds.pop(way, None)
+            else:
+                times += more
         median = {way: statistics.median(times) for way, times in seconds.items()}
         for way, value in median.items():
             ours_end, theirs_end = context.Pipe()
@@ -728,9 +744,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--only", choices=list(TABLES), help="nothing but this table")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of step times")
+    parser.add_argument(
+        "--products", choices=list(Products), default=Products.DEFAULT, help="of our steps"
+    )
     parser.add_argument("--precision", choices=list(Precision), default=Precision.FLOAT32)
     options = parser.parse_args()
-    machine = Machine(options.device, Precision(options.precision))
+    machine = Machine(options.device, Precision(options.precision), Products(options.products))
     if machine.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("there is no GPU here: --device cuda needs one")
     warnings.simplefilter("ignore")
@@ -741,6 +760,8 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "device": name,
         "precision": machine.precision,
+        "products": machine.products,
+        "products_of_onednn_are_accurate": products.available() and products.accurate(),
     }
     if options.only:
         record[options.only] = TABLES[options.only]()

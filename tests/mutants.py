@@ -1,4 +1,4 @@
-"""68 one-line bugs of private training and auditing, most of them found live in the tools people
+"""69 one-line bugs of private training and auditing, most of them found live in the tools people
 use, and the tests that must catch each.
 """
 
@@ -455,9 +455,16 @@ MUTANTS = [
     Mutant(
         "a claim judged by its best target",
         "evaluation/one_run",
-        "return p[len(p) // 2] < (alarm",
-        "return p[0] < (alarm",
+        "middle = sorted(p_values)[len(p_values) // 2]",
+        "middle = min(p_values)",
         "tests/evaluation/test_attack_rows.py::test_a_claim_is_judged_by_the_median_of_its_targets",
+    ),
+    Mutant(
+        "a claim tried by the guesses of a bound",
+        "evaluation/one_run",
+        "p = one_run_p_value(TIMES * few.count, guesses, right, epsilon, delta)\n",
+        "p = -float(right == guesses)\n",
+        "tests/evaluation/test_attack_rows.py::test_a_claim_is_refuted_by_a_moderate_leak",
     ),
     Mutant(
         "products that round to bfloat16",

@@ -205,7 +205,7 @@ class Scores:
         hashed = hashlib.sha256()
         for name, array in self._arrays():
             hashed.update(repr((name, array.shape, array.dtype)).encode())
-            hashed.update(np.ascontiguousarray(array).data.cast("B"))
+            hashed.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         return hashed.hexdigest()
 
     def _arrays(self) -> Iterator[tuple[str, np.ndarray]]:

@@ -227,12 +227,13 @@ class _Sheet:
         bounds.sort(key=lambda bound: bound.epsilon)
         bound = bounds[(targets - 1) // 2]
         of_one_run = method in one_run.METHODS
-        contradicted = (
-            subject.proved is not None
-            and not bound.assumes
-            and of_one_run
-            and one_run.contradicts(bounds, subject.proved, BOUND_ALARM)
-        )
+        contradicted = False
+        if subject.proved is not None and of_one_run and not bound.assumes:
+            p_values = [
+                one_run.p_value(scores, member, subject.proved, subject.delta)
+                for scores, member in zip(self.examples.scores, self.examples.member, strict=True)
+            ]
+            contradicted = one_run.contradicted(p_values, BOUND_ALARM)
         parts = [
             f"lower bound at {intervals.CONFIDENCE:.0%} confidence, delta {subject.delta:g}, "
             f"{bound.n_in:,} in and {bound.n_out:,} out a target",

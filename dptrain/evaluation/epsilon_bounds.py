@@ -26,8 +26,7 @@ from dptrain.privacy import gaussian
 class Bound:
     """epsilon is at least `epsilon` at `delta`, with `confidence`. n_in and n_out are the trials
     that say so; `ceiling` is what a perfect attack would have come to; `assumes` names what must
-    hold beyond the trials, and is empty for a bound that holds for every mechanism. guessed: of one
-    run, the coins, how many of them were guessed, and how many rightly.
+    hold beyond the trials, and is empty for a bound that holds for every mechanism.
     """
 
     epsilon: float
@@ -38,7 +37,6 @@ class Bound:
     ceiling: float
     method: str
     assumes: str = ""
-    guessed: tuple[int, int, int] | None = None
 
 
 Limit = Callable[[np.ndarray, np.ndarray, float], np.ndarray]

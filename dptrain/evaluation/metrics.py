@@ -67,27 +67,28 @@ def roc(
     every distinct score, or where those are more than ROC_POINTS, at the last up to each of so many
     rates.
     """
-    if scores.size <= ROC_SORTED:
+    n_in, n_out = int(member.sum()), int((~member).sum())
+    if scores.size <= ROC_SORTED or not n_out:
         fp, tp = Ranking.of(scores.ravel(), member.ravel()).counts()
     else:
-        outside = np.sort(scores[~member])
-        thresholds = np.unique(outside[-_spread(len(outside))])[::-1]
+        outside, inside = np.sort(scores[~member]), np.sort(scores[member])
+        # Just above the score that would be one false positive too many.
+        above = outside[-1 - np.append(0, _spread(n_out - 1))]
         fp, tp = (
-            np.append(0, len(side) - np.searchsorted(side, thresholds))
-            for side in (outside, np.sort(scores[member]))
+            np.concatenate([[0], len(side) - np.searchsorted(side, above, "right"), [len(side)]])
+            for side in (outside, inside)
         )
-    n_out = int((~member).sum())
-    fpr, tpr = fp / max(n_out, 1), tp / max(int(member.sum()), 1)
-    if len(fpr) > ROC_POINTS:
+    fpr, tpr = fp / max(n_out, 1), tp / max(n_in, 1)
+    if len(fpr) > ROC_POINTS and n_out:
         rates = np.append(0, _spread(n_out) / n_out)
-        shown = np.unique(np.searchsorted(fpr, rates, side="right") - 1)
+        shown = np.unique(np.append(0, np.searchsorted(fpr, rates, side="right") - 1))
         fpr, tpr = fpr[shown], tpr[shown]
     return fpr, tpr
 
 
 def _spread(count: int) -> np.ndarray:
     """Whole numbers from 1 to `count`, evenly spaced on a logarithmic axis."""
-    return np.unique(np.geomspace(1, max(count, 1), ROC_POINTS - 1).round().astype(int))
+    return np.unique(np.geomspace(1, max(count, 1), ROC_POINTS - 2).round().astype(int))
 
 
 def auc(scores: Num[np.ndarray, "N ..."], member: Bool[np.ndarray, "N ..."]) -> np.ndarray:

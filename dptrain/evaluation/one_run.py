@@ -5,7 +5,7 @@ coins.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -130,6 +130,8 @@ SHARES = tuple(2 ** (half / 2) for half in range(2, 25))
 """One coin in so many is guessed."""
 QUARTER = 4
 """One coin in so many is looked at to choose how many of the others are guessed."""
+TIMES = QUARTER - 1
+"""How many times as many those others are."""
 
 
 METHODS: dict[str, tuple[Callable[..., float], str]] = {
@@ -154,27 +156,13 @@ def from_one_run(
     each other in any way, but not on the coins other than through the model. Raises Refusal where
     the number of members could not have come from fair coins.
     """
-    if _p_of_fair_coins(int(member.sum()), len(member)) < COINS:
-        raise Refusal(
-            f"fair coins did not choose {member.sum():,} members of {len(member):,} "
-            "examples: no bound from one run"
-        )
     bound, assumes = METHODS[method]
-    # Equal scores must not fall back on the order of the file, which may tell members first.
-    mixed = np.random.default_rng(0).permutation(len(scores))
-    looked, tried = mixed[: len(mixed) // QUARTER], mixed[len(mixed) // QUARTER :]
-
-    def ranked(part: Int[np.ndarray, " n"]) -> np.ndarray:
-        result: np.ndarray = member[part[np.argsort(-scores[part], kind="stable")]]
-        return result
-
-    few, rest = _Coins(ranked(looked)), _Coins(ranked(tried))
-    best, chosen, times = 0.0, (SHARES[0], 2), QUARTER - 1
-    for share, ends in few.most_promising(confidence):
-        guesses, right = (times * count for count in few.guessed(share, ends))
-        epsilon = bound(times * few.count, guesses, right, delta, confidence, best)
+    few, rest = _looked_at_and_tried(scores, member)
+    best, chosen = 0.0, (SHARES[0], 2)
+    for choice, guesses, right in few.most_promising(confidence):
+        epsilon = bound(TIMES * few.count, guesses, right, delta, confidence, best)
         if epsilon > best:
-            best, chosen = epsilon, (share, ends)
+            best, chosen = epsilon, choice
     guesses, right = rest.guessed(*chosen)
     epsilon, ceiling = (
         bound(rest.count, guesses, hits, delta, confidence) for hits in (right, guesses)
@@ -188,18 +176,55 @@ def from_one_run(
         ceiling,
         method,
         assumes,
-        (rest.count, guesses, right),
     )
 
 
-def contradicts(bounds: Sequence[Bound], epsilon: float, alarm: float) -> bool:
-    """Whether the lower median of bounds by `one_run` refutes (epsilon, delta)-DP at `alarm`, by
-    the p-values of their guesses: of many, each has half of the alarm.
+def p_value(
+    scores: Float[np.ndarray, " m"], member: Bool[np.ndarray, " m"], epsilon: float, delta: float
+) -> float:
+    """P-value of "(epsilon, delta)-DP" from one model; arguments and errors as of from_one_run.
+
+    How many coins are guessed is chosen on a quarter of them, for the least p-value.
     """
-    p = sorted(
-        one_run_p_value(*bound.guessed, epsilon, bound.delta) for bound in bounds if bound.guessed
-    )
-    return p[len(p) // 2] < (alarm if len(p) == 1 else alarm / 2)
+    few, rest = _looked_at_and_tried(scores, member)
+    least, chosen = math.inf, (SHARES[0], 2)
+    for choice, guesses, right in few.most_promising(CONFIDENCE):
+        # Cheap, and delta only adds.
+        if one_run_p_value(TIMES * few.count, guesses, right, epsilon, 0.0) >= least:
+            continue
+        p = one_run_p_value(TIMES * few.count, guesses, right, epsilon, delta)
+        if p < least:
+            least, chosen = p, choice
+    return one_run_p_value(rest.count, *rest.guessed(*chosen), epsilon, delta)
+
+
+def contradicted(p_values: Sequence[float], alarm: float) -> bool:
+    """Whether p-values of one claim, each from a target of its own, refute it at `alarm`.
+
+    More than half of them lie at or below a with probability at most 2a (Markov), whatever they
+    have to do with each other: so the median of several is held to half of the alarm.
+    """
+    middle = sorted(p_values)[len(p_values) // 2]
+    return middle < (alarm if len(p_values) == 1 else alarm / 2)
+
+
+def _looked_at_and_tried(
+    scores: Float[np.ndarray, " m"], member: Bool[np.ndarray, " m"]
+) -> tuple[_Coins, _Coins]:
+    """A quarter of the coins and the others, by falling score. Raises Refusal."""
+    if _p_of_fair_coins(int(member.sum()), len(member)) < COINS:
+        raise Refusal(
+            f"fair coins did not choose {member.sum():,} members of {len(member):,} "
+            "examples: no bound from one run"
+        )
+    # Equal scores must not fall back on the order of the file, which may tell members first.
+    mixed = np.random.default_rng(0).permutation(len(scores))
+    looked, tried = mixed[: len(mixed) // QUARTER], mixed[len(mixed) // QUARTER :]
+
+    def ranked(part: Int[np.ndarray, " n"]) -> _Coins:
+        return _Coins(member[part[np.argsort(-scores[part], kind="stable")]])
+
+    return ranked(looked), ranked(tried)
 
 
 class _Coins:
@@ -219,12 +244,18 @@ class _Coins:
         outside = low - (self._inside[-1] - self._inside[self.count - low])
         return guesses, int(inside + outside)
 
-    def most_promising(self, confidence: float) -> list[tuple[float, int]]:
-        """Shares and ends by which some coin is guessed, by falling epsilon that their guesses
-        refute at delta 0: that one of them does not beat the best so far is seen at once.
+    def most_promising(self, confidence: float) -> Iterator[tuple[tuple[float, int], int, int]]:
+        """Shares and ends by which some coin is guessed, with the guesses and the right ones of
+        TIMES as many coins, by falling epsilon that these refute at delta 0: that one of them does
+        not beat the best so far is seen at once. Equal numbers come once.
         """
         choices = [(share, ends) for share in SHARES for ends in (2, 1)]
-        guesses, right = np.array([self.guessed(*choice) for choice in choices]).T
+        guesses, right = TIMES * np.array([self.guessed(*choice) for choice in choices]).T
         refuted = special.betaincinv(np.maximum(right, 0.5), guesses - right + 1, 1 - confidence)
         order = np.argsort(-np.where(right > 0, refuted, 0.0), kind="stable")
-        return [choices[place] for place in order if guesses[place] > 0]
+        seen = set()
+        for place in order.tolist():
+            numbers = int(guesses[place]), int(right[place])
+            if numbers[0] and numbers not in seen:
+                seen.add(numbers)
+                yield choices[place], *numbers

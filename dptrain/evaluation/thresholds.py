@@ -46,7 +46,11 @@ def run(scores: Scores, attack: str, options: Mapping[str, Any]) -> AttackScores
         run = find(attack)
         result = arrays.empty((len(models), len(table.labels)))
         for row, model in enumerate(models.tolist()):
-            result[row] = run(table, model, **options)
+            scored = run(table, model, **options)
+            if np.shape(scored) != result.shape[1:]:
+                shapes = f"{list(np.shape(scored))} in the place of {list(result.shape[1:])}"
+                raise ValueError(f"attack {attack} gives scores of shape {shapes}")
+            result[row] = scored
         return result
 
     known = population = None

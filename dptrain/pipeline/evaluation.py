@@ -88,8 +88,10 @@ def evaluate_sweep(
     """
     for setting in settings:
         verify(fleet, setting, spent)
-    # Trees grow outside of Python's lock, beside the attacks.
-    beside = ThreadPoolExecutor(max(1, cores() - 1))
+    # Trees grow outside of Python's lock, beside the attacks; each forest has two copies of the
+    # inputs in 32 bits.
+    fits = int(limits.SHARE * limits.memory() / (8 * max(1, fleet.dataset.pool.inputs.size)))
+    beside = ThreadPoolExecutor(max(1, min(cores() - 1, fits)))
     try:
         last_row = _blind_row(fleet, beside)
         evaluated = _evaluate_settings(fleet, settings, show_progress)

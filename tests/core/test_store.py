@@ -41,7 +41,41 @@ def test_arrays_are_the_same_files_and_are_mapped(tmp_path):
     assert not arrays["a.npy"].flags.writeable
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "manifest", "object"])
+@pytest.mark.parametrize(
+    "table",
+    [
+        np.zeros((0, 3)),
+        np.array(5.0),
+        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        np.arange(3, dtype=">i4"),
+    ],
+)
+def test_arrays_of_every_layout_come_back(tmp_path, table):
+    place = Store(tmp_path)
+    place.write("attack", "k", {"a.npy": table})
+    np.testing.assert_array_equal(place.arrays("attack", "k")["a.npy"], table)
+    assert place.read("attack", "k")["a.npy"] == to_npy(table)
+
+
+def test_what_is_mapped_is_what_was_verified(tmp_path, monkeypatch):
+    """A file that is put in the place of another between the two is not read."""
+    place = Store(tmp_path)
+    place.write("attack", "k", {"a.npy": np.arange(4.0)})
+    path, verify = tmp_path / "attack" / "k" / "a.npy", store.hashlib.sha256
+
+    other = tmp_path / "other.npy"
+    other.write_bytes(to_npy(-np.arange(4.0)))
+
+    def swapped(data):
+        digest = verify(data)
+        other.replace(path)
+        return digest
+
+    monkeypatch.setattr(store.hashlib, "sha256", swapped)
+    assert place.arrays("attack", "k")["a.npy"].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "manifest", "object", "empty", "text"])
 def test_a_damaged_array_reads_as_absent(tmp_path, damage):
     place = Store(tmp_path)
     place.write("attack", "k", {"a.npy": np.arange(100.0)})
@@ -50,9 +84,10 @@ def test_a_damaged_array_reads_as_absent(tmp_path, damage):
     data = path.read_bytes()
     if damage == "remove":
         path.unlink()
-    elif damage == "object":  # with a manifest that vouches for it
+    elif damage in ("object", "empty", "text"):  # with a manifest that vouches for it
         np.save(path, np.array([{}], dtype=object), allow_pickle=True)
-        place.rewrite("attack", "k", "a.npy", path.read_bytes())
+        content = {"object": path.read_bytes(), "empty": b"", "text": b"no array"}
+        place.rewrite("attack", "k", "a.npy", content[damage])
     else:
         altered = data[:-1] + bytes([data[-1] ^ 1])
         path.write_bytes({"flip": altered, "cut": data[:-8], "manifest": b"{"}[damage])

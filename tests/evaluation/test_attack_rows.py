@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import special, stats
 
 from dptrain.attacks.scores import Scores
 from dptrain.core import streams
@@ -182,8 +183,8 @@ def test_of_several_bounds_the_lower_median_counts_each_at_half_the_error():
     strength = np.array([0.0, 1.5, 3.0, 5.0])
     matrix = rng.normal(size=(4, 400)) + strength[:, None] * member
     each = sorted(
-        one_run.from_one_run(own, mine, CLAIMED_DELTA, "one_run", 0.975).epsilon
-        for own, mine in zip(matrix, member, strict=True)
+        one_run.from_one_run(row, mine, CLAIMED_DELTA, "one_run", 0.975).epsilon
+        for row, mine in zip(matrix, member, strict=True)
     )
     assert each[1] < each[2]
     assert bounds_row(member, matrix, scores).estimate == pytest.approx(each[1])
@@ -200,8 +201,39 @@ def test_a_claim_is_judged_by_the_median_of_its_targets(leaking, refuted):
     rows = attack_rows.attack_rows(proved, "loss", AttackScores(matrix), scores, ("one_run",))
     row = next(row for row in rows if row.metric.name == "epsilon_one_run")
     assert row.contradicted == refuted
-    bounds = sorted(
-        one_run.from_one_run(each, mine, CLAIMED_DELTA, confidence=1 - 5e-4).epsilon
-        for each, mine in zip(matrix, member, strict=True)
-    )
-    assert (bounds[1] > 1.0) == refuted
+    p = [one_run.p_value(*pair, 1.0, CLAIMED_DELTA) for pair in zip(matrix, member, strict=True)]
+    assert (np.array(p) < 5e-4).sum() == leaking
+
+
+@pytest.mark.parametrize(
+    ("targets", "examples", "leak", "epsilon"), [(1, 2000, 1, 1), (4, 4000, 2, 2)]
+)
+def test_a_claim_is_refuted_by_a_moderate_leak(targets, examples, leak, epsilon):
+    """For which the guesses that bound epsilon best at 95 % are too few to be sure of."""
+    refuted = 0
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        member = rng.random((targets, examples)) < 0.5
+        scores = Scores(
+            rng.normal(size=(targets, examples, 1, 2)), np.zeros(examples, dtype=int), member
+        )
+        matrix = rng.normal(size=(targets, examples)) + leak * member
+        subject = replace(CLAIMED, proved=float(epsilon))
+        rows = attack_rows.attack_rows(subject, "loss", AttackScores(matrix), scores, ("one_run",))
+        refuted += next(row for row in rows if row.metric.name == "epsilon_one_run").contradicted
+    assert refuted >= 5
+
+
+def test_a_true_claim_is_not_refuted():
+    """Randomised response of epsilon 1, whose scores are the answers: the p-value of its epsilon
+    lies below a with probability at most a. 62 is the 1e-6 limit of Binomial(300, .1).
+    """
+    assert stats.binom.sf(62, 300, 0.1) < 1e-6
+    low = 0
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        member = rng.random(1000) < 0.5
+        truth = rng.random(1000) < special.expit(1.0)
+        scores = np.where(truth, member, ~member) + rng.random(1000) / 10
+        low += one_run.p_value(scores, member, 1.0, 0.0) < 0.1
+    assert 0 < low <= 62

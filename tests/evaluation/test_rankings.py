@@ -25,13 +25,13 @@ def test_those_of_some_targets_and_some_examples(monkeypatch, small, ties):
     assert len(some) == 2
     for _ in range(2):
         for ranking, target in zip(some, targets, strict=True):
-            own = Ranking.of(scores[target, columns], member[target, columns])
-            assert ranking.best() == own.best()
-            assert ranking.values.tolist() == own.values.tolist()
-            for ours, expected in zip(ranking.counts(), own.counts(), strict=True):
+            alone = Ranking.of(scores[target, columns], member[target, columns])
+            assert ranking.best() == alone.best()
+            assert ranking.values.tolist() == alone.values.tolist()
+            for ours, expected in zip(ranking.counts(), alone.counts(), strict=True):
                 assert ours.tolist() == expected.tolist()
             weights = np.random.default_rng(2).integers(0, 3, (5, 90)).astype(float)
-            got, expected = ranking.auc(weights), own.auc(weights[:, columns])
+            got, expected = ranking.auc(weights), alone.auc(weights[:, columns])
             np.testing.assert_array_equal(got, expected)
 
 
