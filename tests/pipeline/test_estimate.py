@@ -70,6 +70,7 @@ def dies(*_):
     raise SystemExit
 
 
+@pytest.mark.long
 def test_nothing_that_was_charged_is_left_out(tmp_path, monkeypatch):
     """A stack was trained twice under two keys, the first checkpoint lost, the second still there;
     and half of the models are finished, whose noise the ledger holds to another last digit.

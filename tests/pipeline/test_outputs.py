@@ -56,6 +56,7 @@ def same(one, other):
     return [row.to_json() for row in one.rows] == [row.to_json() for row in other.rows]
 
 
+@pytest.mark.long
 def test_no_damaged_file_is_printed_as_a_result(tmp_path):
     """300 damaged files of a finished run: each is answered, mended from what is whole, or changes
     nothing. None changes a number in silence.

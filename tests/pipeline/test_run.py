@@ -78,6 +78,7 @@ def test_adding_an_attack_changes_no_other_number(tmp_path):
     assert list(more.rows) == list(whole.rows)
 
 
+@pytest.mark.long
 def test_a_plugin_whose_code_changes_is_trained_anew(tmp_path, monkeypatch):
     overrides = [
         *(o for o in TINY if not o.startswith("model.")),
