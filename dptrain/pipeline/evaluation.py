@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from threadpoolctl import threadpool_limits
 
 from dptrain.attacks import code_of, needs
 from dptrain.attacks.leaks import blind
@@ -94,7 +95,9 @@ def evaluate_sweep(
     beside = ThreadPoolExecutor(max(1, min(cores() - 1, fits)))
     try:
         last_row = _blind_row(fleet, beside)
-        evaluated = _evaluate_settings(fleet, settings, show_progress)
+        # NumPy's products are small here: their threads would wait for those of the trees.
+        with threadpool_limits(1, "blas"):
+            evaluated = _evaluate_settings(fleet, settings, show_progress)
         blind_baseline = last_row()
     finally:
         beside.shutdown(cancel_futures=True)
