@@ -29,6 +29,9 @@ reach, 4,000 times below what rounding to bfloat16 costs.
 SHAPES = ((1, 64, 32, 16), (16, 512, 784, 128), (2, 33, 2001, 7), (4, 1, 600, 300))
 """Of products [batch, rows, inner, columns] that are tried."""
 
+FLOAT32 = ("none", "ieee")
+"""Values of torch's switches with which a processor rounds nothing."""
+
 
 class Products(StrEnum):
     DEFAULT = "default"
@@ -45,14 +48,22 @@ _ONE_AT_A_TIME = threading.RLock()
 """The switches are of the whole process: two threads that train take their steps in turn."""
 
 
-@contextlib.contextmanager
-def float32(products: Products, device: str) -> Iterator[None]:
+def float32(products: Products, device: str) -> contextlib.AbstractContextManager[Any]:
     """Products of float32 within the block, by `products` where they are accurate here; afterwards
     everything is as it was. device: the type of the models' device.
     """
     onednn = products == Products.ONEDNN and device == "cpu" and accurate()
-    switched = _on_cuda() if device == "cuda" else _on_processor(onednn)
-    with _ONE_AT_A_TIME, switched, torch.autocast(device, enabled=False):
+    if device == "cuda" or onednn or torch.is_autocast_enabled(device):
+        return _switched(onednn, device)
+    if any(switch.fp32_precision not in FLOAT32 for switch in _switches().values()):
+        return _switched(onednn, device)
+    return _ONE_AT_A_TIME  # as most often: what follows would be felt in the smallest steps
+
+
+@contextlib.contextmanager
+def _switched(onednn: bool, device: str) -> Iterator[None]:
+    switches = _on_cuda() if device == "cuda" else _on_processor(onednn)
+    with _ONE_AT_A_TIME, switches, torch.autocast(device, enabled=False):
         yield
 
 
@@ -118,7 +129,7 @@ def _on_processor(onednn: bool) -> Iterator[None]:
         for name, switch in _switches().items():
             before = switch.fp32_precision
             wanted = "bf16" if onednn and name == "matmul" else "ieee"
-            if before not in (wanted, "none" if wanted == "ieee" else wanted):
+            if before != wanted and not (wanted in FLOAT32 and before in FLOAT32):
                 changed.append((switch, before))
                 switch.fp32_precision = wanted
         yield
