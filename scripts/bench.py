@@ -495,7 +495,7 @@ def attack_seconds(name: str, options: dict[str, object], answer: Connection) ->
         inputs=rng.standard_normal((5000, 20), dtype=np.float32),
     )
     inputs = rng.standard_normal((examples, 20), dtype=np.float32)
-    extras = {extra: _extra(rng, extra, scores=logits) for extra in needs(name, options)}
+    extras = {extra: _extra(rng, extra, logits) for extra in needs(name, options)}
     scores = Scores(logits, labels, membership, inputs=inputs, population=outside, extras=extras)
     start = time.perf_counter()
     attack_scores = thresholds.run(scores, name, options)
@@ -509,12 +509,12 @@ def attack_seconds(name: str, options: dict[str, object], answer: Connection) ->
     answer.send((attacked, time.perf_counter() - start, peak))
 
 
-def _extra(rng: np.random.Generator, name: str, scores: np.ndarray) -> np.ndarray:
+def _extra(rng: np.random.Generator, name: str, logits: np.ndarray) -> np.ndarray:
     """Something of the shape that an attack reads; two copies or checkpoints."""
-    models, examples, _, classes = scores.shape
+    models, examples, _, classes = logits.shape
     if name.endswith("_logits"):
         noise = rng.standard_normal((models, examples, 2, classes), dtype=np.float32)
-        return scores + noise / 10
+        return logits + noise / 10
     if name == "trajectory_loss":
         return rng.random((models, examples, 2), dtype=np.float32)
     return rng.random((models, examples), dtype=np.float32)

@@ -77,9 +77,10 @@ def evaluate(  # noqa: PLR0913  # four of them have defaults, by keyword only
             result.rows.extend(attack_rows(subject, name, attacked, scores, audits, note, canaries))
         matrix = attacked.matrix if not scores.targets else attacked.matrix[scores.attacked]
         result.curves[name] = metrics.roc(matrix, member)
-        vulnerable[name] = vulnerability.vulnerable(matrix, member, scores.labels, ids)
+        called = vulnerability.called_members(matrix, member)
+        vulnerable[name] = vulnerability.vulnerable(matrix, member, called, scores.labels, ids)
         stability[name] = _stability(scores, name, options, run, matrix)
-        hits[name] = vulnerability.called_members(matrix, member) & member
+        hits[name] = called & member
     result.exposed.update(
         vulnerable=vulnerable,
         stability=stability,

@@ -9,6 +9,7 @@ number tell what was added to the noise (Mironov 2012). docs/noise.md counts wha
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,7 +29,7 @@ FAR = math.sqrt(-2 * math.log((TAIL - 0.5) * 2.0**-31))
 """A radius between those of TAIL and of the integer below it."""
 
 
-class GaussianNoise:
+class Noise(ABC):
     """Standard normals [K, P], one row a model, by Box and Muller (1958) on 32-bit uniforms.
 
     The radius comes from |i + v| 2^-31 with i a signed 32-bit integer and v uniform in [-1/2, 1/2):
@@ -36,6 +37,34 @@ class GaussianNoise:
     where it would move the radius by less than float32 resolves. Buffers are reused, since fresh
     ones cost more than the arithmetic.
     """
+
+    _bits: np.ndarray
+    _normals: Tensor
+
+    @abstractmethod
+    def draw(self, keys: Sequence[bytes], step: int) -> Tensor:
+        """The noise of one step, float32 [K, P]; valid until the next draw."""
+
+    def _refine(self, key: bytes, step: int, row: int, columns: list[int]) -> None:
+        """Draw the pairs of the tail again, those in some columns of a row, with 64 more bits for
+        each radius.
+        """
+        bits = np.empty(len(columns), dtype=np.uint64)
+        fill(key, Purpose.TAIL, step, bits)
+        pairs = []
+        for column, drawn in zip(columns, bits.tolist(), strict=True):
+            radius_bits, angle_bits = self._bits[row, :, column].tolist()
+            radius = math.sqrt(
+                -2 * math.log(max(abs(radius_bits + drawn / 2.0**64 - 0.5) * 2.0**-31, 1e-30))
+            )
+            angle = angle_bits * (math.pi * 2.0**-31)
+            pairs.append((math.cos(angle) * radius, math.sin(angle) * radius))
+        there = self._normals.device
+        self._normals[row, :, torch.tensor(columns, device=there)] = torch.tensor(pairs).T.to(there)
+
+
+class GaussianNoise(Noise):
+    """Made on the CPU."""
 
     def __init__(self, models: int, size: int):
         half = (size + 1) // 2
@@ -62,23 +91,6 @@ class GaussianNoise:
         for model, columns in far.items():
             self._refine(keys[model], step, model, sorted(columns))
         return out.flatten(1)[:, : self._size]
-
-    def _refine(self, key: bytes, step: int, row: int, columns: list[int]) -> None:
-        """Draw the pairs of the tail again, those in some columns of a row, with 64 more bits for
-        each radius.
-        """
-        bits = np.empty(len(columns), dtype=np.uint64)
-        fill(key, Purpose.TAIL, step, bits)
-        pairs = []
-        for column, drawn in zip(columns, bits.tolist(), strict=True):
-            radius_bits, angle_bits = self._bits[row, :, column].tolist()
-            radius = math.sqrt(
-                -2 * math.log(max(abs(radius_bits + drawn / 2.0**64 - 0.5) * 2.0**-31, 1e-30))
-            )
-            angle = angle_bits * (math.pi * 2.0**-31)
-            pairs.append((math.cos(angle) * radius, math.sin(angle) * radius))
-        there = self._normals.device
-        self._normals[row, :, torch.tensor(columns, device=there)] = torch.tensor(pairs).T.to(there)
 
     def _box_muller(
         self,
@@ -107,7 +119,7 @@ class GaussianNoise:
         return beyond
 
 
-class DeviceNoise(GaussianNoise):
+class DeviceNoise(Noise):
     """The same numbers, but for rounding, made on a GPU: the keystream's bits go there."""
 
     def __init__(self, models: int, size: int, device: torch.device):
@@ -141,7 +153,7 @@ class DeviceNoise(GaussianNoise):
         return self._normals.flatten(1)[:, : self._size]
 
 
-def gaussian_noise(models: int, size: int, device: torch.device) -> GaussianNoise:
+def gaussian_noise(models: int, size: int, device: torch.device) -> Noise:
     """The source of a device's noise."""
     if device.type == "cuda":
         return DeviceNoise(models, size, device)

@@ -5,8 +5,8 @@ A clip holds only where the norm that is clipped is that of what is summed. So n
 TF32, which torch takes for convolutions on CUDA, nor in what `set_float32_matmul_precision` or an
 `autocast` around it allows.
 
-With `fp32_precision = "bf16"` torch gives float32 products to oneDNN. On some processors that is
-twice as fast as MKL and as accurate; on others it really rounds to bfloat16. Every process measures
+With `fp32_precision = "bf16"` torch gives float32 products to oneDNN, which may be faster than MKL
+and as accurate, or may really round to bfloat16, as the processor has it. Every process measures
 the error before it takes a step so.
 """
 
@@ -24,7 +24,7 @@ from torch import Tensor
 
 ACCURACY = 1e-6
 """Of an entry of a product, relative to the norms of its row and its column: what float32 sums
-reach, 4,000 times below what rounding to bfloat16 costs.
+reach, and more than a hundred times below what rounding to bfloat16 costs.
 """
 SHAPES = ((1, 64, 32, 16), (16, 512, 784, 128), (2, 33, 2001, 7), (4, 1, 600, 300))
 """Of products [batch, rows, inner, columns] that are tried."""

@@ -50,3 +50,18 @@ class Residual(nn.Module):
     def forward(self, x):
         x = x.flatten(1)
         return self.out(self.a(x) + self.b(x))
+
+
+def convolutional():
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1),
+        nn.GroupNorm(2, 6),
+        nn.Tanh(),
+        nn.Conv2d(6, 6, 2),
+        nn.Flatten(),
+        nn.Linear(36, CLASSES),
+    )
+
+
+def dense():
+    return models.mlp(SHAPE, CLASSES, (200,))
