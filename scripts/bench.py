@@ -2,19 +2,23 @@
 attacks, and that of whole sweeps; tables and a JSON file.
 
     python scripts/bench.py [--quick] [--only attacks|noise|executors|sweep] [--out FILE.json]
+    python scripts/bench.py --before results/reference/bench/2026-11-24.json
     python scripts/bench.py --device cuda [--precision bfloat16] [--quick] [--out FILE.json]
 
 Step times are interleaved over rounds, since machines are shared and noisy: only ratios within one
 run mean something. Plain torch and Opacus run as one gets them, and again ("kept") in a process
 with the allocator setting under which dptrain runs; "x plain" is the ratio to plain torch with the
 same allocator. They get one batch that lies ready; ours draw their Poisson batches, gather them and
-make their noise within the step. --quick takes fewer steps and no sweeps, in two minutes. On a GPU
-batches are larger, and there are step times alone.
+make their noise within the step. "products alone" are the matrix products of such a step of an MLP
+and nothing else, in the same stack: what no step can go below. --quick takes fewer steps and no
+sweeps, in two minutes. On a GPU batches are larger, and there are step times alone. --before prints
+the figures of an earlier run beside these: of its seconds only those of the same machine compare.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import math
@@ -30,7 +34,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -71,6 +75,7 @@ from dptrain.training.state import State
 from dptrain.training.trainer import Trainer, TrainingData, train
 
 OPACUS = ("hooks", "functorch", "ghost")
+CHANNELS_LAST, PRODUCTS = "torch, channels last", "products alone"
 
 
 @dataclass(frozen=True)
@@ -142,9 +147,13 @@ class Machine:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def plain(case: Case, steps: int, machine: Machine) -> list[float]:
+def plain(
+    case: Case, steps: int, machine: Machine, layout: torch.memory_format = torch.contiguous_format
+) -> list[float]:
     """Seconds of ordinary steps, as one writes them in torch."""
     model, (x, y) = case.build().to(machine.device), machine.batch_of(case, case.batch)
+    model = model.to(memory_format=layout)  # type: ignore[call-overload]
+    x = x.contiguous(memory_format=layout)
     optimiser = torch.optim.SGD(model.parameters(), lr=0.01)
     times = []
     for _ in range(steps):
@@ -226,18 +235,55 @@ class Way:
     kept: bool
 
     def __str__(self) -> str:
-        return f"{self.engine}, kept" if self.kept and self.engine != "dptrain" else self.engine
+        mark = self.kept and self.engine.startswith(("torch", "opacus"))
+        return f"{self.engine}, kept" if mark else self.engine
 
     def seconds(self, case: Case, steps: int, machine: Machine) -> list[float]:
         if self.engine == "torch":
             return plain(case, steps, machine)
+        if self.engine == CHANNELS_LAST:
+            return plain(case, steps, machine, torch.channels_last)
+        if self.engine == PRODUCTS:
+            return products_alone(case, steps, self.width, machine)
         if self.engine == "dptrain":
             return ours(case, steps, self.width, self.private, machine)
         return opacus(case, min(steps, 4), self.engine.removeprefix("opacus "), machine)
 
 
-def ways(widths: tuple[int, ...], quick: bool) -> list[Way]:
+def products_alone(case: Case, steps: int, width: int, machine: Machine) -> list[float]:
+    """Seconds of the matrix products of a private step of an MLP, a model in a stack of `width`,
+    written to memory that lies ready.
+    """
+    linear = [layer for layer in case.build().modules() if isinstance(layer, nn.Linear)]
+    operands = [
+        (
+            torch.randn(width, case.batch, layer.in_features, device=machine.device),
+            torch.randn(width, layer.out_features, layer.in_features, device=machine.device),
+            torch.randn(width, case.batch, layer.out_features, device=machine.device),
+        )
+        for layer in linear
+    ]
+    results = [tuple(torch.empty_like(part) for part in parts) for parts in operands]
+    times = [machine.now()]
+    for _ in range(1 + max(4, steps // width)):
+        for number, ((a, weight, g), (slope, gradient, z)) in enumerate(
+            zip(operands, results, strict=True)
+        ):
+            torch.bmm(a, weight.transpose(1, 2), out=z)
+            torch.bmm(g.transpose(1, 2), a, out=gradient)
+            if number:  # nothing asks for the gradient at the inputs
+                torch.bmm(g, weight, out=slope)
+        times.append(machine.now())
+    return [(after - before) / width for before, after in itertools.pairwise(times[1:])]
+
+
+def ways(case: Case, quick: bool) -> list[Way]:
+    widths = [width for width in case.widths if not quick or width != 4]
     others = [Way("torch", False, 1, kept) for kept in (False, True)]
+    if case.model == "mlp":
+        others.append(Way(PRODUCTS, True, max(widths), True))
+    else:
+        others.append(Way(CHANNELS_LAST, False, 1, True))
     if quick:  # functorch is never the fastest
         others += [Way(f"opacus {mode}", True, 1, False) for mode in ("hooks", "ghost")]
     else:
@@ -278,6 +324,39 @@ def peak_mb(number: int, way: Way, answer: Connection, machine: Machine) -> None
         answer.send(machine.peak_mb() - before)
 
 
+def peak_beside(
+    context: multiprocessing.context.ForkServerContext, number: int, way: Way, machine: Machine
+) -> float:
+    """peak_mb of a fresh process."""
+    here, there = context.Pipe()
+    process = context.Process(target=peak_mb, args=(number, way, there, machine))
+    process.start()
+    peak: float = here.recv()
+    process.join()
+    return peak
+
+
+def median_seconds(
+    ask: Callable[[Way, int], list[float] | str], case: Case, rounds: int, quick: bool
+) -> dict[Way, float]:
+    """Of a step, by way, taken in turns. `ask` takes some steps, or says why it cannot."""
+    tried = [(way, ask(way, 1)) for way in ways(case, quick)]
+    for way, first in tried:
+        if isinstance(first, str):
+            print(f"{case.name:<17}{way!s:<24} cannot: {first[:80]}")
+    steps = max(2, case.steps // 2) if quick else case.steps
+    seconds: dict[Way, list[float]] = {
+        way: [] for way, first in tried if not isinstance(first, str)
+    }
+    for way, times in list(seconds.items()) * rounds:
+        more = ask(way, steps)
+        if isinstance(more, str):  # there was memory for the first time only
+            seconds.pop(way, None)
+        else:
+            times += more
+    return {way: statistics.median(times) for way, times in seconds.items()}
+
+
 def step_table(rounds: int, quick: bool, machine: Machine) -> list[dict[str, object]]:
     # A fork of a process whose threads never started.
     context = multiprocessing.get_context("forkserver")
@@ -300,58 +379,79 @@ def step_table(rounds: int, quick: bool, machine: Machine) -> list[dict[str, obj
         f"{'x plain':>9}{'peak MB':>9}"
     )
     for number, case in enumerate(machine.cases):
-        widths = tuple(width for width in case.widths if not quick or width != 4)
-        tried = [(way, ask(number, way, 1)) for way in ways(widths, quick)]
-        for way, first in tried:
-            if isinstance(first, str):
-                print(f"{case.name:<17}{way!s:<24} cannot: {first[:80]}")
-        steps = max(2, case.steps // 2) if quick else case.steps
-        seconds: dict[Way, list[float]] = {
-            way: [] for way, first in tried if not isinstance(first, str)
-        }
-        for way, times in list(seconds.items()) * rounds:
-            more = ask(number, way, steps)
-            if isinstance(more, str):  # there was memory for the first time only
-                seconds.pop(way, None)
-            else:
-                times += more
-        median = {way: statistics.median(times) for way, times in seconds.items()}
+        median = median_seconds(functools.partial(ask, number), case, rounds, quick)
         for way, value in median.items():
-            ours_end, theirs_end = context.Pipe()
-            process = context.Process(target=peak_mb, args=(number, way, theirs_end, machine))
-            process.start()
-            peak = ours_end.recv()
-            process.join()
+            peak = peak_beside(context, number, way, machine)
             ratio = value / median[Way("torch", False, 1, way.kept)]
-            row = {
-                "model": case.name,
-                "engine": str(way),
-                "private": way.private,
-                "width": way.width,
-            }
-            rows.append({**row, "median_ms": 1e3 * value, "ratio_to_plain": ratio, "peak_mb": peak})
+            rows.append(
+                {
+                    "model": case.name,
+                    "engine": str(way),
+                    "private": way.private,
+                    "width": way.width,
+                    "median_ms": 1e3 * value,
+                    "ratio_to_plain": ratio,
+                    "peak_mb": peak,
+                }
+            )
             flag = "yes" if way.private else "no"
             print(
                 f"{case.name:<17}{way!s:<24}{flag:>8}{way.width:>6}{1e3 * value:>17.2f}"
                 f"{ratio:>9.2f}{peak:>9.0f}",
                 flush=True,
             )
-        best = min(
-            value for way, value in median.items() if way.engine == "dptrain" and way.private
-        )
-        peers = {
-            way: value / best for way, value in median.items() if way.engine.startswith("opacus")
-        }
-        fastest = min(peers, key=lambda way: peers[way])
-        hooks = peers[Way("opacus hooks", True, 1, False)]
-        print(
-            f"{case.name}: private / plain "
-            f"{best / median[Way('torch', False, 1, True)]:.2f}; {fastest} / ours "
-            f"{peers[fastest]:.1f}; Opacus hooks as one gets them / ours {hooks:.0f}\n"
-        )
+        for name, value in step_figures(rows, case.name).items():
+            print(f"{name}: {value:.2f}")
+        print()
     for server in servers.values():
         server.send(None)
     return rows
+
+
+def step_figures(rows: list[dict[str, object]], model: str) -> dict[str, float]:
+    """Ratios of the median steps of a model: ours, private, at its best width; theirs as fast as
+    they run.
+    """
+    ms: dict[tuple[object, object], float] = {}
+    for row in rows:
+        if row["model"] == model:
+            way, value = (row["engine"], row["private"]), cast("float", row["median_ms"])
+            ms[way] = min(value, ms.get(way, math.inf))
+    ours_ms, plain_ms = ms["dptrain", True], ms["torch, kept", False]
+    opacus_ms = min(value for (engine, _), value in ms.items() if str(engine).startswith("opacus"))
+    figures = {
+        "private / plain": ours_ms / plain_ms,
+        "fastest Opacus / ours": opacus_ms / ours_ms,
+        "Opacus hooks as one gets them / ours": ms["opacus hooks", True] / ours_ms,
+    }
+    if (layout := (f"{CHANNELS_LAST}, kept", False)) in ms:
+        figures["private / plain with channels last"] = ours_ms / ms[layout]
+    if (alone := (PRODUCTS, True)) in ms:
+        figures["products alone / plain"] = ms[alone] / plain_ms
+        figures["products alone / ours"] = ms[alone] / ours_ms
+    return {f"{model}: {name}": figure for name, figure in figures.items()}
+
+
+def figures_of(record: dict[str, Any]) -> dict[str, float]:
+    """The figures of a run, by name: ratios of steps, and seconds."""
+    figures: dict[str, float] = {}
+    rows = record.get("rows", [])
+    for model in dict.fromkeys(row["model"] for row in rows):
+        figures |= step_figures(rows, model)
+    for name, row in record.get("attacks", {}).items():
+        figures |= {f"{name}: s": row["attack_seconds"], f"{name}: s of rows": row["rows_seconds"]}
+    for name, row in {**record.get("sweep", {}), **record.get("sweeps", {})}.items():
+        figures[f"{name}: s"] = row["seconds"]
+    return figures
+
+
+def beside(before: dict[str, Any], record: dict[str, Any]) -> None:
+    """Print the figures of an earlier run and those of this."""
+    then, now = figures_of(before), figures_of(record)
+    print(f"{'':<60}{'before':>9}{'now':>9}")
+    for name, value in now.items():
+        earlier = f"{then[name]:.2f}" if name in then else "-"
+        print(f"{name:<60}{earlier:>9}{value:>9.2f}")
 
 
 def sweep_seconds(overrides: list[str]) -> tuple[float, float]:
@@ -742,6 +842,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="step times only, fewer of them")
     parser.add_argument("--rounds", type=int, help="default 5, with --quick 2")
     parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--before", type=Path, help="JSON file of an earlier run, to print beside")
     parser.add_argument("--only", choices=list(TABLES), help="nothing but this table")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of step times")
     parser.add_argument(
@@ -755,7 +856,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     name = torch.cuda.get_device_name() if machine.device == "cuda" else machine.device
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {name}")
-    record: dict[str, object] = {
+    record: dict[str, Any] = {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "device": name,
@@ -773,6 +874,8 @@ def main() -> None:
         record["rows"] = step_table(rounds, options.quick, machine)
         if here:
             record["attacks"], record["sweeps"] = attack_table(), sweeps()
+    if options.before:
+        beside(json.loads(options.before.read_text()), record)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(record, indent=1) + "\n")
