@@ -273,7 +273,7 @@ def _multirun(overrides: Sequence[str], options: Options) -> int:
     finished = [outcome for outcome in outcomes if not isinstance(outcome, Exception)]
     if finished:
         rows = {result.folder.name: result.rows for result in finished}
-        print(tables.table(*tables.several(rows)) + "\n")
+        print(tables.table(*tables.several(rows, configs[0].utility)) + "\n")
         print(f"Each run has its report in {finished[0].folder.parent}/RUN/report.html.")
     alarms = [f"{each.folder}: {line}" for each in finished for line in tables.warnings(each.rows)]
     for line in alarms:
@@ -330,8 +330,11 @@ def _print_sweep(result: Result, statements: bool) -> int:
     from dptrain.report.statement import claim, shared
 
     folder = result.folder
-    print(tables.table(*tables.summary(result.rows)) + "\n")
-    print("\n".join(tables.legend(result.rows)) + "\n")
+    print(tables.table(*tables.summary(result.rows, result.utility)) + "\n")
+    print("\n".join(tables.legend(result.rows)))
+    if names := tables.no_better(result.differences, result.utility):
+        print(f"Not shown to be better than the constant prediction: {', '.join(names)}.")
+    print()
     if statements:
         common, rest = shared(result.statements)
         if common:

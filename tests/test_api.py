@@ -11,6 +11,7 @@ import pytest
 import dptrain
 from dptrain.config import compose
 from dptrain.core.errors import ConfigError
+from dptrain.evaluation.utility import CONSTANT
 from tests.common import TINY
 from tests.fleets import fleet
 
@@ -33,7 +34,7 @@ def test_sweep_and_advise(tmp_path):
         *given, epsilons=[math.inf, 8.0], output=tmp_path / "a b", **{"model.hidden": [8]}
     )
     frame = result.to_frame()
-    assert set(frame.setting) == {"none", "dpsgd-8", "all"}
+    assert set(frame.setting) == {"none", "dpsgd-8", "all", CONSTANT}
     assert len(frame) == len(result.rows)
     assert frame.query("setting == 'none' and metric == 'test_accuracy'").estimate.item() > 0
     advised = dptrain.advise(tmp_path / "a b", max_auc=0.999)

@@ -20,6 +20,7 @@ from dptrain.core.types import Clipping, EngineKind, OptimiserKind, Schedule
 from dptrain.data.canaries import CANARIES
 from dptrain.data.datasets import DATASETS
 from dptrain.evaluation import epsilon_bounds, one_run
+from dptrain.evaluation.utility import UTILITIES
 from dptrain.fleet.settings import DEFENCES
 from dptrain.models.registry import MODELS
 from dptrain.training import augmentation, optimisers
@@ -162,6 +163,7 @@ def test_every_choice_of_the_schema_has_its_code():
     assert set(optimisers.SCHEDULES) == set(Schedule)
     assert set(augmentation.AUGMENTATIONS) == set(AUGMENTATIONS)
     assert set(CANARIES) == set(schema.CANARIES)
+    assert tuple(UTILITIES) == schema.UTILITIES
     assert (*one_run.METHODS, *epsilon_bounds.METHODS, "joint_beta") == schema.AUDITS
     assert set(DEFENCES) == set(defences.OPTIONS)
 

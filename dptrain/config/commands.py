@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 from dptrain.config.fields import FINITE, check_fields, check_name, option, require
-from dptrain.config.schema import AUDITS, MAX_EPSILON
+from dptrain.config.schema import AUDITS, MAX_EPSILON, UTILITIES
 from dptrain.core.types import Sampling
 
 
@@ -148,6 +148,15 @@ class AdviseConfig:
         "the strongest attack's TPR - FPR is at most this", above=0.0, below=1.0
     )
     min_accuracy: float | None = option("test accuracy is at least this", above=0.0, below=1.0)
+    utility: str | None = option(
+        "what settings are compared by; null: that of the sweep", choices=UTILITIES
+    )
+    min_utility: float | None = option(
+        "the utility on the test set is at least this", above=0.0, below=1.0
+    )
+    max_loss: float | None = option(
+        "a utility of which less is better is at most this", above=0.0, below=FINITE
+    )
     max_epsilon: float | None = option("epsilon is proved to be at most this", above=0)
     format: Format = option("table or json, on standard output")
 

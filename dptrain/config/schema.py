@@ -12,9 +12,19 @@ from typing import Any
 
 from dptrain.config.defences import AUGMENTATIONS, Augmentation, Defence, SmallerModel
 from dptrain.config.fields import FINITE, check_fields, check_name, option, require
-from dptrain.core.types import EngineKind, NoiseSource, OptimiserKind, Precision, Schedule
+from dptrain.core.types import Decision, EngineKind, NoiseSource, OptimiserKind, Precision, Schedule
 
 CANARIES = ("mislabelled", "blank", "noise", "gradient")
+UTILITIES = (
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "auroc",
+    "auprc",
+    "log_loss",
+    "brier",
+    "calibration_error",
+)
 AUDITS = ("one_run", "one_run_fdp", "clopper_pearson", "gdp", "joint_beta")
 """The keys of the registries of those names; here because a configuration is checked before torch
 is loaded.
@@ -214,6 +224,13 @@ class Config:
         "lower bounds of epsilon: one_run, one_run_fdp, clopper_pearson, gdp, joint_beta",
         choices=AUDITS,
         unique=True,
+    )
+    utility: str = option(
+        "what stands in table and chart, of all that is measured: " + ", ".join(UTILITIES),
+        choices=UTILITIES,
+    )
+    decision: Decision = option(
+        "of a model of two classes: highest (posterior), or fitted (threshold, on the population)"
     )
     queries: QueriesConfig = option("what some attacks ask the models")
     executor: ExecutorConfig = option("on which machines to train")

@@ -122,6 +122,15 @@ class Precision(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+class Decision(StrEnum):
+    """How a model of two classes decides; one of more always decides for its highest posterior."""
+
+    HIGHEST = "highest"
+    """For the class of the highest posterior."""
+    FITTED = "fitted"
+    """At the threshold that serves the chosen utility best on the population."""
+
+
 class NoiseSource(StrEnum):
     """Where the keys of batches and noise come from."""
 

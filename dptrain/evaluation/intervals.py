@@ -61,36 +61,65 @@ def fleet_interval(
     """
     count, examples = membership.shape
     n_in, n_out = int(membership.sum()), int((~membership).sum())
-    freedom = np.inf
+    trials = (
+        min(int(membership.any(axis=0).sum()), int((~membership).any(axis=0).sum())) or examples
+    )
     if count == 1:
         mean = float(_means(values, np.ones((1, examples)))[0])
-        error = float(np.sqrt(_variance_of_resamples(values, membership[0])))
+        error, freedom = float(np.sqrt(_variance_of_resamples(values, membership[0]))), np.inf
     else:
-        blocks = min(BLOCKS, examples)
-        block = np.random.default_rng(0).permutation(examples) % blocks
-        without = (block != np.arange(blocks)[:, None]).astype(float)
+        without = leave_out(examples)
         mean, by_target = _over_targets(values, count, examples)
         error = float(np.sqrt(by_target + _jackknife(_means(values, without, count))))
-        freedom = max(1, min(count, blocks) - 1)
+        freedom = max(1, min(count, len(without)) - 1)
+    at = _student(mean, error, freedom, bounds)
 
-    def at(confidence: float) -> Interval:
+    def of(confidence: float) -> Interval:
+        low, high = at(confidence)
+        if error == 0 or count == 1:
+            share = (mean - bounds[0]) / (bounds[1] - bounds[0])
+            limits = clopper_pearson(share * trials, trials, confidence)
+            least, most = (bounds[0] + limit * (bounds[1] - bounds[0]) for limit in limits)
+            low, high = min(low, least), max(high, most)
+        return Interval(mean, low, high, count, n_in, n_out)
+
+    return of
+
+
+def leave_out(examples: int) -> Float[np.ndarray, "G N"]:
+    """Weights of `examples` that leave out one of BLOCKS random blocks each."""
+    blocks = min(BLOCKS, examples)
+    block = np.random.default_rng(0).permutation(examples) % blocks
+    weights: np.ndarray = (block != np.arange(blocks)[:, None]).astype(float)
+    return weights
+
+
+def of_resamples(
+    values: Float[np.ndarray, "G M"], bounds: tuple[float, float]
+) -> Callable[[float], Interval]:
+    """The interval of fleet_interval from values that are computed already: of each of M models, in
+    the first row on all examples, in the others without a block of them (leave_out).
+
+    Of a single model, which is not the outcome of any training, only the examples vary. The counts
+    of examples are left at 0.
+    """
+    (whole, *_), without = values, values[1:]
+    count = len(whole)
+    by_model = float(np.var(whole, ddof=1)) / count if count > 1 else 0.0
+    error = float(np.sqrt(by_model + _jackknife(without.mean(axis=1))))
+    groups = min(count, len(without)) if count > 1 else len(without)
+    at = _student(float(whole.mean()), error, max(1, groups - 1), bounds)
+    return lambda confidence: Interval(float(whole.mean()), *at(confidence), count, 0, 0)
+
+
+def _student(
+    mean: float, error: float, freedom: float, bounds: tuple[float, float]
+) -> Callable[[float], tuple[float, float]]:
+    """Student's limits about a mean, within `bounds`, as a function of the confidence."""
+
+    def at(confidence: float) -> tuple[float, float]:
         half = float(stats.t.ppf((1 + confidence) / 2, freedom) * error)
-        interval = Interval(
-            mean, max(mean - half, bounds[0]), min(mean + half, bounds[1]), count, n_in, n_out
-        )
-        if error > 0 and count > 1:
-            return interval
-        share = (mean - bounds[0]) / (bounds[1] - bounds[0])
-        trials = (
-            min(int(membership.any(axis=0).sum()), int((~membership).any(axis=0).sum())) or examples
-        )
-        low, high = clopper_pearson(share * trials, trials, confidence)
-        width = bounds[1] - bounds[0]
-        return replace(
-            interval,
-            low=min(interval.low, bounds[0] + low * width),
-            high=max(interval.high, bounds[0] + high * width),
-        )
+        return max(mean - half, bounds[0]), min(mean + half, bounds[1])
 
     return at
 

@@ -93,6 +93,18 @@ class Ranking:
                 result[r] = (n_in * n_out - losses) / (n_in * n_out)
         return result
 
+    def average_precision(self, weights: Float[np.ndarray, "R N"]) -> np.ndarray:
+        """Sum over thresholds of the precision times the recall that each adds, [R]; nan in a
+        resample without members.
+        """
+        ranked = weights[:, self._order]
+        inside = np.where(self._hits, ranked, 0)
+        tp, called = (np.cumsum(side, axis=1)[:, self._last] for side in (inside, ranked))
+        precision = np.where(called > 0, tp / np.where(called > 0, called, 1), 0)
+        area = np.einsum("rn,rn->r", np.diff(tp, prepend=0), precision)
+        total = tp[:, -1]
+        return np.where(total > 0, area / np.where(total > 0, total, 1), np.nan)
+
     def top(self) -> float:
         """Share of the non-members that the highest score is given to: a lower false positive rate
         has no threshold but none at all.

@@ -24,6 +24,13 @@ class Kind(StrEnum):
     TPR = "tpr"
     EPSILON = "epsilon"
     TEST_ACCURACY = "test_accuracy"
+    TEST_BALANCED_ACCURACY = "test_balanced_accuracy"
+    TEST_MACRO_F1 = "test_macro_f1"
+    TEST_AUROC = "test_auroc"
+    TEST_AUPRC = "test_auprc"
+    TEST_LOG_LOSS = "test_log_loss"
+    TEST_BRIER = "test_brier"
+    TEST_CALIBRATION_ERROR = "test_calibration_error"
     TRAIN_ACCURACY = "train_accuracy"
 
 
@@ -173,7 +180,7 @@ class Subject:
 
     def refused(
         self,
-        attack: str,
+        attack: str | None,
         metric: Metric,
         reason: str,
         counts: tuple[int, int, int],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 
 from dptrain.attacks import code_of, needs
@@ -20,13 +22,12 @@ from dptrain.attacks.leaks import blind
 from dptrain.attacks.scores import Scores
 from dptrain.core import limits
 from dptrain.core.store import code_fingerprint, fingerprint, to_json, versions
-from dptrain.core.types import Setting
-from dptrain.evaluation import thresholds
+from dptrain.core.types import Decision, Setting
+from dptrain.evaluation import thresholds, utility
 from dptrain.evaluation.attack_rows import blind_row
 from dptrain.evaluation.evaluate import evaluate
 from dptrain.evaluation.rows import Row, Subject
 from dptrain.evaluation.thresholds import AttackScores
-from dptrain.evaluation.utility import accuracy_difference, accuracy_rows
 from dptrain.fleet import models as trained
 from dptrain.fleet.executors.base import Emit, Place, Work
 from dptrain.fleet.executors.processes import run
@@ -46,34 +47,31 @@ seconds.
 SETTING_BYTES = 24
 """Of memory, for each logit of a setting: float64, and a copy or two."""
 
-Right = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""What each model predicts rightly of the pool [M, N], the membership [M, N], and what it predicts
-rightly of the test set [M, T]; all bool.
-"""
-
 
 @dataclass(frozen=True)
 class SweepEvaluation:
     """rows: every number; curves: the ROCs of each setting; exposed: setting to the record of
-    `vulnerability`; differences: [estimate, low, high] of the test accuracy of a setting less that
-    of another.
+    `vulnerability`; differences: by utility and setting, [estimate, low, high] of its value less
+    that of another setting, or of the constant prediction.
     """
 
     rows: list[Row] = field(default_factory=list)
     curves: list[figures.Roc] = field(default_factory=list)
     exposed: dict[str, Any] = field(default_factory=dict)
-    differences: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    differences: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The evaluation of a setting, by whichever process. used: what it took of the store."""
+    """The evaluation of a setting, by whichever process. utility: of its models, for differences;
+    used: what it took of the store.
+    """
 
     setting: str
     rows: list[Row]
     curve: figures.Roc
     exposed: Any
-    right: Right
+    utility: utility.Resamples
     used: set[tuple[str, str]]
 
 
@@ -102,11 +100,18 @@ def evaluate_sweep(
     finally:
         beside.shutdown(cancel_futures=True)
     in_order = [evaluated[setting.name] for setting in settings]
+    test = fleet.dataset.test.labels
+    known, classes = fleet.dataset.population.labels, fleet.dataset.classes
+    constant = utility.resamples([utility.constant(known, test, classes)])
     return SweepEvaluation(
-        [*(row for part in in_order for row in part.rows), blind_baseline],
+        [
+            *(row for part in in_order for row in part.rows),
+            *utility.constant_rows(constant, len(test)),
+            blind_baseline,
+        ],
         [part.curve for part in in_order],
         {part.setting: part.exposed for part in in_order},
-        {part.setting: _differences(part, in_order) for part in in_order},
+        _differences({part.setting: part.utility for part in in_order}, constant),
     )
 
 
@@ -161,21 +166,27 @@ def worker(fleet: Fleet, _place: Place) -> Work:
     return work
 
 
-def _differences(part: Evaluated, parts: Sequence[Evaluated]) -> dict[str, list[float]]:
-    """Of a setting's test accuracy, against every other setting: [estimate, low, high]."""
-    differences = {
-        other.setting: accuracy_difference(part.right[-1], other.right[-1])
-        for other in parts
-        if other.setting != part.setting
-    }
-    return {name: [it.estimate, it.low, it.high] for name, it in differences.items()}
+def _differences(
+    measured: Mapping[str, utility.Resamples], constant: utility.Resamples
+) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """By utility, of each setting less each other, and less the constant prediction: [estimate,
+    low, high].
+    """
+    others = {**measured, utility.CONSTANT: constant}
+    result: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for name, setting, other in itertools.product(utility.UTILITIES, measured, others):
+        if other != setting and (it := utility.difference(name, measured[setting], others[other])):
+            of_setting = result.setdefault(name, {}).setdefault(setting, {})
+            of_setting[other] = [it.estimate, it.low, it.high]
+    return result
 
 
 def _evaluate_setting(fleet: Fleet, setting: Setting, emit: Emit) -> Evaluated:
     """Attack one setting. Emits the attack that begins, in words, and 1 for each that has ended."""
     config, dataset = fleet.config, fleet.dataset
     scores, test = _scores(fleet, setting)
-    right = _right(fleet, scores, test)
+    right, predictions = _predictions(fleet, scores, test)
+    measured = utility.resamples(predictions)
     subject = _subject(setting)
 
     def run_attack(scores: Scores, name: str, options: Mapping[str, Any]) -> AttackScores:
@@ -196,12 +207,13 @@ def _evaluate_setting(fleet: Fleet, setting: Setting, emit: Emit) -> Evaluated:
         on_attack=lambda attack: emit(f"{attack} on {setting.name}"),
     )
     rows = [
-        *accuracy_rows(subject, *right),
+        *utility.utility_rows(subject, measured, len(dataset.test.labels)),
+        utility.train_row(subject, right, fleet.membership),
         *_with_refutations(fleet, setting, evaluated.rows),
     ]
     n_out = int((~fleet.membership).sum())
     curve = figures.Roc(setting.name, evaluated.curves, subject.curve, n_out)
-    return Evaluated(setting.name, rows, curve, evaluated.exposed, right, fleet.store.used)
+    return Evaluated(setting.name, rows, curve, evaluated.exposed, measured, fleet.store.used)
 
 
 def _with_refutations(fleet: Fleet, setting: Setting, rows: Sequence[Row]) -> list[Row]:
@@ -264,13 +276,35 @@ def _scores(fleet: Fleet, setting: Setting) -> tuple[Scores, np.ndarray]:
     return scores, logits["test"]
 
 
-def _right(fleet: Fleet, scores: Scores, test: Float[np.ndarray, "M T Q C"]) -> Right:
+def _predictions(
+    fleet: Fleet, scores: Scores, test: Float[np.ndarray, "M T Q C"]
+) -> tuple[np.ndarray, list[utility.Predictions]]:
+    """What each model predicts rightly of the pool, bool [M, N], and what it says of the test set,
+    each at the threshold that its own answers on the population ask for, where that is wished.
+    """
     assert scores.logits is not None
-    right, of_test = (
-        np.stack([logits.mean(axis=1).argmax(-1) for logits in table]) == labels
-        for table, labels in ((scores.logits, scores.labels), (test, fleet.dataset.test.labels))
-    )
-    return right, fleet.membership, of_test
+    assert scores.population is not None
+    assert scores.population.logits is not None
+    config, population = fleet.config, fleet.dataset.population.labels
+    right, predictions = [], []
+    for of_pool, of_population, of_test in zip(
+        scores.logits, scores.population.logits, test, strict=True
+    ):
+        threshold = None
+        if config.decision == Decision.FITTED and fleet.dataset.classes == 2:
+            seen = _log_posterior(of_population)
+            threshold = utility.fitted_threshold(config.utility, seen, population)
+        on_pool = utility.Predictions.of(_log_posterior(of_pool), scores.labels, threshold)
+        right.append(on_pool.right)
+        labels = fleet.dataset.test.labels
+        predictions.append(utility.Predictions.of(_log_posterior(of_test), labels, threshold))
+    return np.stack(right), predictions
+
+
+def _log_posterior(logits: Float[np.ndarray, "N Q C"]) -> Float[np.ndarray, "N C"]:
+    """From the mean logits over views, float64."""
+    result: np.ndarray = log_softmax(logits.mean(axis=1, dtype=np.float64), axis=-1)
+    return result
 
 
 def _attack_scores(

@@ -24,7 +24,7 @@ from dptrain.evaluation.evaluate import Evaluation, evaluate
 from dptrain.evaluation.rows import Row, Subject
 from dptrain.privacy import pld
 from dptrain.report import figures
-from dptrain.report.page import page
+from dptrain.report.page import Report, page
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,9 +109,15 @@ def _write(
     n_out = int((~scores.membership[scores.attacked]).sum())
     roc = figures.Roc(subject.name, evaluation.curves, subject.curve, n_out)
     png = figures.image(figures.roc([roc]), "png")
-    text = json.dumps(result.config, indent=1)
-    shown = {"ROC of every attack": png}
-    report = page(subject.name, result.rows, {}, shown, result.exposed, text, versions())
+    report = Report(
+        name=subject.name,
+        rows=result.rows,
+        statements={},
+        figures={"ROC of every attack": png},
+        exposed=result.exposed,
+        config=json.dumps(result.config, indent=1),
+        versions=versions(),
+    )
     write_atomic(folder / "roc.png", png)
-    write_atomic(folder / "report.html", report.encode())
+    write_atomic(folder / "report.html", page(report).encode())
     write_atomic(folder / "metrics.json", seal(result.record()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from dptrain.pipeline.plan import Plan
 from dptrain.privacy import ledger
 from dptrain.privacy.statement import PrivacyStatement
 from dptrain.report import figures, tables, tensorboard
-from dptrain.report.page import page
+from dptrain.report.page import Report, page
 from dptrain.report.statement import lines
 
 if TYPE_CHECKING:
@@ -40,14 +40,17 @@ OUTPUTS = (
 
 @dataclass(frozen=True)
 class Result:
-    """A finished sweep: its folder, its rows, a statement for each setting, and the number of
-    models trained by this very call.
+    """A finished sweep: its folder, its rows, a statement for each setting, the number of models
+    trained by this very call, the utility that its table shows, and the differences between its
+    settings.
     """
 
     folder: Path
     rows: tuple[Row, ...]
     statements: Mapping[str, PrivacyStatement]
     trained: int
+    utility: str = "accuracy"
+    differences: tables.Differences = field(default_factory=dict)
 
     def to_frame(self) -> pd.DataFrame:
         """A line for each number; the columns are those of rows.Row."""
@@ -74,17 +77,30 @@ def write_outputs(
         else roc
         for roc in evaluation.curves
     }
-    drawn = {"frontier": figures.frontier(rows), "roc": figures.roc(list(rocs.values()))}
+    drawn = {
+        "frontier": figures.frontier(rows, config.utility),
+        "roc": figures.roc(list(rocs.values())),
+    }
     png = {name: figures.image(figure, "png") for name, figure in drawn.items()}
     for name, figure in drawn.items():
         write_atomic(folder / f"{name}.png", png[name])
         write_atomic(folder / f"{name}.svg", figures.image(figure, "svg"))
     plain = config.to_json()
     shown = {"Privacy and utility": png["frontier"], "ROC of every attack": png["roc"]}
-    text = json.dumps(plain, indent=1)
-    report = page(config.name, rows, statements, shown, evaluation.exposed, text, versions())
-    write_atomic(folder / "report.html", report.encode())
-    write_atomic(folder / "table.md", (tables.table(*tables.summary(rows)) + "\n").encode())
+    report = Report(
+        name=config.name,
+        rows=rows,
+        statements=statements,
+        figures=shown,
+        exposed=evaluation.exposed,
+        config=json.dumps(plain, indent=1),
+        versions=versions(),
+        utility=config.utility,
+        differences=evaluation.differences,
+    )
+    write_atomic(folder / "report.html", page(report).encode())
+    summary = tables.table(*tables.summary(rows, config.utility))
+    write_atomic(folder / "table.md", (summary + "\n").encode())
     view = tensorboard.View(
         settings=ready.settings,
         curves={setting.name: trained.curve(fleet, setting) for setting in ready.settings},
@@ -132,4 +148,5 @@ def read_result(folder: Path, ready: Plan) -> Result | None:
     if record.get("ledger") != ledger.read(folder / "store" / "ledger").digest:
         return None
     statements = {name: PrivacyStatement.of(item) for name, item in record["privacy"].items()}
-    return Result(folder, tuple(Row.of(row) for row in record["rows"]), statements, 0)
+    rows = tuple(Row.of(row) for row in record["rows"])
+    return Result(folder, rows, statements, 0, ready.config.utility, record["differences"])

@@ -8,11 +8,12 @@ from functools import partial
 import torch
 
 from dptrain import attacks, models
+from dptrain.config.fields import require
 from dptrain.config.keys import named
 from dptrain.config.schema import AUTO, Config
 from dptrain.core.errors import AttackError, DataError, SettingError
 from dptrain.core.store import PACKAGES, code_fingerprint, fingerprint, versions
-from dptrain.core.types import EngineKind, Setting
+from dptrain.core.types import Decision, EngineKind, Setting
 from dptrain.data import datasets, splits
 from dptrain.fleet.blueprint import architecture, build, supplied
 from dptrain.fleet.placement import choose_device, choose_engine
@@ -74,6 +75,11 @@ def _plan(config: Config) -> Plan:
     splits.parts(config.dataset, config.seed, source)  # whether there are enough
     attacks.check(config.attacks)
     _refuse_copies(config, source.shape)
+    require(
+        config.decision == Decision.HIGHEST or source.classes == 2,
+        "decision",
+        f"a threshold is for two classes, and there are {source.classes}; use decision=highest",
+    )
     model = build(config, source.shape, source.classes)
     validation.refuse_mixing(model, source.shape)
     tokens = validation.takes_tokens(model, source.shape)

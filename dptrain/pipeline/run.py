@@ -100,7 +100,8 @@ def _sweep(ready: Plan, show_progress: bool) -> Result:
         for setting in ready.settings:
             trained_models.relabel(fleet, setting, header(complete[setting.name]))
         write_outputs(ready, fleet, evaluation, complete, spent)
-    return Result(folder, tuple(evaluation.rows), complete, count)
+    rows, utility = tuple(evaluation.rows), ready.config.utility
+    return Result(folder, rows, complete, count, utility, evaluation.differences)
 
 
 def _say(line: str, show_progress: bool) -> None:

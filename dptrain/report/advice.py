@@ -5,6 +5,7 @@ cannot be concluded. Loads no torch.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,9 @@ from dptrain.core.errors import RunError, first_line
 from dptrain.core.store import unseal
 from dptrain.evaluation.metrics import undominated
 from dptrain.evaluation.rows import BLIND, TEST_ACCURACY, Row
+from dptrain.evaluation.utility import CONSTANT, UTILITIES, Utility, metric_of
 from dptrain.privacy.statement import PrivacyStatement
+from dptrain.report import tables
 from dptrain.report.statement import rounded_up, sentences
 
 DEMANDS = {
@@ -24,22 +27,35 @@ DEMANDS = {
     "max_advantage": ("advantage", "advantage"),
 }
 """Of the strongest attack: key -> metric, and what it is called."""
+UTILITY_DEMANDS = ("min_accuracy", "min_utility", "max_loss")
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A setting: its accuracy; of each risk the strongest attack's row, the highest upper end of
-    any attack's interval (1 where one has none), and the least proved ceiling (None without DP);
-    refuted: whether something was measured above what was proved of it.
+    """A setting: its accuracy, and the utility by which settings are compared; of each risk the
+    strongest attack's row, the highest upper end of any attack's interval (1 where one has none),
+    and the least proved ceiling (None without DP); refuted: whether something was measured above
+    what was proved of it.
     """
 
     name: str
     epsilon: float | None
     accuracy: Row
+    utility: Row
     risks: dict[str, Row]
     highest: dict[str, float]
     ceilings: dict[str, float | None]
     refuted: bool = False
+
+    @property
+    def measure(self) -> Utility:
+        return UTILITIES[str(self.utility.metric.kind).removeprefix("test_")]
+
+    @property
+    def merit(self) -> float:
+        """The utility, or of one of which less is better its opposite."""
+        value = self.utility.estimate
+        return -math.inf if value is None else value if self.measure.higher else -value
 
 
 @dataclass(frozen=True)
@@ -64,6 +80,10 @@ class Advice:
                 "setting": candidate.name,
                 "epsilon": candidate.epsilon,
                 "accuracy": _numbers(candidate.accuracy),
+                "utility": {
+                    "metric": candidate.utility.metric.name,
+                    **_numbers(candidate.utility),
+                },
                 "risks": {
                     metric: {"attack": row.attack, **_numbers(row)}
                     for metric, row in candidate.risks.items()
@@ -123,8 +143,11 @@ def advise(config: AdviseConfig) -> Advice:
     """Raises RunError for a folder without a finished sweep, and for a demand that nothing in it
     speaks of.
     """
-    rows, statements, differences = _read(Path(config.run or ""))
-    every = candidates(rows)
+    rows, statements, paired, of_sweep = _read(Path(config.run or ""))
+    utility = config.utility or of_sweep
+    differences = paired.get(utility, {})
+    every = candidates(rows, utility)
+    _require_fitting(config, utility)
     leaking = any(row.attack == BLIND and row.contradicted for row in rows)
     trusted, refuted = (
         [candidate for candidate in every if not candidate.refuted],
@@ -132,7 +155,7 @@ def advise(config: AdviseConfig) -> Advice:
     )
     demands = {
         key: value
-        for key in (*DEMANDS, "min_accuracy", "max_epsilon")
+        for key in (*DEMANDS, *UTILITY_DEMANDS, "max_epsilon")
         if (value := getattr(config, key)) is not None
     }
     for key, (metric, title) in DEMANDS.items():
@@ -149,9 +172,9 @@ def advise(config: AdviseConfig) -> Advice:
         sure, likely = _meets(candidate, demands)
         (failing if leaking or not likely else meeting if sure else undecided).append(candidate)
     # Asked for utility, the safest is best; asked for safety, the most useful.
-    by_risk = set(demands) == {"min_accuracy"}
+    by_risk = bool(demands) and set(demands) <= set(UTILITY_DEMANDS)
     for some in (meeting, undecided):
-        some.sort(key=_risk if by_risk else lambda candidate: -(candidate.accuracy.estimate or 0.0))
+        some.sort(key=_risk if by_risk else lambda candidate: -candidate.merit)
     notes = _notes(meeting, undecided, by_risk, rows, statements, differences)
     if leaking:
         notes.insert(
@@ -169,7 +192,7 @@ def advise(config: AdviseConfig) -> Advice:
             notes.insert(
                 0,
                 f"{best.name} comes before {meeting[0].name}: its proof is stronger, and "
-                "their accuracies cannot be told apart.",
+                f"they cannot be told apart in {best.measure.title}.",
             )
             meeting.remove(best)
             meeting.insert(0, best)
@@ -180,12 +203,14 @@ Differences = Mapping[str, Mapping[str, Sequence[float]]]
 
 
 def _alike(candidate: Candidate, other: Candidate, differences: Differences) -> bool:
-    """Whether the accuracies of two settings cannot be told apart: by their paired difference, or
+    """Whether the utilities of two settings cannot be told apart: by their paired difference, or
     where a file has none by their intervals.
     """
     if paired := differences.get(candidate.name, {}).get(other.name):
         return paired[1] <= 0 <= paired[2]
-    return (other.accuracy.estimate or 0.0) >= (candidate.accuracy.low or 0.0)
+    if candidate.measure.higher:
+        return (other.utility.estimate or 0.0) >= (candidate.utility.low or 0.0)
+    return (other.utility.estimate or 0.0) <= (candidate.utility.high or 0.0)
 
 
 def _proof(candidate: Candidate) -> float:
@@ -200,10 +225,26 @@ def _proof(candidate: Candidate) -> float:
     )
 
 
-def candidates(rows: Sequence[Row]) -> list[Candidate]:
+def _require_fitting(config: AdviseConfig, utility: str) -> None:
+    """Raise RunError for a demand that looks the wrong way."""
+    higher, title = UTILITIES[utility].higher, UTILITIES[utility].title
+    if higher and config.max_loss is not None:
+        raise RunError(f"of {title} more is better; use min_utility", "max_loss")
+    if not higher and config.min_utility is not None:
+        raise RunError(f"of {title} less is better; use max_loss", "min_utility")
+
+
+def candidates(rows: Sequence[Row], utility: str = "accuracy") -> list[Candidate]:
+    """The settings of a sweep. Raises RunError where it did not measure the utility."""
+    values = {row.setting: row for row in rows if row.metric == metric_of(utility)}
+    if not any(row.estimate is not None for row in values.values()):
+        title = UTILITIES[utility].title
+        raise RunError(f"this sweep has no {title}; run it again, which trains nothing", "utility")
     result = []
     for accuracy in (
-        row for row in rows if row.metric == TEST_ACCURACY and row.estimate is not None
+        row
+        for row in rows
+        if row.metric == TEST_ACCURACY and row.estimate is not None and row.setting != CONSTANT
     ):
         of_setting = [
             row
@@ -225,22 +266,26 @@ def candidates(rows: Sequence[Row]) -> list[Candidate]:
         broken = any(row.contradicted for row in of_setting)
         result.append(
             Candidate(
-                accuracy.setting, accuracy.epsilon, accuracy, risks, highest, ceilings, broken
+                accuracy.setting,
+                accuracy.epsilon,
+                accuracy,
+                values[accuracy.setting],
+                risks,
+                highest,
+                ceilings,
+                broken,
             )
         )
     return result
 
 
 def frontiers(trusted: Sequence[Candidate]) -> tuple[list[str], list[str]]:
-    """Names of the settings that no other beats in both accuracy and AUC: as measured, and as
+    """Names of the settings that no other beats in both utility and AUC: as measured, and as
     proved.
     """
 
     def best(some: list[Candidate], risks: list[float]) -> list[str]:
-        points = [
-            (risk, candidate.accuracy.estimate or 0.0)
-            for risk, candidate in zip(risks, some, strict=True)
-        ]
+        points = [(risk, candidate.merit) for risk, candidate in zip(risks, some, strict=True)]
         return [some[index].name for index in undominated(points)]
 
     attacked = [candidate for candidate in trusted if "auc" in candidate.risks]
@@ -270,9 +315,14 @@ def _meets(candidate: Candidate, demands: dict[str, float]) -> tuple[bool, bool]
             proved = ceiling is not None and ceiling <= demands[key]
             sure &= proved or candidate.highest.get(metric, 1.0) <= demands[key]
             likely &= proved or (row is not None and (row.estimate or 0.0) <= demands[key])
-    if "min_accuracy" in demands:
-        sure &= (candidate.accuracy.low or 0.0) >= demands["min_accuracy"]
-        likely &= (candidate.accuracy.estimate or 0.0) >= demands["min_accuracy"]
+    for key, row in (("min_accuracy", candidate.accuracy), ("min_utility", candidate.utility)):
+        if key in demands:
+            sure &= (row.low or 0.0) >= demands[key]
+            likely &= (row.estimate or 0.0) >= demands[key]
+    if "max_loss" in demands:
+        row = candidate.utility
+        sure &= row.high is not None and row.high <= demands["max_loss"]
+        likely &= row.estimate is not None and row.estimate <= demands["max_loss"]
     if "max_epsilon" in demands:
         sure &= candidate.epsilon is not None and candidate.epsilon <= demands["max_epsilon"]
         likely &= candidate.epsilon is not None and candidate.epsilon <= demands["max_epsilon"]
@@ -289,10 +339,10 @@ def _notes(
 ) -> list[str]:
     notes = []
     if len(meeting) > 1:
-        candidate, two = (item.risks.get("auc", item.accuracy) for item in meeting[:2])
+        candidate, two = (item.risks.get("auc", item.utility) for item in meeting[:2])
         overlap = min(candidate.high or 1, two.high or 1) >= max(candidate.low or 0, two.low or 0)
         if overlap if by_risk else _alike(meeting[0], meeting[1], differences):
-            what = "risk" if by_risk else "accuracy"
+            what = "risk" if by_risk else meeting[0].measure.title
             notes.append(
                 f"The {what} of {meeting[0].name} and {meeting[1].name} cannot be told apart."
             )
@@ -312,7 +362,7 @@ def _notes(
         "the same numbers, which errs upwards."
     )
     notes.append(
-        "Choosing among settings by their accuracy or attacks on private data costs "
+        "Choosing among settings by their utility or attacks on private data costs "
         "privacy that no epsilon here counts."
     )
     refused = sorted(
@@ -324,7 +374,9 @@ def _notes(
 
 
 def _line(candidate: Candidate) -> str:
-    parts = [f"accuracy {_shown(candidate.accuracy)}"]
+    measured = dict.fromkeys([candidate.utility, candidate.accuracy])
+    titles = {TEST_ACCURACY: "accuracy", candidate.utility.metric: candidate.measure.title}
+    parts = [f"{titles[row.metric]} {_shown(row)}" for row in measured]
     for metric, title in DEMANDS.values():
         if row := candidate.risks.get(metric):
             ceiling = candidate.ceilings.get(metric)
@@ -345,13 +397,15 @@ def _numbers(row: Row) -> dict[str, float | None]:
     return {"estimate": row.estimate, "low": row.low, "high": row.high}
 
 
-def _read(folder: Path) -> tuple[list[Row], dict[str, PrivacyStatement], Differences]:
+def _read(folder: Path) -> tuple[list[Row], dict[str, PrivacyStatement], tables.Differences, str]:
+    """Rows, statements, differences and the utility of the sweep."""
     try:
         record = unseal((folder / "metrics.json").read_bytes())
         return (
             [Row.of(row) for row in record["rows"]],
             {name: PrivacyStatement.of(item) for name, item in record.get("privacy", {}).items()},
             record.get("differences", {}),
+            record.get("config", {}).get("utility", "accuracy"),
         )
     except OSError:
         raise RunError(

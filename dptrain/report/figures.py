@@ -14,7 +14,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from dptrain.evaluation.metrics import undominated
-from dptrain.evaluation.rows import AUC, BLIND, TEST_ACCURACY, Row
+from dptrain.evaluation.rows import AUC, BLIND, Row
+from dptrain.evaluation.utility import CONSTANT, UTILITIES, metric_of
 from dptrain.privacy.pld import TradeOff
 from dptrain.report.tables import REFUTED, refuted
 
@@ -65,16 +66,20 @@ def _name(row: Row, compared: bool) -> str:
     return "no DP" if row.epsilon is None else f"{'DP ' if compared else ''}{row.epsilon:g}"
 
 
-def frontier(rows: Sequence[Row]) -> Figure:
-    """Accuracy against epsilon, attack success against epsilon under its proved ceiling, and the
-    two against each other.
+def frontier(rows: Sequence[Row], utility: str = "accuracy") -> Figure:
+    """Utility against epsilon, beside that of the constant prediction, attack success against
+    epsilon under its proved ceiling, and the two against each other.
     """
     figure = Figure(figsize=(13, 4.6), layout="constrained", dpi=DPI)
     left, middle, right = figure.subplots(1, 3)
-    accuracy = {row.setting: row for row in rows if row.metric == TEST_ACCURACY}
-    order = sorted(
-        accuracy.values(), key=lambda row: np.inf if row.epsilon is None else row.epsilon
-    )
+    values = {
+        row.setting: row
+        for row in rows
+        if row.metric == metric_of(utility) and row.estimate is not None
+    }
+    constant = values.pop(CONSTANT, None)
+    title = f"test {UTILITIES[utility].title}"
+    order = sorted(values.values(), key=lambda row: np.inf if row.epsilon is None else row.epsilon)
     place = {row.setting: float(index) for index, row in enumerate(order)}
     compared = sum(row.epsilon is None for row in order) > 1
     broken = refuted(rows)
@@ -86,11 +91,14 @@ def frontier(rows: Sequence[Row]) -> Figure:
         axes.set_xlabel("" if compared else "epsilon")
         axes.grid(alpha=0.3)
     at = [place[row.setting] for row in order]
-    _points(left, at, order, "#333333", "test accuracy", not compared)
+    _points(left, at, order, "#333333", title, not compared)
+    if constant is not None:
+        left.axhline(constant.estimate, color="#999999", lw=1, ls=":", label=CONSTANT)
+        left.legend(fontsize=8, frameon=False)
     left.set_title("utility", loc="left")
-    left.set_ylabel("test accuracy")
+    left.set_ylabel(title)
     _draw_risk(middle, rows, place, joined=not compared)
-    _draw_frontier(right, rows, accuracy, compared)
+    _draw_frontier(right, rows, values, compared, utility)
     return figure
 
 
@@ -116,31 +124,34 @@ def _draw_risk(axes: Axes, rows: Sequence[Row], place: Mapping[str, float], join
 
 
 def _draw_frontier(
-    axes: Axes, rows: Sequence[Row], accuracy: Mapping[str, Row], compared: bool
+    axes: Axes, rows: Sequence[Row], values: Mapping[str, Row], compared: bool, utility: str
 ) -> None:
     """Utility of each setting against the AUC of its strongest attack."""
     strongest: dict[str, Row] = {}
     for row in sorted(rows, key=lambda row: row.estimate or 0.0):
-        if row.attack and row.attack != BLIND and row.metric == AUC and row.estimate is not None:
+        attacked = row.attack and row.attack != BLIND and row.metric == AUC
+        if attacked and row.estimate is not None and row.setting in values:
             strongest[row.setting] = row
+    sign = 1 if UTILITIES[utility].higher else -1
     middle = float(np.mean([row.estimate or 0.0 for row in strongest.values()] or [0.5]))
     for setting, row in strongest.items():
         name = _label(row, compared, refuted(rows))
         name = name if compared else f"{name} ({row.attack})"
-        _draw_setting(axes, row, accuracy[setting], name, compared, (row.estimate or 0.0) > middle)
+        _draw_setting(axes, row, values[setting], name, compared, (row.estimate or 0.0) > middle)
     if compared:
         points = [
-            (row.estimate or 0.0, accuracy[setting].estimate or 0.0)
+            (row.estimate or 0.0, sign * (values[setting].estimate or 0.0))
             for setting, row in strongest.items()
         ]
-        best = zip(*(points[index] for index in undominated(points)), strict=True)
-        axes.plot(*best, color="#0072b2", lw=1, drawstyle="steps-post", zorder=0)
+        best = [(points[index][0], sign * points[index][1]) for index in undominated(points)]
+        axes.plot(*zip(*best, strict=True), color="#0072b2", lw=1, drawstyle="steps-post", zorder=0)
     axes.axvline(0.5, color="#999999", lw=1, ls=":")
     axes.margins(x=0.25, y=0.15)
     axes.grid(alpha=0.3)
-    axes.set_title("frontier: up and left is better", loc="left")
+    better = "up" if sign > 0 else "down"
+    axes.set_title(f"frontier: {better} and left is better", loc="left")
     axes.set_xlabel("AUC of the strongest attack")
-    axes.set_ylabel("test accuracy")
+    axes.set_ylabel(f"test {UTILITIES[utility].title}")
 
 
 def _draw_setting(

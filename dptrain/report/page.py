@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from dptrain.evaluation.rows import BLIND, Row
+from dptrain.evaluation.utility import UTILITIES
 from dptrain.privacy.statement import PrivacyStatement
 from dptrain.report.statement import shared
 from dptrain.report.tables import (
     REFUTED,
+    Differences,
     Table,
     attacks,
     cell,
+    differences,
     legend,
     number,
     refuted,
     summary,
+    utilities,
     warnings,
 )
 
@@ -55,40 +60,48 @@ STEADY = (
 )
 
 
-def page(
-    name: str,
-    rows: Sequence[Row],
-    statements: Mapping[str, PrivacyStatement],
-    figures: Mapping[str, bytes],
-    exposed: Mapping[str, Any],
-    config: str,
-    versions: Mapping[str, str],
-) -> str:
-    """The report of a run.
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a page is made of.
 
-    Args:
-        name: its title.
-        rows: every number.
-        statements: setting to what is claimed of it; empty for scores of other people's models.
-        figures: title to PNG.
-        exposed: setting to the record of exposed examples.
-        config: the configuration as text.
-        versions: of all packages.
+    name: its title. rows: every number. statements: setting to what is claimed of it; empty for
+    scores of other people's models. figures: title to PNG. exposed: setting to the record of
+    exposed examples. config: the configuration as text. versions: of all packages. utility: what
+    stands first in the summary. differences: of utilities between settings.
     """
-    common, rest = shared(statements)
+
+    name: str
+    rows: Sequence[Row]
+    statements: Mapping[str, PrivacyStatement]
+    figures: Mapping[str, bytes]
+    exposed: Mapping[str, Any]
+    config: str
+    versions: Mapping[str, str]
+    utility: str = "accuracy"
+    differences: Differences = field(default_factory=dict)
+
+
+def page(report: Report) -> str:
+    """The report of a run."""
+    rows = report.rows
+    common, rest = shared(report.statements)
     attacked = dict.fromkeys(row.setting for row in rows if row.attack and row.attack != BLIND)
+    images = {title: base64.b64encode(data).decode() for title, data in report.figures.items()}
     return ENVIRONMENT.get_template("page.html").render(
-        name=name,
+        name=report.name,
         legend=legend(rows),
         warnings=warnings(rows),
-        summary=summary(rows),
-        figures={title: base64.b64encode(data).decode() for title, data in figures.items()},
-        sections=[_section(rows, setting, exposed.get(setting, {})) for setting in attacked],
+        summary=summary(rows, report.utility),
+        utilities=utilities(rows),
+        title=UTILITIES[report.utility].title,
+        differences=differences(report.differences, report.utility),
+        figures=images,
+        sections=[_section(rows, setting, report.exposed.get(setting, {})) for setting in attacked],
         common=common,
         statements=rest,
         every=(EVERY, [_line(row) for row in rows]),
-        config=config,
-        versions=", ".join(f"{key} {value}" for key, value in versions.items()),
+        config=report.config,
+        versions=", ".join(f"{key} {value}" for key, value in report.versions.items()),
     )
 
 

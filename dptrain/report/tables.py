@@ -7,13 +7,14 @@ import math
 from collections.abc import Mapping, Sequence
 
 from dptrain.evaluation.rows import AUC, BLIND, TEST_ACCURACY, Row
+from dptrain.evaluation.utility import CONSTANT, UTILITIES, metric_of
 
 Table = tuple[list[str], list[list[str]]]
 """Head and body."""
+Differences = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
+"""By utility, setting and other setting: [estimate, low, high] of the first less the second."""
 
-COLUMNS: tuple[tuple[str, str | None, str], ...] = (
-    ("test accuracy", None, "test_accuracy"),
-    ("train accuracy", None, "train_accuracy"),
+COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("LiRA AUC", "lira", "auc"),
     ("LiRA offline AUC", "lira_offline", "auc"),
     ("LiRA TPR @ 1% FPR", "lira", "tpr_at_fpr_0.01"),
@@ -26,9 +27,9 @@ COLUMNS: tuple[tuple[str, str | None, str], ...] = (
     ("shadow TPR @ 1% FPR", "shadow", "tpr_at_fpr_0.01"),
 )
 REFUTED = " (REFUTED)"
-SHOWN = 6
-"""Columns of the summary: the first of COLUMNS that the run has. Everything is in the report and in
-metrics.json.
+SHOWN = 4
+"""Columns of the summary beside utility and the strongest attack: the first of COLUMNS that the run
+has. Everything is in the report and in metrics.json.
 """
 
 
@@ -69,45 +70,91 @@ def refuted(rows: Sequence[Row]) -> set[str]:
     return {row.setting for row in rows if row.contradicted}
 
 
-def summary(rows: Sequence[Row]) -> Table:
-    """Head and body of the summary table, a line a setting."""
+def summary(rows: Sequence[Row], utility: str = "accuracy") -> Table:
+    """Head and body of the summary table, a line a setting; utility: what stands first."""
     by_metric = {
         (row.setting, row.attack, row.metric.name): row for row in rows if row.examples == "all"
     }
     settings = list(dict.fromkeys(row.setting for row in rows if row.metric == TEST_ACCURACY))
-    columns = [
+    others = [
         column
         for column in COLUMNS
         if any(by_metric.get((name, column[1], column[2])) for name in settings)
-    ]
-    first, others = columns[:2], columns[2:SHOWN]
+    ][:SHOWN]
+    titles = {metric_of(name).name: f"test {UTILITIES[name].title}" for name in UTILITIES}
+    # Of what is no accuracy, the accuracy too: readers know it best.
+    first = dict.fromkeys([metric_of(utility).name, "test_accuracy", "train_accuracy"])
+    titles["train_accuracy"] = "train accuracy"
     broken = refuted(rows)
     body = []
     for name in settings:
-        cells = [
-            cell(by_metric.get((name, attack, metric))) for _, attack, metric in (*first, *others)
-        ]
         body.append(
             [
                 name + (REFUTED if name in broken else ""),
-                *cells[:2],
+                *(cell(by_metric.get((name, None, metric))) for metric in first),
                 _strongest(rows, name),
-                *cells[2:],
+                *(cell(by_metric.get((name, attack, metric))) for _, attack, metric in others),
             ]
         )
     return [
         "setting",
-        *(title for title, _, _ in first),
+        *(titles[metric] for metric in first),
         "strongest AUC",
         *(title for title, _, _ in others),
     ], body
 
 
-def several(runs: Mapping[str, Sequence[Row]]) -> Table:
+def utilities(rows: Sequence[Row]) -> Table:
+    """Head and body of the table of every utility on the test set, a line a setting."""
+    names = {metric_of(name): name for name in UTILITIES}
+    values = {(row.setting, names[row.metric]): row for row in rows if row.metric in names}
+    settings = dict.fromkeys(setting for setting, _ in values)
+    head = [
+        "setting",
+        *(each.title + ("" if each.higher else " (less is better)") for each in UTILITIES.values()),
+    ]
+    body = [[each, *(cell(values.get((each, name))) for name in UTILITIES)] for each in settings]
+    return head, body
+
+
+def differences(paired: Differences, utility: str) -> Table:
+    """Head and body of the paired differences of a utility: each setting less each of the others,
+    with ` *` where the interval holds 0, so that the two cannot be told apart.
+    """
+    of_utility = paired.get(utility, {})
+    others = list(dict.fromkeys(other for values in of_utility.values() for other in values))
+    body = [
+        [setting, *(_difference(values.get(other)) for other in others)]
+        for setting, values in of_utility.items()
+    ]
+    return ["setting, less", *others], body
+
+
+def _difference(limits: Sequence[float] | None) -> str:
+    if limits is None:
+        return "-"
+    estimate, low, high = limits
+    mark = " *" if low <= 0 <= high else ""
+    return f"{number(estimate)} [{number(low)}, {number(high)}]{mark}"
+
+
+def no_better(paired: Differences, utility: str) -> list[str]:
+    """Settings that are not shown to be better than the constant prediction."""
+    sign = 1 if UTILITIES[utility].higher else -1
+    names = []
+    for setting, values in paired.get(utility, {}).items():
+        if limits := values.get(CONSTANT):
+            _, low, high = limits
+            if min(sign * low, sign * high) <= 0:
+                names.append(setting)
+    return names
+
+
+def several(runs: Mapping[str, Sequence[Row]], utility: str = "accuracy") -> Table:
     """The summaries of several runs in one table, a line a run and setting; of the columns those
     that every run has.
     """
-    summaries = {run: summary(rows) for run, rows in runs.items()}
+    summaries = {run: summary(rows, utility) for run, rows in runs.items()}
     heads = [head for head, _ in summaries.values()]
     columns = [title for title in heads[0] if all(title in head for head in heads)]
     body = [

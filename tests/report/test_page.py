@@ -6,7 +6,7 @@ from dptrain.core.types import Mechanism, NoiseSource, Sampling, Setting
 from dptrain.evaluation.rows import TEST_ACCURACY
 from dptrain.privacy.statement import Circumstances, planned
 from dptrain.report import tables
-from dptrain.report.page import page
+from dptrain.report.page import Report, page
 from tests.helpers.reported import ROW
 from tests.runs import make_recipe
 
@@ -20,15 +20,20 @@ PLAIN = Setting(
 )
 
 
+EMPTY = Report(name="n", rows=[], statements={}, figures={}, exposed={}, config="", versions={})
+
+
+def make_page(**parts):
+    return page(dataclasses.replace(EMPTY, **parts))
+
+
 def test_html_escapes():
-    text = page(
-        "<b>",
-        [dataclasses.replace(ROW, metric=TEST_ACCURACY, attack=None, note="<i>")],
-        {"<u>": planned(PLAIN, Circumstances(noise=NoiseSource.OS, preprocessing="<i>"))},
-        {},
-        {},
-        "<p>",
-        {},
+    around = Circumstances(noise=NoiseSource.OS, preprocessing="<i>")
+    text = make_page(
+        name="<b>",
+        rows=[dataclasses.replace(ROW, metric=TEST_ACCURACY, attack=None, note="<i>")],
+        statements={"<u>": planned(PLAIN, around)},
+        config="<p>",
     )
     assert "<b>" not in text
     assert "<u>" not in text
@@ -59,7 +64,7 @@ def test_page_shows_attacks_canaries_and_exposed_examples():
         "stability": {"lira": 0.5, "loss": None},
         "agreement": {"fpr": 0.01, "pairs": [], "alone": alone},
     }
-    text = page("n", rows, {}, {}, {"dpsgd-8": exposed}, "", {})
+    text = make_page(rows=rows, exposed={"dpsgd-8": exposed})
     for part in (
         "on the canaries only",
         ".990",
