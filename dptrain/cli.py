@@ -130,6 +130,22 @@ examples:
 keys (default):
 """
 
+INSPECT = """usage: dptrain inspect dataset.path=FILE [dataset.target=COLUMN] [key=value ...]
+
+What a table holds, before anything is trained on it: the kind of every column as a sweep would take
+it, missing and different values, columns that name rows, that repeat as people do, that hold dates
+or that alone predict the target, the class balance, and the sizes of the splits. It looks at all
+rows and prints counts of them: that is for the owner of the table. output=FILE.yaml writes the
+kinds as a file for dataset.schema.
+
+examples:
+  dptrain inspect dataset.path=people.csv
+  dptrain inspect dataset.path=people.csv dataset.target=income output=people.yaml
+  dptrain inspect dataset=excel dataset.path=visits.xlsx dataset.target=outcome format=json
+
+keys (default):
+"""
+
 LIST = """usage: dptrain list
 
 Data sets, models, defences, attacks and experiments, with one line each."""
@@ -426,6 +442,28 @@ def _store(overrides: Sequence[str], _options: Options) -> int:
     return 0 if contents.undamaged else 1
 
 
+def _inspect(overrides: Sequence[str], _options: Options) -> int:
+    from dptrain.config import compose
+    from dptrain.config.commands import Format
+    from dptrain.config.keys import named
+
+    chosen = compose.load("inspect", overrides)
+    from dptrain.data.inspection import inspect
+    from dptrain.report import inspection
+
+    with named():
+        result = inspect(chosen)
+    if chosen.output is not None:
+        from dptrain.core.store import write_atomic
+
+        write_atomic(Path(chosen.output), result.schema().encode())
+    print(inspection.json(result) if chosen.format == Format.JSON else inspection.text(result))
+    if chosen.output is not None:
+        fix = f"mend them, and use dataset.schema={chosen.output}"
+        _say(f"the kinds stand in {chosen.output}; {fix}")
+    return 0
+
+
 def _list(arguments: Sequence[str], _options: Options) -> int:
     from dptrain.config import files
     from dptrain.core.errors import ConfigError, printable
@@ -458,6 +496,7 @@ def _keys(name: str, command: Command) -> list[str]:
 
 
 COMMANDS = {
+    "inspect": Command(_inspect, "what a table holds, before anything is trained on it", INSPECT),
     "sweep": Command(
         _sweep, "train at each epsilon, attack every model, chart privacy against utility", SWEEP
     ),

@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 from dptrain.config.fields import FINITE, check_fields, check_name, option, require
-from dptrain.config.schema import AUDITS, MAX_EPSILON, UTILITIES
+from dptrain.config.schema import AUDITS, MAX_EPSILON, UTILITIES, DatasetConfig
 from dptrain.core.types import Sampling
 
 
@@ -163,6 +163,19 @@ class AdviseConfig:
     def __post_init__(self) -> None:
         given = "give the folder of a finished sweep, such as run=results/quickstart"
         require(self.run is not None, "run", given)
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class InspectConfig:
+    """Of `dptrain inspect`: a table."""
+
+    dataset: DatasetConfig = option("the table, and what is said of its columns")
+    seed: int = option("of the split whose population is looked at", least=0)
+    output: str | None = option("YAML file to write, for dataset.schema; null for none")
+    format: Format = option("table or json, on standard output")
+
+    def __post_init__(self) -> None:
         check_fields(self)
 
 

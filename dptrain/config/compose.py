@@ -26,7 +26,13 @@ from dptrain.config.build import (
     suggest_key,
     suggestion,
 )
-from dptrain.config.commands import AdviseConfig, AttackConfig, CalibrateConfig, StoreConfig
+from dptrain.config.commands import (
+    AdviseConfig,
+    AttackConfig,
+    CalibrateConfig,
+    InspectConfig,
+    StoreConfig,
+)
 from dptrain.config.files import conf_folder, groups, require_folder
 from dptrain.config.schema import Config
 from dptrain.core import plugins
@@ -38,12 +44,13 @@ SCHEMAS: dict[str, type] = {
     "calibrate": CalibrateConfig,
     "advise": AdviseConfig,
     "store": StoreConfig,
+    "inspect": InspectConfig,
 }
 PATHS = (
     "output",
     "scores",
     "run",
-    *(f"dataset.{key}" for key in ("path", "target", "group", "schema")),
+    *(f"dataset.{key}" for key in ("path", "target", "group", "schema", "time")),
 )
 """Keys whose text may well hold a comma."""
 COMMAS = re.compile(r"[^\[{('\"]*,[^\]})'\"]*$")
@@ -141,7 +148,7 @@ def _compose(command: str, overrides: list[str], folders: Sequence[Path]) -> dic
     for override in overrides:
         refuse_override(override, folders)
     wanted = [
-        re.sub(r"^defences=", "defence=", part)
+        _hydra_words(part)
         for override in overrides
         for part in _of_other_packages(override, folders)
     ]
@@ -155,6 +162,12 @@ def _compose(command: str, overrides: list[str], folders: Sequence[Path]) -> dic
         raise translated(error, command, wanted, folders) from None
     except RecursionError:
         raise ConfigError("", "an argument is nested too deeply; write key=value") from None
+
+
+def _hydra_words(override: str) -> str:
+    """An override of ours in Hydra's words: its `++` adds names to a mapping that has none yet."""
+    override = re.sub(r"^defences=", "defence=", override)
+    return re.sub(r"^(?=dataset\.ordinal[.=])", "++", override)
 
 
 def _plain(composed: Any) -> dict[str, Any]:

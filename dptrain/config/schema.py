@@ -56,18 +56,38 @@ class DatasetConfig:
     schema: str | None = option(
         "of a table: YAML file of its columns and classes; null: as the population split has them"
     )
+    drop: tuple[str, ...] = option("of a table: columns that are left out", unique=True)
+    numeric: tuple[str, ...] = option("of a table: columns of numbers", unique=True)
+    categorical: tuple[str, ...] = option("of a table: columns of categories", unique=True)
+    ordinal: Mapping[str, tuple[str, ...]] = option(
+        "of a table: columns whose values have an order, the least first: {size: [small, large]}"
+    )
+    time: str | None = option(
+        "of a table: column of a date or number; the test set are the latest rows"
+    )
     id: int | None = option("of openml: the number of the data set")
-    pool: int = option(
-        "candidates; each model trains on its own random half", least=MIN_POOL, most=MOST_EXAMPLES
+    pool: int | None = option(
+        "candidates; each model trains on its own random half; null: all that are left",
+        least=MIN_POOL,
+        most=MOST_EXAMPLES,
     )
-    population: int = option(
-        "examples no model trains on, set aside for an attacker", least=1, most=MOST_EXAMPLES
+    population: int | None = option(
+        "examples no model trains on, set aside for an attacker; null: a tenth",
+        least=1,
+        most=MOST_EXAMPLES,
     )
-    test: int = option("examples for accuracy only", least=1, most=MOST_EXAMPLES)
+    test: int | None = option(
+        "examples for utility only; null: a fifth", least=1, most=MOST_EXAMPLES
+    )
     canaries: int = option(
         "pool examples that are replaced by canaries, the worst case; 0 for none", least=0
     )
     canary: str = option("kind of canary: mislabelled, blank, noise or gradient", choices=CANARIES)
+
+    @property
+    def known(self) -> bool:
+        """Whether the sizes of the splits are given; else they follow from the data."""
+        return None not in (self.pool, self.population, self.test)
 
 
 @dataclass(frozen=True)
@@ -241,8 +261,10 @@ class Config:
         require(len(self.attacks) > 0, "attacks", "give at least one, such as [loss,lira]")
         _check_fleet(self)
         check_fields(self)
-        _check_split(self)
         _check_epsilons(self)
+        if self.dataset.known:
+            _check_split(self)
+            _check_batch(self)
         _check_training(self)
         _check_defences(self)
 
@@ -251,7 +273,14 @@ class Config:
         """The declared size of a training set: half the pool. Public, and the same whatever the
         memberships are.
         """
-        return self.dataset.pool // 2
+        return self.pool // 2
+
+    @property
+    def pool(self) -> int:
+        """Number of candidates. Raises ValueError where it is left to the data (splits.sized)."""
+        if self.dataset.pool is None:
+            raise ValueError("the size of the pool follows from the data")
+        return self.dataset.pool
 
     @property
     def steps(self) -> int:
@@ -280,7 +309,7 @@ def _check_fleet(config: Config) -> None:
 
 
 def _check_split(config: Config) -> None:
-    pool, canaries = config.dataset.pool, config.dataset.canaries
+    pool, canaries = config.pool, config.dataset.canaries
     fix = f"must be even, since each model trains on half of it; use {pool - 1}"
     require(pool % 2 == 0, "dataset.pool", fix)
     half = pool // 2
@@ -297,17 +326,20 @@ def _check_epsilons(config: Config) -> None:
         vain = f"{epsilon:g} promises next to nothing; use at most {MAX_EPSILON}"
         fits = epsilon <= MAX_EPSILON or math.isinf(epsilon)
         require(fits, "epsilons", f"{vain}, or inf for no privacy")
+
+
+def _check_batch(config: Config) -> None:
     n, delta = config.public_n, config.privacy.delta
     publishes = "a delta of 1/n allows publishing one record"
     limit = f"must lie above 0 and below 1/n = {1 / n:.3g}, got {delta:g}; {publishes}"
     require(delta < 1 / n, "privacy.delta", limit)
+    size = config.training.batch_size
+    require(size <= n, "training.batch_size", f"must lie in 1..{n} (half the pool), got {size}")
+    require(config.steps < 2**31, "training.epochs", "gives more than 2^31 steps; lower it")
 
 
 def _check_training(config: Config) -> None:
-    n, training = config.public_n, config.training
-    size = training.batch_size
-    require(size <= n, "training.batch_size", f"must lie in 1..{n} (half the pool), got {size}")
-    require(config.steps < 2**31, "training.epochs", "gives more than 2^31 steps; lower it")
+    training = config.training
     executor, device = config.executor, training.device
     agree = executor.name == "local" or device == AUTO or (device == "cuda") == (executor.gpus > 0)
     where = f"is {device}, and a task of {executor.name} has {executor.gpus:g} GPUs"

@@ -70,7 +70,7 @@ ADULT_COLUMNS = (
 )
 
 
-def _adult(config: DatasetConfig, seed: int) -> Source:
+def _adult_frame(config: DatasetConfig) -> pd.DataFrame:
     """Both parts of UCI's files, 48,842 rows."""
     files = obtain("adult", ADULT, config.path)
     text = "".join(file.read_text().replace("|1x3 Cross validator\n", "") for file in files)
@@ -81,7 +81,28 @@ def _adult(config: DatasetConfig, seed: int) -> Source:
     ]
     frame = pd.DataFrame(rows, columns=list(ADULT_COLUMNS)).replace("?", np.nan)
     frame["income"] = frame["income"].str.rstrip(".")
-    return tables.table_source(frame, _with(config, "income"), seed, combined_digest(files))
+    frame.attrs |= {"target": "income", "digest": combined_digest(files)}
+    return frame
+
+
+def _breast_cancer_frame(config: DatasetConfig) -> pd.DataFrame:
+    from sklearn.datasets import load_breast_cancer
+
+    bunch = load_breast_cancer()
+    frame = pd.DataFrame(bunch.data, columns=bunch.feature_names).assign(target=bunch.target)
+    frame.attrs |= {"target": "target", "digest": hashlib.sha256(bunch.data.tobytes()).hexdigest()}
+    return frame
+
+
+def _named_table(read: Callable[[DatasetConfig], pd.DataFrame]) -> Declared:
+    """A table whose target is known."""
+
+    def declared(config: DatasetConfig, seed: int) -> Source:
+        frame = read(config)
+        chosen = with_target(config, frame.attrs["target"])
+        return tables.table_source(frame, chosen, seed, frame.attrs["digest"])
+
+    return declared
 
 
 def _location30(config: DatasetConfig, seed: int) -> Source:
@@ -121,24 +142,17 @@ def _binary(
     )
 
 
-def _bundled(name: str) -> Declared:
-    def declared(config: DatasetConfig, seed: int) -> Source:
-        from sklearn import datasets
+def _digits(config: DatasetConfig, seed: int) -> Source:
+    from sklearn.datasets import load_digits
 
-        bunch = getattr(datasets, f"load_{name}")()
-        if name == "digits":
-            inputs = (bunch.data.astype(np.float32) / 8 - 1).reshape(-1, 1, 8, 8)
-            examples = Examples(inputs, bunch.target.astype(np.int64))
-            return Source(images.CONSTANTS, (1, 8, 8), 10, len(inputs), lambda: examples)
-        frame = pd.DataFrame(bunch.data, columns=bunch.feature_names).assign(target=bunch.target)
-        return tables.table_source(
-            frame, _with(config, "target"), seed, hashlib.sha256(bunch.data.tobytes()).hexdigest()
-        )
-
-    return declared
+    bunch = load_digits()
+    inputs = (bunch.data.astype(np.float32) / 8 - 1).reshape(-1, 1, 8, 8)
+    examples = Examples(inputs, bunch.target.astype(np.int64))
+    return Source(images.CONSTANTS, (1, 8, 8), 10, len(inputs), lambda: examples)
 
 
-def _with(config: DatasetConfig, target: str) -> DatasetConfig:
+def with_target(config: DatasetConfig, target: str) -> DatasetConfig:
+    """The same with the target that a table has. Raises DataError where another is asked for."""
     if config.target not in (None, target):
         raise DataError(f"{config.name} has one target, {target}; leave it out", "target")
     return dataclasses.replace(config, target=target)
@@ -153,21 +167,26 @@ def _blank(config: DatasetConfig, seed: int) -> Source:
     return Source("all inputs are zero, nothing fitted", (1024,), 2, 10_000, read)
 
 
+FRAMES: dict[str, Callable[[DatasetConfig], pd.DataFrame]] = {
+    **table_files.FRAMES,
+    "adult": _adult_frame,
+    "breast_cancer": _breast_cancer_frame,
+}
+"""How to read those data sets that are tables; attrs["target"] of a frame is its usual target."""
+
 DATASETS: dict[str, Declared] = {
     "mnist5k": images.mnist5k,
     "mnist": images.mnist,
     "fashion_mnist": images.fashion_mnist,
     "cifar10": images.cifar("cifar10", images.CIFAR10, 10),
     "cifar100": images.cifar("cifar100", images.CIFAR100, 100),
-    "adult": _adult,
+    "adult": _named_table(_adult_frame),
     "location30": _location30,
     "purchase100": _hundred("purchase100", PURCHASE),
     "texas100": _hundred("texas100", TEXAS),
-    "digits": _bundled("digits"),
-    "breast_cancer": _bundled("breast_cancer"),
-    "csv": table_files.csv_source,
-    "parquet": table_files.parquet_source,
-    "openml": table_files.openml_source,
+    "digits": _digits,
+    "breast_cancer": _named_table(_breast_cancer_frame),
+    **dict.fromkeys(table_files.FRAMES, table_files.source),
     "idx": images.idx,
     "npz": images.npz,
     "blank": _blank,

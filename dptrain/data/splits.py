@@ -9,8 +9,9 @@ import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -93,14 +94,48 @@ def order_of(config: DatasetConfig, seed: int, size: int) -> np.ndarray:
     return generator(seeded_key(seed, config.name), Purpose.SPLIT).permutation(size)
 
 
+class Sizes(NamedTuple):
+    """How many examples the parts have."""
+
+    pool: int
+    population: int
+    test: int
+
+
+def sizes(config: DatasetConfig, size: int) -> Sizes:
+    """Of the parts of `size` examples: as given, or a tenth for the population, a fifth for the
+    test set, and an even rest for the pool.
+    """
+    test = max(1, size // 5) if config.test is None else config.test
+    population = max(1, size // 10) if config.population is None else config.population
+    pool = (size - test - population) // 2 * 2 if config.pool is None else config.pool
+    return Sizes(pool, population, test)
+
+
+def sized(config: DatasetConfig, declared: Source) -> DatasetConfig:
+    """The same with the sizes of the parts, where they were left to the data. Raises DataError
+    where too little is left.
+    """
+    if config.known:
+        return config
+    pool, population, test = map(len, parts(config, 0, declared))
+    if min(pool - MIN_POOL, population - 1, test - 1) < 0:
+        raise DataError(
+            f"of {declared.size:,} examples {pool:,} are left for the pool, which needs "
+            f"{MIN_POOL}; give smaller parts, or more data",
+            "pool",
+        )
+    return replace(config, pool=pool, population=population, test=test)
+
+
 def require_enough(config: DatasetConfig, size: int) -> None:
     """Raise DataError where pool, population and test want more than `size` examples."""
-    wanted = config.pool + config.population + config.test
+    wanted = sum(sizes(config, size))
     if wanted > size:
-        test, population = max(1, size // 5), max(1, size // 10)
-        pool = (size - test - population) // 2 * 2
-        sizes = f"use such as pool={pool} population={population} test={test}"
-        fix = sizes if pool >= MIN_POOL else "it is too small"
+        open_sizes = replace(config, pool=None, population=None, test=None)
+        pool, population, test = sizes(open_sizes, size)
+        suggested = f"use such as pool={pool} population={population} test={test}"
+        fix = suggested if pool >= MIN_POOL else "it is too small"
         message = (
             f"pool + population + test is {wanted:,}, but {config.name} has {size:,} "
             f"examples; {fix}"
@@ -119,7 +154,7 @@ def parts(
         return declared.split
     order, ends = (
         order_of(config, seed, declared.size),
-        np.cumsum([config.pool, config.population, config.test]),
+        np.cumsum(sizes(config, declared.size)),
     )
     pool, population, test = np.split(order[: ends[-1]], ends[:-1])
     return pool, population, test

@@ -1,10 +1,15 @@
-"""Files of tables: CSV, Parquet and OpenML's."""
+"""Files of tables: CSV, Parquet, Excel and OpenML's. Each is read whole to a frame, and the frame
+becomes examples.
+"""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import gzip
 import hashlib
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -20,12 +25,32 @@ DELIMITERS = ",;\t|"
 LONGEST_LINE = 10_000_000
 
 
-def csv_source(config: DatasetConfig, seed: int) -> Source:
-    path = _path(config, "FILE.csv")
-    return table_source(_read_csv(path, config.header), config, seed, digest(path, "sha256"))
+def csv_frame(config: DatasetConfig) -> pd.DataFrame:
+    """Every value as text; a file whose name ends in .gz is unpacked."""
+    return _read_csv(_path(config, "FILE.csv"), config.header)
 
 
-def parquet_source(config: DatasetConfig, seed: int) -> Source:
+def excel_frame(config: DatasetConfig) -> pd.DataFrame:
+    """Every value of the first sheet as text."""
+    path = _path(config, "FILE.xlsx")
+    try:
+        with zipfile.ZipFile(path) as parts:
+            unpacked = sum(part.file_size for part in parts.infolist())
+        # A cell of some letters becomes an object of Python.
+        require_memory(10 * unpacked, path_error, f"{path}, unpacked,")
+        frame = pd.read_excel(path, dtype=str, keep_default_na=False, engine="openpyxl")
+    except DataError:
+        raise
+    except ImportError:
+        fix = "pip install 'dptrain[excel]', or save the sheet as CSV"
+        raise DataError(f"excel needs openpyxl; {fix}", "name") from None
+    except Exception as error:  # openpyxl has many for a file that is not what it should be
+        reason = f"{path} cannot be read ({first_line(error)})"
+        raise DataError(f"{reason}; give an .xlsx file", "path") from None
+    return frame
+
+
+def parquet_frame(config: DatasetConfig) -> pd.DataFrame:
     path = _path(config, "FILE.parquet")
     try:
         import pyarrow.parquet
@@ -45,10 +70,10 @@ def parquet_source(config: DatasetConfig, seed: int) -> Source:
         raise DataError(
             f"{path} cannot be read ({first_line(error)}); give a Parquet file", "path"
         ) from None
-    return table_source(frame, config, seed, digest(path, "sha256"))
+    return frame
 
 
-def openml_source(config: DatasetConfig, seed: int) -> Source:
+def openml_frame(config: DatasetConfig) -> pd.DataFrame:
     """scikit-learn's fetcher, which verifies the checksum of OpenML's own record, and its cache."""
     from sklearn.datasets import fetch_openml
 
@@ -61,17 +86,33 @@ def openml_source(config: DatasetConfig, seed: int) -> Source:
         raise DataError(
             f"{reason}; go online once, or give path=FOLDER of scikit-learn's cache", "id"
         ) from None
-    frame = bunch.frame
-    target = config.target or (bunch.target_names or [None])[0]
-    sizes = dataclasses.replace(config, target=target)
-    return table_source(
-        frame,
-        sizes,
-        seed,
-        hashlib.sha256(
-            pd.util.hash_pandas_object(frame.astype(str)).to_numpy().tobytes()
-        ).hexdigest(),
-    )
+    frame: pd.DataFrame = bunch.frame
+    frame.attrs["target"] = (bunch.target_names or [None])[0]
+    return frame
+
+
+FRAMES: dict[str, Callable[[DatasetConfig], pd.DataFrame]] = {
+    "csv": csv_frame,
+    "excel": excel_frame,
+    "parquet": parquet_frame,
+    "openml": openml_frame,
+}
+"""The kinds of files, by the name of the data set."""
+
+
+def source(config: DatasetConfig, seed: int) -> Source:
+    """A data set of one of the kinds of FRAMES. Raises DataError."""
+    frame = FRAMES[config.name](config)
+    config = dataclasses.replace(config, target=config.target or frame.attrs.get("target"))
+    return table_source(frame, config, seed, _digest(config, frame))
+
+
+def _digest(config: DatasetConfig, frame: pd.DataFrame) -> str:
+    """Of the file; of what OpenML gave of the table itself."""
+    if config.name != "openml" and config.path is not None:
+        return digest(Path(config.path), "sha256")
+    hashes = pd.util.hash_pandas_object(frame.astype(str)).to_numpy()
+    return hashlib.sha256(hashes.tobytes()).hexdigest()
 
 
 def _path(config: DatasetConfig, example: str) -> Path:
@@ -83,12 +124,22 @@ def _path(config: DatasetConfig, example: str) -> Path:
     return Path(config.path)
 
 
+def _unpacked_size(path: Path) -> int:
+    """Bytes of a file once unpacked, without holding them."""
+    with gzip.open(path) as file:
+        return sum(iter(lambda: len(file.read(1 << 20)), 0))
+
+
 def _read_csv(path: Path, header: bool) -> pd.DataFrame:
     """Every value as text. The delimiter is the one of DELIMITERS that stands most often in the
     first line.
     """
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        packed = path.suffix == ".gz"
+        if packed:
+            require_memory(2 * _unpacked_size(path), path_error, f"reading {path}, unpacked,")
+        opened = gzip.open if packed else open
+        with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
             first = file.readline(LONGEST_LINE + 1)
             if len(first) > LONGEST_LINE:
                 raise ValueError(f"its first line is longer than {LONGEST_LINE:,} characters")

@@ -1,19 +1,16 @@
-"""Tables of numbers and categories: CSV, Parquet and OpenML.
+"""Tables of numbers and categories: CSV, Parquet, Excel and OpenML.
 
 What is fitted (kinds of columns, means, deviations, categories, classes) is fitted on the
-population split alone, which no model trains on, so it costs no privacy; a schema may say it
-instead. Numbers are standardised and cut at DEVIATIONS; where some population rows have none, gaps
-become the mean, and a column tells so. What is not all numbers there is a category: each that
-occurs RARE times or more has a column, the CATEGORIES most frequent at most, and all others share
-one. In the pool a cell that is no number becomes the mean.
+population split alone, which no model trains on, so it costs no privacy; the user may say it
+instead, in keys of `dataset` or in a schema.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +18,20 @@ import numpy as np
 import pandas as pd
 import yaml
 from jaxtyping import Float, Int
-from sklearn.compose import ColumnTransformer
-from sklearn.impute import SimpleImputer
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
 from dptrain.config.schema import DatasetConfig
-from dptrain.core.errors import DataError, first_line, path_error, printable
-from dptrain.core.limits import MOST_CLASSES, require_memory, require_regular
-from dptrain.data.splits import Examples, Source, order_of, require_enough
+from dptrain.core.errors import DataError, first_line, printable
+from dptrain.core.limits import MOST_CLASSES, require_regular
+from dptrain.data import columns
+from dptrain.data.columns import Column, Kind, all_numeric, named, numbers_of
+from dptrain.data.splits import Examples, Source, order_of, require_enough, sizes
 
-DEVIATIONS = 5.0
-RARE = 5
-CATEGORIES = 100
-KINDS = ("numbers", "categories", "left out")
-REST = "any other "  # Texts of tables have no space at their end.
+LEFT_OUT = {
+    Kind.UNVARYING: "constant or too rare there",
+    Kind.ROW_NAME: "they name rows or people",
+    Kind.IGNORED: "the user says so",
+}
+"""Why a column is no input, in the words of the statement."""
 MOST_COLUMNS, SCHEMA_BYTES = 10_000, 10_000_000
 FITTED = "the population split only"
 MISSING = ["", "?", "NA", "N/A", "NaN", "nan", "NULL", "null"]
@@ -45,64 +41,60 @@ label they may well be a class.
 """
 
 
+@dataclass(frozen=True)
+class _Dealt:
+    """Rows of a table, as they are dealt out: places of those of the population, of those before it
+    is known which can be used for the pool, and of those for the test set; and in words how rows
+    got there.
+    """
+
+    population: np.ndarray
+    pool: np.ndarray
+    test: np.ndarray
+    how: str = ""
+
+
 def table_source(frame: pd.DataFrame, config: DatasetConfig, seed: int, made_of: str) -> Source:
     """From a table to examples. Raises DataError, one line, for a table that cannot be trained
     on.
 
-    Columns, kinds, categories and classes come from the population split or from a schema,
-    never from the pool. What a pool row decides is only whether it is there at all, which the
-    statement says.
+    Columns, kinds, categories and classes come from the population split or from the user, never
+    from the pool. What a pool row decides is only whether it is there at all, which the statement
+    says.
     """
     frame, target = _columns(frame, config)
     rows, notes = _rows(frame, target, config, seed)
-    names = [name for name in rows.columns if name not in (target, config.group)]
+    aside = (target, config.group, config.time)
+    names = [name for name in rows.columns if name not in aside]
+    given, listed, made_of = _given(config, [*names, target], made_of)
     if not names:
         raise DataError("no column is left beside the target; give a table with some", "path")
-    schema, made_of = _schema(config, [*names, target], made_of)
-    # The rows come in the order in which they are dealt out.
-    population = np.arange(min(config.population, len(rows)))
-    labels, classes = _labels(rows[target], population, schema.get("classes"))
-    usable = labels >= 0
-    if lost := int((~usable).sum()):
+    if listed is not None:
+        rows = _of_classes(rows, target, listed, config)
+    dealt = _deal(rows, config)
+    labels, classes = _labels(rows[target], dealt.population, listed)
+    split = _split(config, labels, dealt)
+    if lost := int((labels < 0).sum()):
         notes.append(f"{lost:,} rows left out, whose label is no class of the population")
-    if usable.sum() < config.pool + config.population + config.test <= len(rows):
-        where, mend = (
-            "the population",
-            "name the classes in schema=FILE, or give a larger population",
+    inputs, kinds = columns.encode(rows[names], dealt.population, given)
+    used = [name for name, kind in kinds.items() if kind.used]
+    alone = columns.predicts_alone(rows.iloc[dealt.population], labels[dealt.population], used)
+    notes += [
+        f"{name} alone predicts {target} (balanced accuracy {score:.3f} on the population); if it "
+        f"is not known beforehand, leave it out with dataset.drop=[{name}]"
+        for name, score in alone.items()
+    ]
+    if naming := [name for name, kind in kinds.items() if kind == Kind.ROW_NAME]:
+        notes.append(
+            f"left out, since they name rows or people: {', '.join(naming)}; name one in "
+            "dataset.numeric or dataset.categorical to use it"
         )
-        if "classes" in schema:
-            where, mend = (
-                "the schema",
-                f"write them as the table does, such as {printable(str(rows[target].iloc[0]))!r}",
-            )
-        raise DataError(
-            f"{lost:,} of {len(rows):,} rows have a label that {where} does not have; {mend}",
-            "target",
-        )
-    others = np.flatnonzero(usable[len(population) :]) + len(population)
-    require_enough(config, len(population) + len(others))
-    pool, test = others[config.test : config.test + config.pool], others[: config.test]
-    inputs, kinds = _features(rows[names], population, schema.get("columns", {}))
-    counts = Counter(kinds.values())
-    dropped = ", ".join(name for name, kind in kinds.items() if kind == "left out")
-    source = f"the schema and {FITTED}" if schema else FITTED
-    text = (
-        f"{counts['numbers']} columns of numbers standardised and {counts['categories']} "
-        f"of categories one-hot, by {source}"
-        + (f"; left out because constant or too rare there: {dropped}" if dropped else "")
-        + "; numbers that are none become the mean, unknown categories share a column or "
-        f"have none, {len(classes)} classes"
-        + "; what depends on private rows: a row is left out that has no label, or none of "
-        "these classes, or that copies another"
-        + (f", or that is not the first of its {config.group}" if config.group else "")
-    )
-    unit = f"one {config.group} (a group, of which one row is kept)" if config.group else None
     back = np.argsort(rows.index)  # as they stand in the file
     examples = Examples(inputs[back], np.maximum(labels, 0)[back], rows.index.to_numpy()[back])
     place = np.argsort(back)
-    split = place[pool], place[population], place[test]
+    unit = f"one {config.group} (a group, of which one row is kept)" if config.group else None
     return Source(
-        text,
+        _text(config, kinds, len(classes), dealt.how),
         inputs.shape[1:],
         len(classes),
         len(labels),
@@ -110,16 +102,206 @@ def table_source(frame: pd.DataFrame, config: DatasetConfig, seed: int, made_of:
         made_of,
         unit,
         tuple(notes),
-        split,
+        (place[split[0]], place[split[1]], place[split[2]]),
+    )
+
+
+def read(
+    frame: pd.DataFrame, config: DatasetConfig, seed: int
+) -> tuple[pd.DataFrame, dict[str, Column], list[str]]:
+    """The rows of a table that can be used, in the order in which they are dealt out; what the user
+    says of columns; and what was left out, in words. Without a target every row is used. Raises
+    DataError.
+    """
+    if config.target is not None:
+        frame, target = _columns(frame, config)
+        rows, notes = _rows(frame, target, config, seed)
+    else:
+        frame, notes = _with_text_names(frame), []
+        rows = frame.iloc[order_of(config, seed, len(frame))]
+        rows = rows.apply(lambda column: _trimmed(column, MISSING + NOTHING))
+    given, _, _ = _given(config, list(rows.columns), "")
+    return rows, given, notes
+
+
+def _text(config: DatasetConfig, kinds: Mapping[str, Kind], classes: int, how: str) -> str:
+    """What is done to a table before a model sees it, and what of that depends on private rows."""
+    counts = Counter(kinds.values())
+    numbers = counts[Kind.NUMBER] + counts[Kind.ORDERED]
+    by_key = bool(config.drop or config.numeric or config.categorical or config.ordinal)
+    said = ["the keys of dataset"] * by_key + ["the schema"] * (config.schema is not None)
+    source = " and ".join([*said, FITTED])
+    left_out = "".join(
+        f"; left out, since {reason}: {', '.join(names)}"
+        for kind, reason in LEFT_OUT.items()
+        if (names := [name for name, of in kinds.items() if of == kind])
+    )
+    sizes = (
+        "; the sizes of the splits follow from the number of rows that are left"
+        if None in (config.pool, config.population, config.test)
+        else ""
+    )
+    return (
+        f"{numbers} columns of numbers standardised and {counts[Kind.CATEGORY]} "
+        f"of categories one-hot, by {source}{left_out}"
+        f"; numbers that are none become the mean, unknown categories share a column or "
+        f"have none, {classes} classes{how}"
+        "; what depends on private rows: a row is left out that has no label, or none of "
+        "these classes, or that copies another"
+        + (f", or that is not the first of its {config.group}" if config.group else "")
+        + (f", or that has no {config.time}" if config.time else "")
+        + sizes
+    )
+
+
+def _deal(rows: pd.DataFrame, config: DatasetConfig) -> _Dealt:
+    """Rows come in the order in which they are dealt out, so the population are the first of them,
+    whatever the later ones hold.
+    """
+    wanted = sizes(config, len(rows))
+    places = np.arange(len(rows))
+    if config.time is None:
+        rest = places[wanted.population :]
+        return _Dealt(places[: wanted.population], rest[wanted.test :], rest[: wanted.test])
+    times = _times(rows[config.time], config.time)
+    share = wanted.test / max(1, sum(wanted))
+    cut = float(np.quantile(times[: wanted.population], 1 - share, method="lower"))
+    past = places[times <= cut]
+    how = (
+        f"; trained on the past: the test set are rows whose {config.time} lies above "
+        f"{rows[config.time].iloc[int(np.abs(times - cut).argmin())]}, a quantile of the first "
+        f"{wanted.population:,} rows that were dealt out for the population"
+    )
+    later = places[times > cut]
+    return _Dealt(past[: wanted.population], past[wanted.population :], later, how)
+
+
+def _times(column: pd.Series, name: str) -> Float[np.ndarray, " N"]:
+    """Times as numbers. Raises DataError where one is neither a number nor a date."""
+    numbers = columns.numbers_of(column)
+    if numbers is not None and not np.isnan(numbers).any():
+        return numbers
+    dates = pd.to_datetime(column.astype(str), errors="coerce", format="ISO8601", utc=True)
+    if bool(dates.isna().any()):
+        shown = printable(str(column[dates.isna()].iloc[0]))
+        raise DataError(
+            f"{shown!r} in {name} is neither a number nor a date such as 2026-11-30; mend it",
+            "time",
+        )
+    return np.asarray(dates.astype("int64"), dtype=np.float64)
+
+
+def _of_classes(
+    rows: pd.DataFrame, target: str, listed: Sequence[str], config: DatasetConfig
+) -> pd.DataFrame:
+    """The rows whose label is one of the classes that the user names. Raises DataError where too
+    few are left.
+    """
+    labels, _ = _labels(rows[target], np.arange(0), listed)
+    left = rows[labels >= 0]
+    if not len(left) or len(left) < sum(sizes(config, len(left))) <= len(rows):
+        shown = printable(str(rows[target].iloc[0]))
+        raise DataError(
+            f"{len(rows) - len(left):,} of {len(rows):,} rows have a label that the schema does "
+            f"not have; write them as the table does, such as {shown!r}",
+            "target",
+        )
+    return left
+
+
+def _split(
+    config: DatasetConfig, labels: Int[np.ndarray, " N"], dealt: _Dealt
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Places of pool, population and test, whose rows have a label that is a class. Raises
+    DataError where there are too few.
+    """
+    wanted = sizes(config, len(labels))
+    usable = labels >= 0
+    lost = int((~usable).sum())
+    if usable.sum() < sum(wanted) <= len(labels) and config.pool is not None:
+        raise DataError(
+            f"{lost:,} of {len(labels):,} rows have a label that the population does not have; "
+            "name the classes in schema=FILE, or give a larger population",
+            "target",
+        )
+    test = dealt.test[usable[dealt.test]][: wanted.test]
+    pool = dealt.pool[usable[dealt.pool]]
+    if config.time is None:  # one heap, of which the test set is the first part
+        both = np.concatenate([dealt.test, dealt.pool])
+        both = both[usable[both]]
+        test, pool = both[: wanted.test], both[wanted.test :]
+    if config.time is not None:
+        _require_both(config, len(pool), len(test))
+    elif config.pool is not None:
+        require_enough(config, len(dealt.population) + len(test) + len(pool))
+    return pool[: config.pool or len(pool) // 2 * 2], dealt.population, test
+
+
+def _require_both(config: DatasetConfig, pool: int, test: int) -> None:
+    """Raise DataError where fewer rows than asked for lie on a side of the cut in time."""
+    if pool < (config.pool or 0) or test < (config.test or 0):
+        raise DataError(
+            f"{pool:,} rows are left for the pool before the cut in {config.time}, and {test:,} "
+            f"for the test set after it: fewer than asked for; use less, or null",
+            "time",
+        )
+
+
+def _given(
+    config: DatasetConfig, names: Sequence[str], made_of: str
+) -> tuple[dict[str, Column], list[str] | None, str]:
+    """What the user says of columns, by keys or in a schema; the classes, where they are named; and
+    a digest of the table and of the schema. Raises DataError.
+    """
+    schema, made_of = _schema(config, names, made_of)
+    given = {name: _column(name, said) for name, said in schema.get("columns", {}).items()}
+    by_key: list[tuple[str, str, Column]] = [
+        *(("drop", name, Column(Kind.IGNORED)) for name in config.drop),
+        *(("numeric", name, Column(Kind.NUMBER)) for name in config.numeric),
+        *(("categorical", name, Column(Kind.CATEGORY)) for name in config.categorical),
+        *(
+            ("ordinal", name, Column(Kind.ORDERED, tuple(map(str, order))))
+            for name, order in config.ordinal.items()
+        ),
+    ]
+    for key, name, column in by_key:
+        if name not in names:
+            aside = name in (config.group, config.time)
+            about = "is no input already; leave it out here" if aside else "is no column"
+            raise DataError(f"{printable(name)!r} {about}", key)
+        if name == config.target:
+            raise DataError(f"{name!r} is the target; leave it out here", key)
+        if name in given:
+            raise DataError(f"something else is said of {name!r} too; say one thing", key)
+        if column.kind == Kind.ORDERED and len(set(column.values)) < 2:
+            raise DataError(f"{name!r} needs at least two values, the least first", key)
+        given[name] = column
+    return given, schema.get("classes"), made_of
+
+
+def _column(name: str, said: object) -> Column:
+    """From the schema's word on a column. Raises DataError."""
+    if said in ("number", "category", "ignore"):
+        return Column(Kind(str(said)))
+    if isinstance(said, list) and said:
+        return Column(Kind.CATEGORY, tuple(said))
+    if isinstance(said, dict) and said.keys() == {"ordered"}:
+        order = said["ordered"]
+        if isinstance(order, list) and len(set(map(str, order))) > 1:
+            return Column(Kind.ORDERED, tuple(map(str, order)))
+    raise DataError(
+        f"the kind of {name!r} must be number, category, ignore, a list of its categories, or "
+        "`ordered: [...]` with the least first",
+        "schema",
     )
 
 
 def _schema(
     config: DatasetConfig, names: Sequence[str], made_of: str
 ) -> tuple[dict[str, Any], str]:
-    """What the schema file says: `classes`, a list, and `columns`, each a list of its
-    categories, `number` or `ignore`; and a digest of the table and of that file. Every value is
-    text as it stands there: `no` is a class and not a falsehood.
+    """What the schema file says: `classes`, a list, and `columns`, each with what _column reads;
+    and a digest of the table and of that file. Every value is text as it stands there: `no` is a
+    class and not a falsehood.
     """
     if config.schema is None:
         return {}, made_of
@@ -136,19 +318,15 @@ def _schema(
         raise DataError(
             f"{path} must hold `classes: [...]` or `columns: {{name: number}}`, or both", "schema"
         )
-    columns = schema.get("columns", {})
-    if not isinstance(columns, dict) or not isinstance(schema.get("classes", []), list):
+    said = schema.get("columns", {})
+    if not isinstance(said, dict) or not isinstance(schema.get("classes", []), list):
         raise DataError(
             f"in {path} `classes` must be a list, and `columns` names with their kinds", "schema"
         )
-    for name, kind in columns.items():
+    for name in said:
         if name not in names:
             raise DataError(
                 f"there is no column {printable(str(name))!r}; remove it from {path}", "schema"
-            )
-        if kind not in ("number", "ignore") and not (isinstance(kind, list) and kind):
-            raise DataError(
-                f"the kind of {name!r} must be number, ignore or a list of its categories", "schema"
             )
     return schema, hashlib.sha256(f"{made_of} {text}".encode()).hexdigest()
 
@@ -175,22 +353,28 @@ def require_columns(names: Sequence[str], count: int) -> None:
 
 
 def _columns(frame: pd.DataFrame, config: DatasetConfig) -> tuple[pd.DataFrame, str]:
-    """Column names as text; the target and the group are among them."""
-    frame = frame.set_axis([str(name).strip() for name in frame.columns], axis=1)
+    """Column names as text; the target, the group and the time are among them."""
+    frame = _with_text_names(frame)
     names = list(frame.columns)
-    require_columns(names, len(names))
     shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
     if config.target is None:
         raise DataError(f"give the column to predict, one of {shown}", "target")
-    for key in ("target", "group"):
+    for key in ("target", "group", "time"):
         name = getattr(config, key)
         if name is not None and name not in names:
             raise DataError(f"there is no column {name!r}; choose from {shown}", f"{key}")
-    if config.target == config.group:
-        raise DataError("is the target; give another column", "group")
+    for key in ("group", "time"):
+        if config.target == getattr(config, key):
+            raise DataError("is the target; give another column", key)
     if not len(frame):
         raise DataError("the table has no rows; give one that has", "path")
     return frame, config.target
+
+
+def _with_text_names(frame: pd.DataFrame) -> pd.DataFrame:
+    frame = frame.set_axis([str(name).strip() for name in frame.columns], axis=1)
+    require_columns(list(frame.columns), len(frame.columns))
+    return frame
 
 
 def _rows(
@@ -220,30 +404,40 @@ def _rows(
         ) from None
     if lost := len(labelled) - len(once):
         notes.append(f"{lost:,} rows that copy another left out")
+    if config.time is not None:
+        timed = once[once[config.time].notna()]
+        if lost := len(once) - len(timed):
+            notes.append(f"{lost:,} rows without a {config.time} left out")
+        once = timed
     if not len(once):
         raise DataError(f"no row has a value in {target!r}; choose another column", "target")
     if config.group is not None:
-        ids = once[config.group]
-        if nobody := int((ids.isna() | (ids.astype(str) == "")).sum()):
-            message = (
-                f"{nobody:,} rows have no {config.group}; give each the one that it belongs "
-                "to, or leave those rows out"
-            )
-            raise DataError(message, "group")
-        grouped = once[~once.duplicated(config.group)]
-        if lost := len(once) - len(grouped):
-            notes.append(f"{lost:,} rows left out, so that each {config.group} has one")
-        wanted = config.pool + config.population + config.test
-        if len(grouped) < wanted <= len(once):
-            few = (
-                f"{config.group} has {len(grouped):,} different values, of each of which one "
-                f"row is used: fewer than the {wanted:,} asked for"
-            )
-            raise DataError(
-                f"{few}; give the column that names a person, or smaller splits", "group"
-            )
-        once = grouped
+        once = _one_of_each(once, config.group, config, notes)
     return once, notes
+
+
+def _one_of_each(
+    rows: pd.DataFrame, group: str, config: DatasetConfig, notes: list[str]
+) -> pd.DataFrame:
+    """The first row of each group. Raises DataError for a row without one, and for too few."""
+    ids = rows[group]
+    if nobody := int((ids.isna() | (ids.astype(str) == "")).sum()):
+        message = (
+            f"{nobody:,} rows have no {group}; give each the one that it belongs "
+            "to, or leave those rows out"
+        )
+        raise DataError(message, "group")
+    grouped = rows[~rows.duplicated(group)]
+    if lost := len(rows) - len(grouped):
+        notes.append(f"{lost:,} rows left out, so that each {group} has one")
+    wanted = sum(sizes(config, len(grouped)))
+    if len(grouped) < wanted <= len(rows):
+        few = (
+            f"{group} has {len(grouped):,} different values, of each of which one "
+            f"row is used: fewer than the {wanted:,} asked for"
+        )
+        raise DataError(f"{few}; give the column that names a person, or smaller splits", "group")
+    return grouped
 
 
 def _trimmed(column: pd.Series, missing: list[str]) -> pd.Series:
@@ -259,42 +453,18 @@ def _trimmed(column: pd.Series, missing: list[str]) -> pd.Series:
     return column.mask(column.isin(missing))
 
 
-def _numbers(column: pd.Series) -> np.ndarray | None:
-    """As float64, with NaN for what is no finite number; None where its type holds none."""
-    if pd.api.types.is_bool_dtype(column):
-        result: np.ndarray | None = column.to_numpy(dtype=np.float64)
-        return result
-    if not (
-        pd.api.types.is_numeric_dtype(column)
-        or pd.api.types.is_object_dtype(column)
-        or pd.api.types.is_string_dtype(column)
-    ):
-        return None
-    numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    return np.where(np.isfinite(numbers), numbers, np.nan)
-
-
-def _numeric(column: pd.Series, population: Int[np.ndarray, " P"]) -> np.ndarray | None:
-    """A column as numbers if all population values that are there are finite ones, else None."""
-    numbers = _numbers(column)
-    if numbers is None:
-        return None
-    there = column.notna().to_numpy()[population]
-    return numbers if bool(there.any()) and not np.isnan(numbers[population][there]).any() else None
-
-
 def _labels(
     column: pd.Series, population: Int[np.ndarray, " P"], given: Sequence[Any] | None
 ) -> tuple[np.ndarray, Sequence[Any]]:
     """Class of each row, int64 [N], -1 where its label is none of the classes; the classes, as
     given or as the population has them.
     """
-    numbers = _numeric(column, population)
+    numbers = all_numeric(column, population)
     if given is not None:
-        listed = _numbers(pd.Series(given, dtype=object))
-        numbers = _numbers(column) if listed is not None and not np.isnan(listed).any() else None
+        listed = numbers_of(pd.Series(given, dtype=object))
+        numbers = numbers_of(column) if listed is not None and not np.isnan(listed).any() else None
     values = pd.Series(
-        numbers if numbers is not None else column.astype(object).map(_named).to_numpy(dtype=object)
+        numbers if numbers is not None else column.astype(object).map(named).to_numpy(dtype=object)
     )
     known = pd.Series(given) if given is not None else values.iloc[population]
     classes = np.unique(
@@ -318,119 +488,3 @@ def _labels(
             "target",
         )
     return pd.Index(classes).get_indexer(values).astype(np.int64), classes.tolist()
-
-
-def _features(
-    rows: pd.DataFrame, population: Int[np.ndarray, " P"], given: Mapping[str, str | Sequence[str]]
-) -> tuple[Float[np.ndarray, "N columns"], dict[str, str]]:
-    """float32 [N, columns], fitted on `population`, the rows that may be looked at, and the kind of
-    each column. given: what a schema says of columns.
-    """
-    kinds = {name: _kind(rows[name], population, given.get(name)) for name in rows.columns}
-    named = {kind: [name for name in kinds if kinds[name] == kind] for kind in KINDS}
-    if not named["numbers"] and not named["categories"]:
-        raise DataError(
-            "no column tells one population example from another; give more population, "
-            "or other columns",
-            "path",
-        )
-    categories = named["categories"]
-    listed = {name: _listed(rows[name], given[name]) for name in categories if name in given}
-    counted = [name for name in categories if name not in listed]
-    texts = {name: _texts(rows[name], listed.get(name)) for name in categories}
-    for name in listed:
-        if (texts[name].iloc[population] == REST).all():
-            shown = printable(str(rows[name].iloc[0]))
-            raise DataError(
-                f"the population has none of the categories of {name!r}; write them as the table "
-                f"does, such as {shown!r}",
-                "schema",
-            )
-    frame = pd.DataFrame({name: _numbers(rows[name]) for name in named["numbers"]} | texts)
-    most = {name: min(CATEGORIES, frame[name].iloc[population].nunique()) + 1 for name in counted}
-    width = 2 * len(named["numbers"]) + sum(most.values()) + sum(map(len, listed.values()))
-    # Parts in float64, all of them beside each other, and that in float32.
-    require_memory(20 * width * len(rows), path_error, f"the table, in {width:,} columns,")
-    encoder = _encoder(named["numbers"], counted, listed)
-    with np.errstate(over="ignore"):  # What overflows is cut at DEVIATIONS.
-        encoder.fit(frame.iloc[population])
-        return encoder.transform(frame).astype(np.float32), kinds
-
-
-def _encoder(
-    numbers: Sequence[str], counted: Sequence[str], listed: Mapping[str, Sequence[str]]
-) -> ColumnTransformer:
-    """From numbers (float64 with NaN) and texts to columns: names of columns of numbers, of texts
-    whose categories are counted, and of texts with the categories that a schema lists.
-    """
-    scaled = make_pipeline(
-        StandardScaler(),
-        FunctionTransformer(np.clip, kw_args={"a_min": -DEVIATIONS, "a_max": DEVIATIONS}),
-        SimpleImputer(strategy="constant", fill_value=0.0, add_indicator=True),
-    )
-    frequent = OneHotEncoder(
-        min_frequency=RARE,
-        max_categories=CATEGORIES + 1,
-        handle_unknown="infrequent_if_exist",
-        sparse_output=False,
-        dtype=np.float32,
-    )
-    of_schema = OneHotEncoder(
-        categories=list(listed.values()), sparse_output=False, dtype=np.float32
-    )
-    parts = [("numbers", scaled, numbers), ("counted", frequent, counted)]
-    return ColumnTransformer([*parts, ("listed", of_schema, list(listed))])
-
-
-def _kind(
-    column: pd.Series, population: Int[np.ndarray, " P"], given: str | Sequence[str] | None
-) -> str:
-    """One of KINDS, by what a schema says (`given`) or else by the rows of the population."""
-    if given == "ignore":
-        return "left out"
-    if given is not None and given != "number":
-        return "categories"
-    numbers = _numbers(column) if given == "number" else _numeric(column, population)
-    if numbers is not None or given == "number":
-        varies = numbers is not None and _varies(numbers[population])
-        return "numbers" if varies else "left out"
-    frequent = _texts(column.iloc[population]).value_counts() >= RARE
-    return "categories" if frequent.sum() + (not frequent.all()) >= 2 else "left out"
-
-
-def _varies(numbers: Float[np.ndarray, " P"]) -> bool:
-    """Whether the numbers that are there differ by more than rounding, and by a finite amount."""
-    known = numbers[~np.isnan(numbers)]
-    if not len(known):
-        return False
-    with np.errstate(over="ignore", invalid="ignore"):
-        spread = float(known.std())
-    return math.isfinite(spread) and spread > 1e-12 * max(1.0, float(np.abs(known).max()))
-
-
-def _texts(column: pd.Series, listed: Sequence[str] | None = None) -> pd.Series:
-    """Categories as text; REST for what a schema does not list."""
-    texts = column.astype(object).where(column.notna(), "missing").map(_named).astype(object)
-    return texts if listed is None else texts.where(texts.isin(listed), REST)
-
-
-def _listed(column: pd.Series, given: Sequence[str]) -> list[str]:
-    """The categories of a schema as the column's texts are written, and REST: 1.0 is 1 in a column
-    of numbers.
-    """
-    numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
-
-    def written(value: str) -> str:
-        try:
-            return _named(float(value)) if numeric else _named(value)
-        except ValueError:
-            return _named(value)
-
-    return list(dict.fromkeys([*map(written, given), REST]))
-
-
-def _named(value: object) -> str:
-    """A category as text. A whole number is one whether or not the file's type has room for others:
-    a gap in some row decides that.
-    """
-    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)

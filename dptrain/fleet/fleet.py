@@ -51,7 +51,7 @@ class Fleet:
     def split(self) -> str:
         """A name of the pool and of who is a member of what, for the ledger."""
         config = self.config
-        return fingerprint("split", self.data_digest, config.seed, config.dataset.pool)
+        return fingerprint("split", self.data_digest, config.seed, config.pool)
 
     @property
     def ledger_folder(self) -> Path:

@@ -37,7 +37,7 @@ def key(fleet: Fleet, setting: Setting, index: int) -> str:
     config = fleet.config
     upstream = (
         fleet.data_digest,
-        config.dataset.pool,
+        config.pool,
         dict(config.model),
         fleet.architecture,
         fleet.engine,

@@ -202,7 +202,7 @@ def _evaluate_setting(fleet: Fleet, setting: Setting, emit: Emit) -> Evaluated:
         config.attacks,
         config.audits,
         ids=dataset.pool.ids,
-        canaries=np.arange(config.dataset.pool) < dataset.canaries,
+        canaries=np.arange(config.pool) < dataset.canaries,
         run=run_attack,
         on_attack=lambda attack: emit(f"{attack} on {setting.name}"),
     )

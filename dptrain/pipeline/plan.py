@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -73,6 +73,7 @@ def plan(config: Config) -> Plan:
 def _plan(config: Config) -> Plan:
     source = datasets.source(config.dataset, config.seed)
     splits.parts(config.dataset, config.seed, source)  # whether there are enough
+    config = replace(config, dataset=splits.sized(config.dataset, source))
     attacks.check(config.attacks)
     _refuse_copies(config, source.shape)
     require(

@@ -112,8 +112,9 @@ def _say(line: str, show_progress: bool) -> None:
 def _opening(ready: Plan) -> str:
     """The first line: the data, how much of it is used, and where the output goes."""
     data, config = ready.config.dataset, ready.config
-    used = data.pool + data.population + data.test
-    parts = f"pool {data.pool:,}, population {data.population:,}, test {data.test:,}"
+    sizes = splits.sizes(data, ready.source.size)
+    used = sum(sizes)
+    parts = f"pool {sizes.pool:,}, population {sizes.population:,}, test {sizes.test:,}"
     count = len(ready.settings)
     return (
         f"{data.name}: {used:,} of {ready.source.size:,} rows used ({parts}); "
@@ -132,7 +133,7 @@ def load(ready: Plan, store: Store) -> Fleet:
         model = build(config, shape, dataset.classes, 0, dict(options))
         validation.refuse_mixing(model, shape, rows)
     key = streams.seeded_key(config.seed, "membership")
-    members = streams.memberships(config.models_per_setting, config.dataset.pool, key)
+    members = streams.memberships(config.models_per_setting, config.pool, key)
     placement = _placement(ready, store)
     return Fleet(
         config, store, ready.engine, placement, ready.device, ready.architecture, dataset, members

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dptrain.config.commands import AdviseConfig
-from dptrain.core.errors import RunError, first_line
+from dptrain.core.errors import RunError, TargetError, first_line
 from dptrain.core.store import unseal
 from dptrain.evaluation.metrics import undominated
 from dptrain.evaluation.rows import BLIND, TEST_ACCURACY, Row
@@ -140,8 +140,8 @@ class Advice:
 
 
 def advise(config: AdviseConfig) -> Advice:
-    """Raises RunError for a folder without a finished sweep, and for a demand that nothing in it
-    speaks of.
+    """Raises RunError for a folder without a finished sweep, and TargetError for a demand that
+    nothing in it speaks of.
     """
     rows, statements, paired, of_sweep = _read(Path(config.run or ""))
     utility = config.utility or of_sweep
@@ -160,7 +160,7 @@ def advise(config: AdviseConfig) -> Advice:
     }
     for key, (metric, title) in DEMANDS.items():
         if key in demands and not any(metric in candidate.risks for candidate in every):
-            raise RunError(
+            raise TargetError(
                 f"this sweep has no {title}: too few non-members to measure it; use "
                 "max_auc, or a larger pool and more models",
                 key,
@@ -226,20 +226,22 @@ def _proof(candidate: Candidate) -> float:
 
 
 def _require_fitting(config: AdviseConfig, utility: str) -> None:
-    """Raise RunError for a demand that looks the wrong way."""
+    """Raise TargetError for a demand that looks the wrong way."""
     higher, title = UTILITIES[utility].higher, UTILITIES[utility].title
     if higher and config.max_loss is not None:
-        raise RunError(f"of {title} more is better; use min_utility", "max_loss")
+        raise TargetError(f"of {title} more is better; use min_utility", "max_loss")
     if not higher and config.min_utility is not None:
-        raise RunError(f"of {title} less is better; use max_loss", "min_utility")
+        raise TargetError(f"of {title} less is better; use max_loss", "min_utility")
 
 
 def candidates(rows: Sequence[Row], utility: str = "accuracy") -> list[Candidate]:
-    """The settings of a sweep. Raises RunError where it did not measure the utility."""
+    """The settings of a sweep. Raises TargetError where it did not measure the utility."""
     values = {row.setting: row for row in rows if row.metric == metric_of(utility)}
     if not any(row.estimate is not None for row in values.values()):
         title = UTILITIES[utility].title
-        raise RunError(f"this sweep has no {title}; run it again, which trains nothing", "utility")
+        raise TargetError(
+            f"this sweep has no {title}; run it again, which trains nothing", "utility"
+        )
     result = []
     for accuracy in (
         row

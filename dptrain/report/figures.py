@@ -92,14 +92,24 @@ def frontier(rows: Sequence[Row], utility: str = "accuracy") -> Figure:
         axes.grid(alpha=0.3)
     at = [place[row.setting] for row in order]
     _points(left, at, order, "#333333", title, not compared)
-    if constant is not None:
-        left.axhline(constant.estimate, color="#999999", lw=1, ls=":", label=CONSTANT)
-        left.legend(fontsize=8, frameon=False)
+    _draw_constant(left, constant)
     left.set_title("utility", loc="left")
     left.set_ylabel(title)
     _draw_risk(middle, rows, place, joined=not compared)
     _draw_frontier(right, rows, values, compared, utility)
     return figure
+
+
+def _draw_constant(axes: Axes, constant: Row | None) -> None:
+    """The utility of the constant prediction, unless it lies so far off that the settings could no
+    longer be told apart.
+    """
+    low, high = axes.get_ylim()
+    if constant is None or constant.estimate is None:
+        return
+    if low - 2 * (high - low) <= constant.estimate <= high + 2 * (high - low):
+        axes.axhline(constant.estimate, color="#999999", lw=1, ls=":", label=CONSTANT)
+        axes.legend(fontsize=8, frameon=False)
 
 
 def _draw_risk(axes: Axes, rows: Sequence[Row], place: Mapping[str, float], joined: bool) -> None:

@@ -121,7 +121,7 @@ def test_a_schema_names_columns_kinds_and_classes(tmp_path):
     assert words.classes == 2
     for text, reason in (
         ("columns: {b: number}", "there is no column 'b'"),
-        ("columns: {a: text}", "must be number, ignore or a list"),
+        ("columns: {a: text}", "must be number, category, ignore, a list"),
         ("rows: 3", "must hold `classes"),
         ("a: [", "cannot be read"),
         ("!!python/object/apply:os.system [echo]", "must hold `classes"),

@@ -144,7 +144,7 @@ def test_metrics_json_is_tidy(done):
     record = strict_json((done.folder / "metrics.json").read_text())
     assert set(record) >= {"rows", "privacy", "config", "versions"}
     assert all(set(COLUMNS) <= set(row) for row in record["rows"])
-    assert {row["setting"] for row in record["rows"]} == {"none", "dpsgd-8", "all"}
+    assert {row["setting"] for row in record["rows"]} == {"none", "dpsgd-8", CONSTANT, "all"}
     assert {row["epsilon"] for row in record["rows"]} == {None, 8.0}
     for row in record["rows"]:
         if row["estimate"] is None:

@@ -1,0 +1,290 @@
+"""Columns of a table: of which kind each is, and how it becomes numbers.
+
+A kind comes from the user (keys of `dataset`, or a schema), or from the rows of the population,
+which no model trains on, so it costs no privacy. Numbers are standardised and cut at DEVIATIONS;
+where some population rows have none, gaps become the mean, and a column tells so. What is not all
+numbers there is a category: each that occurs RARE times or more has a column, the CATEGORIES most
+frequent at most, and all others share one. What names its row is left out. In the pool a cell that
+is no number becomes the mean.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+from sklearn.compose import ColumnTransformer
+from sklearn.impute import SimpleImputer
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.model_selection import cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
+from sklearn.tree import DecisionTreeClassifier
+
+from dptrain.core.errors import DataError, path_error, printable
+from dptrain.core.limits import require_memory
+
+DEVIATIONS = 5.0
+RARE = 5
+CATEGORIES = 100
+REST = "any other "  # Texts of tables have no space at their end.
+NEAR_UNIQUE, LEAST_ROWS, MANY = 0.95, 20, 0.5
+"""Share of different values, among so many rows at least, from which on a column may name rows; and
+the share from which on one that is called so names rows, or the people behind several.
+"""
+NAMES_ROWS = re.compile(
+    r"(?i:(^|[_\W])(id|ids|uuid|guid|key|index|idx|ssn|nr|nbr|no|num|number|code))$|[a-z](ID|Id|Nr|No)$"
+)
+"""What columns that name rows are called."""
+ALONE, ALONE_ROWS, ALONE_COLUMNS, ALONE_LEAST = 0.98, 2000, 500, 10
+"""Balanced accuracy of one column from which on it predicts the target alone; population rows and
+columns that are looked at; and the examples that every class needs among those rows.
+"""
+
+
+class Kind(StrEnum):
+    """What becomes of a column."""
+
+    NUMBER = "number"
+    CATEGORY = "category"
+    ORDERED = "ordered"
+    """Categories that are numbered in an order."""
+    IGNORED = "ignore"
+    """Left out, since the user says so."""
+    ROW_NAME = "names rows"
+    """Left out: so many rows have a value of their own that it says who they are."""
+    UNVARYING = "constant or too rare"
+    """Left out: it tells no two population rows apart."""
+
+    @property
+    def used(self) -> bool:
+        return self in (Kind.NUMBER, Kind.CATEGORY, Kind.ORDERED)
+
+
+@dataclass(frozen=True)
+class Column:
+    """What is said of a column; kind: None for what the population shows. values: its categories,
+    of an ordered one from the least to the greatest; none for those that the population has.
+    """
+
+    kind: Kind | None = None
+    values: tuple[str, ...] = ()
+
+
+def encode(
+    rows: pd.DataFrame, population: Int[np.ndarray, " P"], given: Mapping[str, Column]
+) -> tuple[Float[np.ndarray, "N columns"], dict[str, Kind]]:
+    """float32 [N, columns], fitted on `population`, the rows that may be looked at, and the kind of
+    each column. given: what the user says of columns. Raises DataError.
+    """
+    kinds = {name: kind_of(rows[name], population, given.get(name)) for name in rows.columns}
+    of_kind = {kind: [name for name in kinds if kinds[name] == kind] for kind in Kind}
+    if not any(kind.used for kind in kinds.values()):
+        raise DataError(
+            "no column tells one population example from another; give more population, "
+            "or other columns",
+            "path",
+        )
+    listed = {
+        name: _listed(rows[name], given[name].values)
+        for name in of_kind[Kind.CATEGORY]
+        if name in given and given[name].values
+    }
+    counted = [name for name in of_kind[Kind.CATEGORY] if name not in listed]
+    texts = {name: _texts(rows[name], listed.get(name)) for name in of_kind[Kind.CATEGORY]}
+    for name in listed:
+        if (texts[name].iloc[population] == REST).all():
+            raise _none_listed(rows, name)
+    numbers: dict[str, np.ndarray | None] = {
+        name: numbers_of(rows[name]) for name in of_kind[Kind.NUMBER]
+    }
+    for name in of_kind[Kind.ORDERED]:
+        numbers[name] = places = _places(rows[name], given[name].values)
+        if np.isnan(places[population]).all():
+            raise _none_listed(rows, name)
+    frame = pd.DataFrame(numbers | texts)
+    most = {name: min(CATEGORIES, frame[name].iloc[population].nunique()) + 1 for name in counted}
+    width = 2 * len(numbers) + sum(most.values()) + sum(map(len, listed.values()))
+    # Parts in float64, all of them beside each other, and that in float32.
+    require_memory(20 * width * len(rows), path_error, f"the table, in {width:,} columns,")
+    encoder = _encoder(list(numbers), counted, listed)
+    with np.errstate(over="ignore"):  # What overflows is cut at DEVIATIONS.
+        encoder.fit(frame.iloc[population])
+        return encoder.transform(frame).astype(np.float32), kinds
+
+
+def _none_listed(rows: pd.DataFrame, name: str) -> DataError:
+    shown = printable(str(rows[name].iloc[0]))
+    return DataError(
+        f"the population has none of the categories of {name!r}; write them as the table "
+        f"does, such as {shown!r}",
+        "schema",
+    )
+
+
+def kind_of(
+    column: pd.Series, population: Int[np.ndarray, " P"], given: Column | None = None
+) -> Kind:
+    """By what the user says, or else by the rows of the population."""
+    said = given.kind if given is not None else None
+    if said in (Kind.IGNORED, Kind.ORDERED) or (given is not None and given.values):
+        return said or Kind.CATEGORY
+    if said is None and names_rows(column.iloc[population]):
+        return Kind.ROW_NAME
+    numbers = numbers_of(column) if said == Kind.NUMBER else all_numeric(column, population)
+    if said == Kind.NUMBER or (said is None and numbers is not None):
+        varies = numbers is not None and _varies(numbers[population])
+        return Kind.NUMBER if varies else Kind.UNVARYING
+    frequent = _texts(column.iloc[population]).value_counts() >= RARE
+    varied = frequent.sum() + (not frequent.all()) >= 2
+    return Kind.CATEGORY if varied else Kind.UNVARYING
+
+
+def names_rows(column: pd.Series) -> bool:
+    """Whether a column of texts or whole numbers tells who a row is: many different values under
+    a name that such columns have, or a value of its own for nearly every row, where those are texts
+    or rise or fall throughout the file; the index of `column` holds the places of its rows there.
+    """
+    values = column.dropna()
+    numbers = all_numeric(values, np.arange(len(values)))
+    whole = numbers is None or bool((numbers == np.round(numbers)).all())
+    share = values.nunique() / max(1, len(values))
+    if len(values) < LEAST_ROWS or not whole or share < MANY:
+        return False
+    if NAMES_ROWS.search(str(column.name)):
+        return True
+    if share < NEAR_UNIQUE or numbers is None:
+        return bool(share >= NEAR_UNIQUE)
+    steps = np.diff(numbers[np.argsort(values.index)])
+    return bool((steps > 0).all() or (steps < 0).all())
+
+
+def predicts_alone(
+    rows: pd.DataFrame, labels: Int[np.ndarray, " P"], names: Sequence[str]
+) -> dict[str, float]:
+    """Columns that by themselves tell the classes of some rows, [P], with the balanced accuracy of
+    a small tree of each on rows that it did not learn from; none where a class has too few rows.
+    """
+    some = slice(0, ALONE_ROWS)
+    labels = labels[some]
+    counts = np.bincount(labels)
+    if len(counts[counts > 0]) < 2 or counts[counts > 0].min() < ALONE_LEAST:
+        return {}
+    alone = {}
+    for name in names[:ALONE_COLUMNS]:
+        column = rows[name].iloc[some]
+        numbers = all_numeric(column, np.arange(len(column)))
+        if numbers is None:
+            codes, _ = pd.factorize(_texts(column))
+            numbers = codes.astype(float)
+        known = np.isfinite(numbers)
+        floor = numbers[known].min(initial=0.0) - 1
+        tree = DecisionTreeClassifier(
+            max_leaf_nodes=32, min_samples_leaf=3, class_weight="balanced", random_state=0
+        )
+        inputs = np.clip(np.where(known, numbers, floor), -1e30, 1e30)[:, None]
+        guesses = cross_val_predict(tree, inputs, labels, cv=3)
+        score = float(balanced_accuracy_score(labels, guesses))
+        if score >= ALONE:
+            alone[name] = score
+    return alone
+
+
+def _encoder(
+    numbers: Sequence[str], counted: Sequence[str], listed: Mapping[str, Sequence[str]]
+) -> ColumnTransformer:
+    """From numbers (float64 with NaN) and texts to columns: names of columns of numbers, of texts
+    whose categories are counted, and of texts with the categories that a schema lists.
+    """
+    scaled = make_pipeline(
+        StandardScaler(),
+        FunctionTransformer(np.clip, kw_args={"a_min": -DEVIATIONS, "a_max": DEVIATIONS}),
+        SimpleImputer(strategy="constant", fill_value=0.0, add_indicator=True),
+    )
+    frequent = OneHotEncoder(
+        min_frequency=RARE,
+        max_categories=CATEGORIES + 1,
+        handle_unknown="infrequent_if_exist",
+        sparse_output=False,
+        dtype=np.float32,
+    )
+    of_schema = OneHotEncoder(
+        categories=list(listed.values()), sparse_output=False, dtype=np.float32
+    )
+    parts = [("numbers", scaled, numbers), ("counted", frequent, counted)]
+    return ColumnTransformer([*parts, ("listed", of_schema, list(listed))])
+
+
+def numbers_of(column: pd.Series) -> np.ndarray | None:
+    """As float64, with NaN for what is no finite number; None where its type holds none."""
+    if pd.api.types.is_bool_dtype(column):
+        result: np.ndarray | None = column.to_numpy(dtype=np.float64)
+        return result
+    if not (
+        pd.api.types.is_numeric_dtype(column)
+        or pd.api.types.is_object_dtype(column)
+        or pd.api.types.is_string_dtype(column)
+    ):
+        return None
+    numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    return np.where(np.isfinite(numbers), numbers, np.nan)
+
+
+def all_numeric(column: pd.Series, population: Int[np.ndarray, " P"]) -> np.ndarray | None:
+    """A column as numbers if all population values that are there are finite ones, else None."""
+    numbers = numbers_of(column)
+    if numbers is None:
+        return None
+    there = column.notna().to_numpy()[population]
+    return numbers if bool(there.any()) and not np.isnan(numbers[population][there]).any() else None
+
+
+def _varies(numbers: Float[np.ndarray, " P"]) -> bool:
+    """Whether the numbers that are there differ by more than rounding, and by a finite amount."""
+    known = numbers[~np.isnan(numbers)]
+    if not len(known):
+        return False
+    with np.errstate(over="ignore", invalid="ignore"):
+        spread = float(known.std())
+    return math.isfinite(spread) and spread > 1e-12 * max(1.0, float(np.abs(known).max()))
+
+
+def _texts(column: pd.Series, listed: Sequence[str] | None = None) -> pd.Series:
+    """Categories as text; REST for what a schema does not list."""
+    texts = column.astype(object).where(column.notna(), "missing").map(named).astype(object)
+    return texts if listed is None else texts.where(texts.isin(listed), REST)
+
+
+def _listed(column: pd.Series, given: Sequence[str]) -> list[str]:
+    """The categories of a schema as the column's texts are written, and REST: 1.0 is 1 in a column
+    of numbers.
+    """
+    numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+
+    def written(value: str) -> str:
+        try:
+            return named(float(value)) if numeric else named(value)
+        except ValueError:
+            return named(value)
+
+    return list(dict.fromkeys([*map(written, given), REST]))
+
+
+def named(value: object) -> str:
+    """A category as text. A whole number is one whether or not the file's type has room for others:
+    a gap in some row decides that.
+    """
+    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _places(column: pd.Series, order: Sequence[str]) -> Float[np.ndarray, " N"]:
+    """The place of each value in an order, from 0; nan for what is not in it."""
+    known = {text: float(place) for place, text in enumerate(_listed(column, order)[:-1])}
+    places: np.ndarray = column.astype(object).map(named).map(known).to_numpy(dtype=np.float64)
+    return places

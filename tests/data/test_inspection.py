@@ -1,0 +1,116 @@
+"""`dptrain inspect`: what an owner must know of a table before training."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from dptrain import cli
+from dptrain.config import compose
+from dptrain.core.errors import ConfigError
+from dptrain.data import datasets
+from dptrain.data.inspection import inspect
+
+
+@pytest.fixture
+def visits(tmp_path):
+    """Names of rows, people with several rows, a leak, dates, codes, gaps, a constant."""
+    rng, n = np.random.default_rng(0), 3000
+    people, age = rng.integers(0, 1200, n), rng.integers(18, 90, n)
+    outcome = np.where(age + 10 * rng.standard_normal(n) > 75, "yes", "no")
+    frame = pd.DataFrame(
+        {
+            "encounter_id": rng.permutation(10**6)[:n],
+            "patient_nbr": people * 13 + 7,
+            "age": age,
+            "ward": rng.integers(1, 6, n),
+            "weight": np.where(rng.random(n) < 0.7, np.nan, rng.normal(70, 9, n)),
+            "note": [f"text {number}" for number in rng.permutation(n)],
+            "admitted": pd.date_range("2020-01-01", periods=n).strftime("%Y-%m-%d"),
+            "billing": np.where(outcome == "yes", "A", "B"),
+            "country": "NL",
+            "outcome": outcome,
+        }
+    )
+    path = tmp_path / "visits.csv"
+    frame.to_csv(path, index=False)
+    return path
+
+
+def inspected(*overrides):
+    return inspect(compose.load("inspect", list(overrides)))
+
+
+def test_everything_is_noticed(visits):
+    result = inspected(f"dataset.path={visits}", "dataset.target=outcome")
+    notes = {column.name: "; ".join(column.notes) for column in result.columns}
+    for name, part in {
+        "encounter_id": "it names rows; dataset.numeric=[encounter_id] would use it",
+        "patient_nbr": "if they are people, dataset.group=patient_nbr",
+        "ward": "5 whole numbers: dataset.categorical=[ward] if they are codes",
+        "weight": "70% of the rows have no value",
+        "note": "it names rows; dataset.categorical=[note] would use it",
+        "admitted": "dates: dataset.time=admitted",
+        "billing": "alone predicts the target (balanced accuracy 1.000)",
+        "country": "constant or too rare",
+    }.items():
+        assert part in notes[name] or (
+            name == "weight" and "of the rows have no value" in notes[name]
+        )
+    assert notes["age"] == ""
+    assert result.rows == result.used == 3000
+    assert sum(result.classes.values()) == 3000
+    assert result.split == (2100, 300, 600)
+    assert any("always to predict 'no' is right for" in note for note in result.notes)
+
+
+def test_without_a_target_the_columns_are_shown(visits):
+    result = inspected(f"dataset.path={visits}")
+    assert result.classes == {}
+    assert {column.name for column in result.columns} == {*pd.read_csv(visits)}
+
+
+def test_the_kinds_are_those_of_a_sweep(visits, tmp_path):
+    """And the file that is written gives the same examples."""
+    given = [f"dataset.path={visits}", "dataset.target=outcome"]
+    result = inspected(*given, "dataset.categorical=[ward]")
+    schema = tmp_path / "schema.yaml"
+    schema.write_text(result.schema())
+    assert yaml.safe_load(result.schema())["columns"]["ward"] == "category"
+    plain, by_file = (
+        datasets.source(compose.load("sweep", ["dataset=csv", *given, *more]).dataset, 0)
+        for more in (["dataset.categorical=[ward]"], [f"dataset.schema={schema}"])
+    )
+    np.testing.assert_array_equal(plain.read().inputs, by_file.read().inputs)
+
+
+def test_the_command(visits, tmp_path, capsys):
+    given = [f"dataset.path={visits}", "dataset.target=outcome"]
+    file = tmp_path / "kinds.yaml"
+    assert cli.main(["inspect", *given, f"output={file}"]) == 0
+    printed = capsys.readouterr()
+    assert "Classes: no " in printed.out
+    assert "Splits: pool 2,100, population 300, test 600." in printed.out
+    assert f"dataset.schema={file}" in printed.err
+    assert "billing: category" in file.read_text()
+    assert cli.main(["inspect", *given, "format=json"]) == 0
+    assert json.loads(capsys.readouterr().out)["split"]["pool"] == 2100
+
+
+def test_tables_that_are_named(capsys):
+    assert cli.main(["inspect", "dataset=breast_cancer"]) == 0
+    assert "Classes: 1 62.7%, 0 37.3%." in capsys.readouterr().out
+    assert cli.main(["inspect", "dataset=digits"]) == 2
+    assert "digits is no table; choose from csv" in capsys.readouterr().err
+
+
+def test_a_target_of_numbers_is_questioned(tmp_path):
+    path = tmp_path / "t.csv"
+    rng = np.random.default_rng(0)
+    pd.DataFrame({"a": rng.normal(size=500), "y": rng.normal(size=500)}).to_csv(path, index=False)
+    result = inspected(f"dataset.path={path}", "dataset.target=y")
+    assert any("each would be a class of its own" in note for note in result.notes)
+    with pytest.raises(ConfigError, match="seed"):
+        inspected(f"dataset.path={path}", "seed=-1")
