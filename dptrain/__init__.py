@@ -7,17 +7,18 @@ The torch half makes models (data, models, training, fleet), the NumPy half atta
     dptrain.attack({"logits": ..., "labels": ..., "membership": ...}).to_frame()
     dptrain.calibrate(epsilon=2, n=60000, batch_size=256, epochs=20).values
     dptrain.advise("results/quickstart", max_auc=0.6).text()
+    dptrain.inspect("people.csv", target="income").columns
     dptrain.DPClassifier(epsilon=4).fit(X, y)
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dptrain.api import advise, attack, calibrate, estimate, sweep
+    from dptrain.api import advise, attack, calibrate, estimate, inspect, sweep
     from dptrain.estimator import DPClassifier
 
 __version__ = "0.1.0"
-__all__ = ["DPClassifier", "advise", "attack", "calibrate", "estimate", "sweep"]
+__all__ = ["DPClassifier", "advise", "attack", "calibrate", "estimate", "inspect", "sweep"]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,8 @@ import numpy as np
 
 from dptrain.config import compose
 from dptrain.config.keys import named
+from dptrain.data import inspection
+from dptrain.data.inspection import Inspection
 from dptrain.pipeline import foreign_scores
 from dptrain.privacy import calibration
 from dptrain.privacy.calibration import Answer
@@ -75,3 +77,18 @@ def advise(run: str | Path, *overrides: str, **keys: Any) -> Advice:
     """
     with named():
         return advice.advise(compose.load("advise", overrides, {"run": str(run), **keys}))
+
+
+def inspect(
+    path: str | Path, *overrides: str, target: str | None = None, **keys: Any
+) -> Inspection:
+    """What a table holds, before anything is trained on it: `inspect("people.csv",
+    target="income").columns`. A name that ends in .xlsx or .parquet is read as that. Raises
+    ConfigError.
+    """
+    kinds = {".xlsx": "excel", ".parquet": "parquet"}
+    kind = kinds.get(Path(path).suffix)
+    chosen = [f"dataset={kind}"] if kind is not None else []
+    given = {"dataset.path": str(path), "dataset.target": target, **keys}
+    with named():
+        return inspection.inspect(compose.load("inspect", [*chosen, *overrides], given))

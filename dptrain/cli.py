@@ -496,7 +496,6 @@ def _keys(name: str, command: Command) -> list[str]:
 
 
 COMMANDS = {
-    "inspect": Command(_inspect, "what a table holds, before anything is trained on it", INSPECT),
     "sweep": Command(
         _sweep, "train at each epsilon, attack every model, chart privacy against utility", SWEEP
     ),
@@ -518,5 +517,6 @@ COMMANDS = {
     "store": Command(
         _store, "list, verify or prune what lies in the store of a sweep", STORE, ("run=FOLDER",)
     ),
+    "inspect": Command(_inspect, "what a table holds, before anything is trained on it", INSPECT),
     "list": Command(_list, "data sets, models, defences, attacks and experiments", LIST, None),
 }

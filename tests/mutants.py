@@ -491,8 +491,8 @@ MUTANTS = [
     Mutant(
         "columns shaped by the pool",
         "data/tables",
-        "_features(rows[names], population, schema",
-        "_features(rows[names], np.arange(len(rows)), schema",
+        "columns.encode(rows[names], dealt.population, given)",
+        "columns.encode(rows[names], np.arange(len(rows)), given)",
         "tests/data/test_splits.py::test_a_cell_of_the_pool_does_not_shape_the_features",
     ),
     Mutant(
@@ -523,6 +523,48 @@ MUTANTS = [
         "if chunk.code != code():",
         "if not chunk.code:",
         "tests/fleet/executors/test_remote.py::test_a_node_with_other_code_is_refused",
+    ),
+    Mutant(
+        "unpaired difference",
+        "evaluation/utility",
+        "values = first[name] - second[name]",
+        "values = first[name] - np.roll(second[name], 1, axis=1)",
+        "tests/evaluation/test_utility.py::test_differences_are_paired",
+    ),
+    Mutant(
+        "interval over models alone",
+        "evaluation/intervals",
+        "np.sqrt(by_model + _jackknife(without.mean(axis=1)))",
+        "np.sqrt(by_model)",
+        "tests/evaluation/test_utility.py::test_intervals_cover",
+    ),
+    Mutant(
+        "balanced accuracy by examples",
+        "evaluation/utility",
+        "_over_classes(_ratio(weights @ right, weights @ of_class))",
+        "_ratio((weights @ right).sum(axis=1), (weights @ of_class).sum(axis=1))",
+        "tests/evaluation/test_utility.py::test_every_measure_equals_that_of_scikit_learn",
+    ),
+    Mutant(
+        "threshold fitted on the test set",
+        "pipeline/evaluation",
+        "seen = _log_posterior(of_population)",
+        "seen, population = _log_posterior(of_test), fleet.dataset.test.labels",
+        "tests/pipeline/test_evaluation.py::test_a_threshold_is_fitted_on_the_population",
+    ),
+    Mutant(
+        "cut in time by all rows",
+        "data/tables",
+        "np.quantile(times[: wanted.population], 1 - share",
+        "np.quantile(times, 1 - share",
+        "tests/data/test_columns.py::test_the_cut_in_time_comes_from_the_population_alone",
+    ),
+    Mutant(
+        "names of rows by the deal's order",
+        "data/columns",
+        "numbers[np.argsort(values.index)]",
+        "numbers",
+        "tests/data/test_columns.py::test_the_order_of_the_file_counts_and_not_that_of_the_deal",
     ),
 ]
 

@@ -1,8 +1,15 @@
 """Tests of pipeline.evaluation."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 
+from dptrain.attacks.scores import Scores
+from dptrain.core.types import Decision
+from dptrain.evaluation.utility import fitted_threshold
 from dptrain.pipeline import evaluation
+from dptrain.pipeline.evaluation import _predictions
 from tests.helpers.sweep import go
 
 
@@ -46,3 +53,39 @@ def test_settings_that_share_the_processors_give_the_same_numbers(tmp_path, monk
     assert shared.rows == alone.rows
     used = [(tmp_path / name / "artefacts.json").read_text() for name in ("alone", "shared")]
     assert used[0] == used[1]
+
+
+@pytest.mark.parametrize("decision", Decision)
+def test_a_threshold_is_fitted_on_the_population(decision):
+    """One a model, by its answers there, and not on the test set, on which it is measured."""
+    rng = np.random.default_rng(0)
+
+    def part(examples, shift):
+        labels = rng.integers(0, 2, examples)
+        logits = rng.standard_normal((2, examples, 1, 2))
+        logits[:, :, 0, 1] += 2 * labels - 1 + shift
+        return logits, labels
+
+    (pool, labels), (known, of_known), (test, of_test) = part(40, 0), part(80, 3), part(50, -3)
+    outside = Scores(known, of_known, np.zeros((2, 80), dtype=bool))
+    membership = np.arange(40) % 2 == np.arange(2)[:, None]
+    scores = Scores(pool, labels, membership, population=outside)
+    fleet = SimpleNamespace(
+        config=SimpleNamespace(decision=decision, utility="accuracy"),
+        dataset=SimpleNamespace(
+            classes=2,
+            population=SimpleNamespace(labels=of_known),
+            test=SimpleNamespace(labels=of_test),
+        ),
+    )
+    right, predictions = _predictions(fleet, scores, test)
+    for model in range(2):
+        odds = test[model, :, 0, 1] - test[model, :, 0, 0]
+        threshold = 0.0
+        if decision == Decision.FITTED:
+            logits = known[model, :, 0] - np.logaddexp.reduce(known[model, :, 0], 1)[:, None]
+            threshold = fitted_threshold("accuracy", logits, of_known)
+            assert threshold > 1
+        np.testing.assert_array_equal(predictions[model].decided, odds >= threshold)
+        decided = pool[model, :, 0, 1] - pool[model, :, 0, 0] >= threshold
+        np.testing.assert_array_equal(right[model], decided == labels)

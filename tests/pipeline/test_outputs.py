@@ -13,6 +13,7 @@ from dptrain.config import compose
 from dptrain.core import guard
 from dptrain.core.errors import ConfigError, LayerError
 from dptrain.core.store import Store, from_npy
+from dptrain.evaluation.utility import CONSTANT
 from dptrain.pipeline import outputs, run, training
 from dptrain.pipeline.outputs import OUTPUTS
 from dptrain.report.statement import sentences

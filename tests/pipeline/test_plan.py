@@ -10,6 +10,7 @@ from torch import nn
 
 from dptrain import cli, models
 from dptrain.config import compose, files
+from dptrain.evaluation.utility import CONSTANT
 from dptrain.pipeline.plan import plan
 from tests.common import TINY, committed, strict_json
 from tests.helpers.datasets import FILES
@@ -92,7 +93,10 @@ def test_every_experiment_composes_and_its_shrunk_form_runs(experiment, tmp_path
     overrides = [f"experiment={experiment}", *smaller, *there]
     settings = plan(compose.load("sweep", [*SHRINK, *overrides])).settings
     shrunk = go(tmp_path / "out", *overrides, overrides=SHRINK)
-    assert {row.setting for row in shrunk.rows} == {setting.name for setting in settings} | {"all"}
+    assert {row.setting for row in shrunk.rows} == {setting.name for setting in settings} | {
+        "all",
+        CONSTANT,
+    }
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
