@@ -96,6 +96,7 @@ examples:
   dptrain calibrate max_tpr=0.02 at_fpr=0.01 n=60000 batch_size=256 epochs=20 delta=1e-6
   dptrain calibrate max_advantage=0.1 n=60000 batch_size=256 epochs=20 format=json
   dptrain calibrate noise_multiplier=0.7 sample_rate=0.004 steps=11250
+  dptrain calibrate epsilon=4 trials=20 n=60000 batch_size=256 epochs=20    tuned, then given away
 
 keys (default):
 """

@@ -525,11 +525,25 @@ MUTANTS = [
         "tests/fleet/executors/test_remote.py::test_a_node_with_other_code_is_refused",
     ),
     Mutant(
+        "selection uncounted",
+        "privacy/selection",
+        "(1 + trials.shape) * beside.min()",
+        "0.0 * beside.min()",
+        "tests/privacy/test_selection.py::test_epsilon_equals_that_of_dp_accounting",
+    ),
+    Mutant(
+        "best candidate counted instead of the worst",
+        "privacy/selection",
+        "np.max(spent, axis=0)",
+        "np.min(spent, axis=0)",
+        "tests/privacy/test_selection.py::test_the_worst_candidate_counts_at_every_order",
+    ),
+    Mutant(
         "unpaired difference",
         "evaluation/utility",
         "values = first[name] - second[name]",
         "values = first[name] - np.roll(second[name], 1, axis=1)",
-        "tests/evaluation/test_utility.py::test_differences_are_paired",
+        "tests/evaluation/test_utility.py::test_differences_of_equals_hold_zero_and_of_unequals_do_not",
     ),
     Mutant(
         "interval over models alone",

@@ -53,6 +53,14 @@ class AttackConfig:
 TARGETS = ("epsilon", "max_advantage", "max_tpr", "noise_multiplier")
 
 
+class Law(StrEnum):
+    """Of a random number of trials (Papernot and Steinke 2022)."""
+
+    GEOMETRIC = "geometric"
+    POISSON = "poisson"
+    LOGARITHMIC = "logarithmic"
+
+
 @dataclass(frozen=True)
 class CalibrateConfig:
     """Of `dptrain calibrate`: a mechanism but for its noise, and one target; or the noise, and what
@@ -83,6 +91,12 @@ class CalibrateConfig:
     sampling: Sampling = option(
         "poisson, or shuffled: a pass in fixed batches, which is accounted without amplification"
     )
+    trials: float | None = option(
+        "mean of a random number of trainings of which the best is given away; epsilon is then its",
+        least=1.0,
+        most=1e6,
+    )
+    trials_law: Law = option("of their number: geometric, poisson or logarithmic")
     prv_seconds: float = option(
         "seconds to wait for Opacus's PRV accountant, the second opinion; 0 for none",
         least=0.0,

@@ -14,11 +14,15 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from dptrain.config.commands import CalibrateConfig
+from dptrain.config.commands import CalibrateConfig, Law
 from dptrain.core.errors import TargetError, first_line
 from dptrain.core.types import Mechanism, Neighbouring, Sampling
-from dptrain.privacy import pld, rdp
+from dptrain.privacy import pld, rdp, selection
 from dptrain.privacy.prv import prv_epsilon
+from dptrain.privacy.selection import Trials
+
+SHAPES = {Law.GEOMETRIC: 1.0, Law.LOGARITHMIC: 0.0, Law.POISSON: math.inf}
+"""Of the laws of the number of trials."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,7 @@ def _answer(config: CalibrateConfig) -> Answer:
             ),
             "epsilon_group_2": (pld.group_epsilon(ran, delta, 2), "for a person with 2 examples"),
             "epsilon_group_8": (pld.group_epsilon(ran, delta, 8), "for a person with 8 examples"),
+            **_chosen(config, ran),
             "mu": (pld.gaussian_mu(ran, delta), "mu-GDP at every delta from this one up"),
             "max_tpr_at_fpr_0.001": (curve.max_tpr(0.001), "ceiling of any attack on one example"),
             "max_tpr_at_fpr_0.01": (curve.max_tpr(0.01), "ceiling"),
@@ -159,9 +164,27 @@ def _answer(config: CalibrateConfig) -> Answer:
     return Answer(values, {name: meaning for name, (_, meaning) in columns.items()})
 
 
+def _chosen(config: CalibrateConfig, ran: Mechanism) -> dict[str, tuple[float | None, str]]:
+    """What training a random number of times and choosing costs, where that is asked for."""
+    if config.trials is None:
+        return {}
+    law = f"{config.trials_law} law of mean {config.trials:g}"
+    meaning = f"of the best of a random number of trials ({law}); by RDP"
+    value = selection.epsilon([ran], config.delta, Trials(config.trials, SHAPES[config.trials_law]))
+    return {"epsilon_chosen": (value, meaning)}
+
+
+def _epsilon(config: CalibrateConfig, ran: Mechanism) -> float:
+    """What the target epsilon is of: of a model by itself, or of one that is chosen."""
+    if config.trials is None:
+        return pld.epsilon(ran, config.delta)
+    trials = Trials(config.trials, SHAPES[config.trials_law])
+    return selection.epsilon([ran], config.delta, trials)
+
+
 def _calibrated(config: CalibrateConfig, start: Mechanism) -> Mechanism:
     targets: dict[str, tuple[float | None, Callable[[Mechanism], float]]] = {
-        "epsilon": (config.epsilon, lambda ran: pld.epsilon(ran, config.delta)),
+        "epsilon": (config.epsilon, lambda ran: _epsilon(config, ran)),
         "max_advantage": (config.max_advantage, lambda ran: pld.trade_off(ran).max_advantage),
         "max_tpr": (config.max_tpr, lambda ran: pld.trade_off(ran).max_tpr(config.at_fpr)),
     }

@@ -109,6 +109,22 @@ def composed(runs: Iterable[tuple[float, float, int]], delta: float) -> float:
     """The same of several runs (q, sigma, steps) on the same data: their divergences add up
     (Mironov 2017, proposition 1).
     """
-    spent = sum((steps * divergences(q, sigma) for q, sigma, steps in runs), np.zeros(len(ORDERS)))
+    return epsilon(
+        sum((steps * divergences(q, sigma) for q, sigma, steps in runs), np.zeros(len(ORDERS))),
+        delta,
+    )
+
+
+def epsilon(spent: Float[np.ndarray, " orders"], delta: float) -> float:
+    """From Rényi divergences at ORDERS (Canonne et al. 2020, proposition 12)."""
     epsilons = spent + np.log1p(-1 / ORDERS) - (math.log(delta) + np.log(ORDERS)) / (ORDERS - 1)
     return max(0.0, float(np.min(epsilons)))
+
+
+def delta(spent: Float[np.ndarray, " orders"], epsilon: float) -> float:
+    """The same the other way round; and at most the total variation distance that the divergence
+    allows, sqrt(1 - exp(-KL)) (Bretagnolle and Huber 1978), since KL lies below every order's.
+    """
+    log_deltas = (ORDERS - 1) * (spent - epsilon + np.log1p(-1 / ORDERS)) - np.log(ORDERS)
+    variation = math.sqrt(-math.expm1(-float(np.min(spent))))
+    return min(1.0, variation, float(np.exp(np.min(log_deltas))))
