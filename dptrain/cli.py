@@ -349,9 +349,7 @@ def _print_sweep(result: Result, statements: bool) -> int:
     folder = result.folder
     print(tables.table(*tables.summary(result.rows, result.utility)) + "\n")
     print("\n".join(tables.legend(result.rows)))
-    if names := tables.no_better(result.differences, result.utility):
-        print(f"Not shown to be better than the constant prediction: {', '.join(names)}.")
-    print()
+    print("\n".join([*tables.said_of_constant(result.differences, result.utility), ""]))
     if statements:
         common, rest = shared(result.statements)
         if common:
@@ -449,7 +447,7 @@ def _inspect(overrides: Sequence[str], _options: Options) -> int:
     from dptrain.config.keys import named
 
     chosen = compose.load("inspect", overrides)
-    from dptrain.data.inspection import inspect
+    from dptrain.data.inspection import inspect, schema
     from dptrain.report import inspection
 
     with named():
@@ -457,7 +455,7 @@ def _inspect(overrides: Sequence[str], _options: Options) -> int:
     if chosen.output is not None:
         from dptrain.core.store import write_atomic
 
-        write_atomic(Path(chosen.output), result.schema().encode())
+        write_atomic(Path(chosen.output), schema(chosen, result).encode())
     print(inspection.json(result) if chosen.format == Format.JSON else inspection.text(result))
     if chosen.output is not None:
         fix = f"mend them, and use dataset.schema={chosen.output}"

@@ -10,9 +10,10 @@ run mean something. Plain torch and Opacus run as one gets them, and again ("kep
 with the allocator setting under which dptrain runs; "x plain" is the ratio to plain torch with the
 same allocator. They get one batch that lies ready; ours draw their Poisson batches, gather them and
 make their noise within the step. "products alone" are the matrix products of such a step of an MLP
-and nothing else, in the same stack: what no step can go below. --quick takes fewer steps and no
-sweeps, in two minutes. On a GPU batches are larger, and there are step times alone. --before prints
-the figures of an earlier run beside these: of its seconds only those of the same machine compare.
+in float32 by torch's default, in the same stack and written to memory that lies ready. --quick
+takes fewer steps and no sweeps, in two minutes. On a GPU batches are larger, and there are step
+times alone. --before prints the figures of an earlier run beside these: of its seconds only those
+of the same machine compare.
 """
 
 from __future__ import annotations
@@ -410,26 +411,29 @@ def step_table(rounds: int, quick: bool, machine: Machine) -> list[dict[str, obj
 
 def step_figures(rows: list[dict[str, object]], model: str) -> dict[str, float]:
     """Ratios of the median steps of a model: ours, private, at its best width; theirs as fast as
-    they run.
+    they run. What could not run has none.
     """
     ms: dict[tuple[object, object], float] = {}
     for row in rows:
         if row["model"] == model:
             way, value = (row["engine"], row["private"]), cast("float", row["median_ms"])
             ms[way] = min(value, ms.get(way, math.inf))
-    ours_ms, plain_ms = ms["dptrain", True], ms["torch, kept", False]
-    opacus_ms = min(value for (engine, _), value in ms.items() if str(engine).startswith("opacus"))
-    figures = {
-        "private / plain": ours_ms / plain_ms,
-        "fastest Opacus / ours": opacus_ms / ours_ms,
-        "Opacus hooks as one gets them / ours": ms["opacus hooks", True] / ours_ms,
+    private, plain_step, alone = ("dptrain", True), ("torch, kept", False), (PRODUCTS, True)
+    peers = [way for way in ms if str(way[0]).startswith("opacus")]
+    opacus_step = min(peers, key=ms.__getitem__, default=None)
+    ratios = {
+        "private / plain": (private, plain_step),
+        "private / plain with channels last": (private, (f"{CHANNELS_LAST}, kept", False)),
+        "fastest Opacus / ours": (opacus_step, private),
+        "Opacus hooks as one gets them / ours": (("opacus hooks", True), private),
+        "products alone / plain": (alone, plain_step),
+        "products alone / ours": (alone, private),
     }
-    if (layout := (f"{CHANNELS_LAST}, kept", False)) in ms:
-        figures["private / plain with channels last"] = ours_ms / ms[layout]
-    if (alone := (PRODUCTS, True)) in ms:
-        figures["products alone / plain"] = ms[alone] / plain_ms
-        figures["products alone / ours"] = ms[alone] / ours_ms
-    return {f"{model}: {name}": figure for name, figure in figures.items()}
+    return {
+        f"{model}: {name}": ms[upper] / ms[lower]
+        for name, (upper, lower) in ratios.items()
+        if upper in ms and lower in ms
+    }
 
 
 def figures_of(record: dict[str, Any]) -> dict[str, float]:
@@ -853,6 +857,7 @@ def main() -> None:
     machine = Machine(options.device, Precision(options.precision), Products(options.products))
     if machine.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("there is no GPU here: --device cuda needs one")
+    before = json.loads(options.before.read_text()) if options.before else None
     warnings.simplefilter("ignore")
     name = torch.cuda.get_device_name() if machine.device == "cuda" else machine.device
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {name}")
@@ -874,11 +879,11 @@ def main() -> None:
         record["rows"] = step_table(rounds, options.quick, machine)
         if here:
             record["attacks"], record["sweeps"] = attack_table(), sweeps()
-    if options.before:
-        beside(json.loads(options.before.read_text()), record)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(record, indent=1) + "\n")
+    if before is not None:
+        beside(before, record)
 
 
 if __name__ == "__main__":

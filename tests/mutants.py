@@ -491,8 +491,8 @@ MUTANTS = [
     Mutant(
         "columns shaped by the pool",
         "data/tables",
-        "columns.encode(rows[names], dealt.population, given)",
-        "columns.encode(rows[names], np.arange(len(rows)), given)",
+        "columns.encode(rows[list(table.inputs)], table.split[1],",
+        "columns.encode(rows[list(table.inputs)], np.arange(len(rows)),",
         "tests/data/test_splits.py::test_a_cell_of_the_pool_does_not_shape_the_features",
     ),
     Mutant(
@@ -563,7 +563,7 @@ MUTANTS = [
         "threshold fitted on the test set",
         "pipeline/evaluation",
         "seen = _log_posterior(of_population)",
-        "seen, population = _log_posterior(of_test), fleet.dataset.test.labels",
+        "seen, data.population.labels = _log_posterior(of_test), data.test.labels",
         "tests/pipeline/test_evaluation.py::test_a_threshold_is_fitted_on_the_population",
     ),
     Mutant(

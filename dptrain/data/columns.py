@@ -1,11 +1,11 @@
 """Columns of a table: of which kind each is, and how it becomes numbers.
 
 A kind comes from the user (keys of `dataset`, or a schema), or from the rows of the population,
-which no model trains on, so it costs no privacy. Numbers are standardised and cut at DEVIATIONS;
-where some population rows have none, gaps become the mean, and a column tells so. What is not all
-numbers there is a category: each that occurs RARE times or more has a column, the CATEGORIES most
-frequent at most, and all others share one. What names its row is left out. In the pool a cell that
-is no number becomes the mean.
+which no model trains on, so it costs the pool no privacy. Numbers are standardised and cut at
+DEVIATIONS; where some population rows have none, gaps become the mean, and a column tells so. What
+is not all numbers there is a category: each that occurs RARE times or more has a column, the
+CATEGORIES most frequent at most, and all others share one. What may name its row is left out. In
+the pool a cell that is no number becomes the mean.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ DEVIATIONS = 5.0
 RARE = 5
 CATEGORIES = 100
 REST = "any other "  # Texts of tables have no space at their end.
-NEAR_UNIQUE, LEAST_ROWS, MANY = 0.95, 20, 0.5
-"""Share of different values, among so many rows at least, from which on a column may name rows; and
-the share from which on one that is called so names rows, or the people behind several.
-"""
+NEAR_UNIQUE, LEAST_ROWS = 0.95, 20
+"""Share of different values, among so many rows at least, from which on a column may name rows."""
+MANY, MANY_ROWS = 0.5, 100
+"""The same of a column that is called so: it may name the people behind several rows."""
 NAMES_ROWS = re.compile(
-    r"(?i:(^|[_\W])(id|ids|uuid|guid|key|index|idx|ssn|nr|nbr|no|num|number|code))$|[a-z](ID|Id|Nr|No)$"
+    r"(?i:(^|[_\W])(id|ids|uuid|guid|key|ssn|nr|nbr|no|number))$|[a-z](ID|Id|Nr|No)$"
 )
 """What columns that name rows are called."""
 ALONE, ALONE_ROWS, ALONE_COLUMNS, ALONE_LEAST = 0.98, 2000, 500, 10
@@ -69,21 +69,24 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Column:
-    """What is said of a column; kind: None for what the population shows. values: its categories,
-    of an ordered one from the least to the greatest; none for those that the population has.
+    """What the user says of a column. values: its categories, of an ordered one from the least to
+    the greatest; none for those that the population has. key: of `dataset`, which says it.
     """
 
-    kind: Kind | None = None
+    kind: Kind
     values: tuple[str, ...] = ()
+    key: str = "schema"
 
 
 def encode(
-    rows: pd.DataFrame, population: Int[np.ndarray, " P"], given: Mapping[str, Column]
-) -> tuple[Float[np.ndarray, "N columns"], dict[str, Kind]]:
-    """float32 [N, columns], fitted on `population`, the rows that may be looked at, and the kind of
-    each column. given: what the user says of columns. Raises DataError.
+    rows: pd.DataFrame,
+    population: Int[np.ndarray, " P"],
+    given: Mapping[str, Column],
+    kinds: Mapping[str, Kind],
+) -> Float[np.ndarray, "N columns"]:
+    """float32 [N, columns], fitted on `population`, the rows that may be looked at. given: what the
+    user says of columns; kinds: of all of them. Raises DataError.
     """
-    kinds = {name: kind_of(rows[name], population, given.get(name)) for name in rows.columns}
     of_kind = {kind: [name for name in kinds if kinds[name] == kind] for kind in Kind}
     if not any(kind.used for kind in kinds.values()):
         raise DataError(
@@ -100,14 +103,14 @@ def encode(
     texts = {name: _texts(rows[name], listed.get(name)) for name in of_kind[Kind.CATEGORY]}
     for name in listed:
         if (texts[name].iloc[population] == REST).all():
-            raise _none_listed(rows, name)
+            raise _none_listed(rows[name].iloc[population], given[name].key)
     numbers: dict[str, np.ndarray | None] = {
         name: numbers_of(rows[name]) for name in of_kind[Kind.NUMBER]
     }
     for name in of_kind[Kind.ORDERED]:
         numbers[name] = places = _places(rows[name], given[name].values)
         if np.isnan(places[population]).all():
-            raise _none_listed(rows, name)
+            raise _none_listed(rows[name].iloc[population], given[name].key)
     frame = pd.DataFrame(numbers | texts)
     most = {name: min(CATEGORIES, frame[name].iloc[population].nunique()) + 1 for name in counted}
     width = 2 * len(numbers) + sum(most.values()) + sum(map(len, listed.values()))
@@ -116,31 +119,39 @@ def encode(
     encoder = _encoder(list(numbers), counted, listed)
     with np.errstate(over="ignore"):  # What overflows is cut at DEVIATIONS.
         encoder.fit(frame.iloc[population])
-        return encoder.transform(frame).astype(np.float32), kinds
+        encoded: np.ndarray = encoder.transform(frame).astype(np.float32)
+    return encoded
 
 
-def _none_listed(rows: pd.DataFrame, name: str) -> DataError:
-    shown = printable(str(rows[name].iloc[0]))
+def _none_listed(known: pd.Series, key: str) -> DataError:
+    """known: the values of the population."""
     return DataError(
-        f"the population has none of the categories of {name!r}; write them as the table "
-        f"does, such as {shown!r}",
-        "schema",
+        f"the population has none of the categories of {known.name!r}; write them as the table "
+        f"does, such as {printable(str(known.iloc[0]))!r}",
+        key,
     )
 
 
 def kind_of(
     column: pd.Series, population: Int[np.ndarray, " P"], given: Column | None = None
 ) -> Kind:
-    """By what the user says, or else by the rows of the population."""
-    said = given.kind if given is not None else None
-    if said in (Kind.IGNORED, Kind.ORDERED) or (given is not None and given.values):
-        return said or Kind.CATEGORY
-    if said is None and names_rows(column.iloc[population]):
+    """By what the user says, or else by the rows of the population. Raises DataError for numbers
+    that are none.
+    """
+    if given is not None and (given.values or given.kind == Kind.IGNORED):
+        return given.kind
+    if given is None and names_rows(column.iloc[population]):
         return Kind.ROW_NAME
-    numbers = numbers_of(column) if said == Kind.NUMBER else all_numeric(column, population)
-    if said == Kind.NUMBER or (said is None and numbers is not None):
-        varies = numbers is not None and _varies(numbers[population])
-        return Kind.NUMBER if varies else Kind.UNVARYING
+    numbers = all_numeric(column, population)
+    if given is not None and given.kind == Kind.NUMBER:
+        numbers = numbers_of(column)
+        if numbers is None or np.isnan(numbers[population]).all():
+            raise DataError(
+                f"{str(column.name)!r} holds no number in any population row; leave it out here",
+                given.key,
+            )
+    if numbers is not None and (given is None or given.kind == Kind.NUMBER):
+        return Kind.NUMBER if _varies(numbers[population]) else Kind.UNVARYING
     frequent = _texts(column.iloc[population]).value_counts() >= RARE
     varied = frequent.sum() + (not frequent.all()) >= 2
     return Kind.CATEGORY if varied else Kind.UNVARYING
@@ -150,19 +161,46 @@ def names_rows(column: pd.Series) -> bool:
     """Whether a column of texts or whole numbers tells who a row is: many different values under
     a name that such columns have, or a value of its own for nearly every row, where those are texts
     or rise or fall throughout the file; the index of `column` holds the places of its rows there.
+
+    A word or an infinity among many numbers makes no texts of them.
     """
     values = column.dropna()
-    numbers = all_numeric(values, np.arange(len(values)))
-    whole = numbers is None or bool((numbers == np.round(numbers)).all())
-    share = values.nunique() / max(1, len(values))
-    if len(values) < LEAST_ROWS or not whole or share < MANY:
+    if len(values) < LEAST_ROWS or pd.api.types.is_datetime64_any_dtype(values):
         return False
-    if NAMES_ROWS.search(str(column.name)):
+    share = values.nunique() / len(values)
+    numbers = numbers_of(values)
+    known = np.array([]) if numbers is None else numbers[~np.isnan(numbers)]
+    texts = 2 * len(known) < len(values)
+    if not texts and not is_whole(known):
+        return False
+    if NAMES_ROWS.search(str(column.name)) and share >= MANY and len(values) >= MANY_ROWS:
         return True
-    if share < NEAR_UNIQUE or numbers is None:
+    if share < NEAR_UNIQUE or texts or numbers is None:
         return bool(share >= NEAR_UNIQUE)
     steps = np.diff(numbers[np.argsort(values.index)])
-    return bool((steps > 0).all() or (steps < 0).all())
+    named = bool(NAMES_ROWS.search(str(column.name)))
+    return named or bool((steps > 0).all() or (steps < 0).all())
+
+
+def is_whole(numbers: Float[np.ndarray, " n"]) -> bool:
+    return bool((numbers == np.round(numbers)).all())
+
+
+def dates_of(column: pd.Series) -> pd.Series:
+    """As times in UTC; NaT for what is no date as ISO 8601 writes it."""
+    text = column.astype(str)
+    dates: pd.Series = pd.to_datetime(text, errors="coerce", format="ISO8601", utc=True)
+    return dates
+
+
+def override(key: str, *names: str) -> str:
+    """What a user types on the command line for a list of columns, in quotes where a name needs
+    them.
+    """
+    if all(re.fullmatch(r"[A-Za-z_][\w.-]*", name) for name in names):
+        return f"dataset.{key}=[{','.join(names)}]"
+    quoted = ["'" + name.replace("\\", "\\\\").replace("'", "\\'") + "'" for name in names]
+    return f'"dataset.{key}=[{",".join(quoted)}]"'
 
 
 def predicts_alone(

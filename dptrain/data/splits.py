@@ -119,12 +119,15 @@ def sized(config: DatasetConfig, declared: Source) -> DatasetConfig:
     if config.known:
         return config
     pool, population, test = map(len, parts(config, 0, declared))
-    if min(pool - MIN_POOL, population - 1, test - 1) < 0:
-        raise DataError(
-            f"of {declared.size:,} examples {pool:,} are left for the pool, which needs "
-            f"{MIN_POOL}; give smaller parts, or more data",
-            "pool",
-        )
+    least = {"pool": (pool, MIN_POOL), "population": (population, 1), "test": (test, 1)}
+    for part, (count, needed) in least.items():
+        if count < needed:
+            raise DataError(
+                f"of {declared.size:,} examples {count:,} are left for it, which needs {needed}; "
+                "give other sizes, or more data"
+                + (f", or a finer {config.time}" if config.time is not None else ""),
+                part,
+            )
     return replace(config, pool=pool, population=population, test=test)
 
 

@@ -58,7 +58,8 @@ def parquet_frame(config: DatasetConfig) -> pd.DataFrame:
         about = pyarrow.parquet.read_metadata(path)
         require_columns([], about.num_columns)
         require_memory(8 * about.num_rows * about.num_columns, path_error, f"{path}, unpacked,")
-        frame = pd.read_parquet(path)
+        # Else one null makes floats of a whole column, and large whole numbers run together.
+        frame = pd.read_parquet(path, dtype_backend="numpy_nullable")
     except DataError:
         raise
     except ImportError:

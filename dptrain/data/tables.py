@@ -1,8 +1,8 @@
 """Tables of numbers and categories: CSV, Parquet, Excel and OpenML.
 
 What is fitted (kinds of columns, means, deviations, categories, classes) is fitted on the
-population split alone, which no model trains on, so it costs no privacy; the user may say it
-instead, in keys of `dataset` or in a schema.
+population split alone, which no model trains on, so it costs the pool no privacy; the rows of the
+population are not protected. The user may say it instead, in keys of `dataset` or in a schema.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,12 @@ from dptrain.data.splits import Examples, Source, order_of, require_enough, size
 
 LEFT_OUT = {
     Kind.UNVARYING: "constant or too rare there",
-    Kind.ROW_NAME: "they name rows or people",
-    Kind.IGNORED: "the user says so",
+    Kind.ROW_NAME: "many rows have a value of their own there",
+    Kind.IGNORED: "the keys of dataset or the schema say so",
 }
 """Why a column is no input, in the words of the statement."""
 MOST_COLUMNS, SCHEMA_BYTES = 10_000, 10_000_000
-FITTED = "the population split only"
+FITTED = "the population split only (whose rows are not protected)"
 MISSING = ["", "?", "NA", "N/A", "NaN", "nan", "NULL", "null"]
 NOTHING = ["na", "n/a", "None", "none", "-"]
 """Texts for a value that is not there. Those of NOTHING are only in a column to learn from: as a
@@ -54,6 +54,39 @@ class _Dealt:
     how: str = ""
 
 
+@dataclass(frozen=True)
+class Table:
+    """A table as a sweep takes it.
+
+    rows: those that can be used, in the order in which they are dealt out. inputs: names of the
+    columns that may be inputs, and kinds: what becomes of each. labels: the class of each row,
+    int64, -1 where its label is no class; classes: as the table writes them; both empty without a
+    target. split: places of pool, population and test among the rows. how: how rows got into the
+    parts, in words. notes: what a user should know. given: what the user says of columns. digest:
+    of the table and the schema.
+    """
+
+    rows: pd.DataFrame
+    inputs: tuple[str, ...]
+    kinds: Mapping[str, Kind]
+    labels: np.ndarray
+    classes: tuple[Any, ...]
+    split: tuple[np.ndarray, np.ndarray, np.ndarray]
+    how: str
+    notes: tuple[str, ...]
+    given: Mapping[str, Column]
+    digest: str
+
+    @property
+    def alone(self) -> dict[str, float]:
+        """The inputs that by themselves predict the target on the population, with their balanced
+        accuracy.
+        """
+        population = self.split[1]
+        used = [name for name, kind in self.kinds.items() if kind.used]
+        return columns.predicts_alone(self.rows.iloc[population], self.labels[population], used)
+
+
 def table_source(frame: pd.DataFrame, config: DatasetConfig, seed: int, made_of: str) -> Source:
     """From a table to examples. Raises DataError, one line, for a table that cannot be trained
     on.
@@ -62,71 +95,77 @@ def table_source(frame: pd.DataFrame, config: DatasetConfig, seed: int, made_of:
     from the pool. What a pool row decides is only whether it is there at all, which the statement
     says.
     """
-    frame, target = _columns(frame, config)
-    rows, notes = _rows(frame, target, config, seed)
-    aside = (target, config.group, config.time)
-    names = [name for name in rows.columns if name not in aside]
-    given, listed, made_of = _given(config, [*names, target], made_of)
-    if not names:
-        raise DataError("no column is left beside the target; give a table with some", "path")
-    if listed is not None:
-        rows = _of_classes(rows, target, listed, config)
-    dealt = _deal(rows, config)
-    labels, classes = _labels(rows[target], dealt.population, listed)
-    split = _split(config, labels, dealt)
-    if lost := int((labels < 0).sum()):
-        notes.append(f"{lost:,} rows left out, whose label is no class of the population")
-    inputs, kinds = columns.encode(rows[names], dealt.population, given)
-    used = [name for name, kind in kinds.items() if kind.used]
-    alone = columns.predicts_alone(rows.iloc[dealt.population], labels[dealt.population], used)
-    notes += [
-        f"{name} alone predicts {target} (balanced accuracy {score:.3f} on the population); if it "
-        f"is not known beforehand, leave it out with dataset.drop=[{name}]"
-        for name, score in alone.items()
-    ]
-    if naming := [name for name, kind in kinds.items() if kind == Kind.ROW_NAME]:
-        notes.append(
-            f"left out, since they name rows or people: {', '.join(naming)}; name one in "
-            "dataset.numeric or dataset.categorical to use it"
-        )
+    table = taken(frame, config, seed, made_of)
+    rows, labels = table.rows, table.labels
+    inputs = columns.encode(rows[list(table.inputs)], table.split[1], table.given, table.kinds)
     back = np.argsort(rows.index)  # as they stand in the file
     examples = Examples(inputs[back], np.maximum(labels, 0)[back], rows.index.to_numpy()[back])
     place = np.argsort(back)
+    pool, population, test = (place[part] for part in table.split)
     unit = f"one {config.group} (a group, of which one row is kept)" if config.group else None
     return Source(
-        _text(config, kinds, len(classes), dealt.how),
+        _text(config, table),
         inputs.shape[1:],
-        len(classes),
+        len(table.classes),
         len(labels),
         lambda: examples,
-        made_of,
+        table.digest,
         unit,
-        tuple(notes),
-        (place[split[0]], place[split[1]], place[split[2]]),
+        (*table.notes, *_hints(table, config.target)),
+        (pool, population, test),
     )
 
 
-def read(
-    frame: pd.DataFrame, config: DatasetConfig, seed: int
-) -> tuple[pd.DataFrame, dict[str, Column], list[str]]:
-    """The rows of a table that can be used, in the order in which they are dealt out; what the user
-    says of columns; and what was left out, in words. Without a target every row is used. Raises
+def taken(
+    frame: pd.DataFrame, config: DatasetConfig, seed: int, made_of: str = "", aimless: bool = False
+) -> Table:
+    """A table as a sweep takes it. aimless: whether it may be without a target. Raises
     DataError.
     """
+    frame = _columns(frame, config, aimless)
+    # By the rows of the file: what a private row holds must not move the population.
+    _, population, test = sizes(config, len(frame))
+    asked, config = config, replace(config, population=population, test=test)
+    rows, notes = _rows(frame, config, seed)
+    names = [
+        name for name in rows.columns if name not in (config.target, config.group, config.time)
+    ]
+    given, listed, made_of = _given(config, list(rows.columns), names, made_of)
+    if not names:
+        raise DataError("no column is left beside the target; give a table with some", "path")
+    if listed is not None and config.target is not None:
+        rows = _of_classes(rows, listed, config, notes)
+    dealt = _deal(rows, config)
+    classes: Sequence[Any] = ()
+    labels = np.zeros(len(rows), dtype=np.int64)
     if config.target is not None:
-        frame, target = _columns(frame, config)
-        rows, notes = _rows(frame, target, config, seed)
-    else:
-        frame, notes = _with_text_names(frame), []
-        rows = frame.iloc[order_of(config, seed, len(frame))]
-        rows = rows.apply(lambda column: _trimmed(column, MISSING + NOTHING))
-    given, _, _ = _given(config, list(rows.columns), "")
-    return rows, given, notes
+        labels, classes = _labels(rows[config.target], dealt.population, listed)
+    split = _split(config, asked, labels, dealt)
+    if lost := int((labels < 0).sum()):
+        notes.append(f"{lost:,} rows left out, whose label is no class of the population")
+    kinds = {name: columns.kind_of(rows[name], dealt.population, given.get(name)) for name in names}
+    whole = (tuple(names), kinds, labels, tuple(classes), split, dealt.how, tuple(notes))
+    return Table(rows, *whole, given, made_of)
 
 
-def _text(config: DatasetConfig, kinds: Mapping[str, Kind], classes: int, how: str) -> str:
+def _hints(table: Table, target: str | None) -> list[str]:
+    """What a user may want to say of columns before training."""
+    hints = [
+        f"{name} alone predicts {target} (balanced accuracy {score:.3f} on the population); if it "
+        f"is not known beforehand, leave it out with {columns.override('drop', name)}"
+        for name, score in table.alone.items()
+    ]
+    if naming := [name for name, kind in table.kinds.items() if kind == Kind.ROW_NAME]:
+        hints.append(
+            f"left out, since many rows have a value of their own there: {', '.join(naming)}; "
+            "name one in dataset.numeric or dataset.categorical to use it"
+        )
+    return hints
+
+
+def _text(config: DatasetConfig, table: Table) -> str:
     """What is done to a table before a model sees it, and what of that depends on private rows."""
-    counts = Counter(kinds.values())
+    counts = Counter(table.kinds.values())
     numbers = counts[Kind.NUMBER] + counts[Kind.ORDERED]
     by_key = bool(config.drop or config.numeric or config.categorical or config.ordinal)
     said = ["the keys of dataset"] * by_key + ["the schema"] * (config.schema is not None)
@@ -134,23 +173,25 @@ def _text(config: DatasetConfig, kinds: Mapping[str, Kind], classes: int, how: s
     left_out = "".join(
         f"; left out, since {reason}: {', '.join(names)}"
         for kind, reason in LEFT_OUT.items()
-        if (names := [name for name, of in kinds.items() if of == kind])
+        if (names := [name for name, of in table.kinds.items() if of == kind])
     )
-    sizes = (
-        "; the sizes of the splits follow from the number of rows that are left"
-        if None in (config.pool, config.population, config.test)
-        else ""
+    sizes_follow = (
+        "; the sizes of population and test follow from the number of rows of the file, which is "
+        "public, and that of the pool from how many are left of them"
+        if config.pool is None
+        else "; the number of rows of the file is public, and where one is left out the next takes "
+        "its place"
     )
     return (
         f"{numbers} columns of numbers standardised and {counts[Kind.CATEGORY]} "
         f"of categories one-hot, by {source}{left_out}"
         f"; numbers that are none become the mean, unknown categories share a column or "
-        f"have none, {classes} classes{how}"
+        f"have none, {len(table.classes)} classes{table.how}"
         "; what depends on private rows: a row is left out that has no label, or none of "
         "these classes, or that copies another"
         + (f", or that is not the first of its {config.group}" if config.group else "")
         + (f", or that has no {config.time}" if config.time else "")
-        + sizes
+        + sizes_follow
     )
 
 
@@ -167,10 +208,11 @@ def _deal(rows: pd.DataFrame, config: DatasetConfig) -> _Dealt:
     share = wanted.test / max(1, sum(wanted))
     cut = float(np.quantile(times[: wanted.population], 1 - share, method="lower"))
     past = places[times <= cut]
+    shown = rows[config.time].iloc[int(np.flatnonzero(times[: wanted.population] == cut)[0])]
     how = (
-        f"; trained on the past: the test set are rows whose {config.time} lies above "
-        f"{rows[config.time].iloc[int(np.abs(times - cut).argmin())]}, a quantile of the first "
-        f"{wanted.population:,} rows that were dealt out for the population"
+        f"; trained on the past: the test set are rows whose {config.time} lies above {shown}, a "
+        f"quantile of the {wanted.population:,} rows that were dealt out first, from which the "
+        "population is taken"
     )
     later = places[times > cut]
     return _Dealt(past[: wanted.population], past[wanted.population :], later, how)
@@ -181,7 +223,7 @@ def _times(column: pd.Series, name: str) -> Float[np.ndarray, " N"]:
     numbers = columns.numbers_of(column)
     if numbers is not None and not np.isnan(numbers).any():
         return numbers
-    dates = pd.to_datetime(column.astype(str), errors="coerce", format="ISO8601", utc=True)
+    dates = columns.dates_of(column)
     if bool(dates.isna().any()):
         shown = printable(str(column[dates.isna()].iloc[0]))
         raise DataError(
@@ -192,13 +234,16 @@ def _times(column: pd.Series, name: str) -> Float[np.ndarray, " N"]:
 
 
 def _of_classes(
-    rows: pd.DataFrame, target: str, listed: Sequence[str], config: DatasetConfig
+    rows: pd.DataFrame, listed: Sequence[str], config: DatasetConfig, notes: list[str]
 ) -> pd.DataFrame:
     """The rows whose label is one of the classes that the user names. Raises DataError where too
     few are left.
     """
+    target = str(config.target)
     labels, _ = _labels(rows[target], np.arange(0), listed)
     left = rows[labels >= 0]
+    if lost := len(rows) - len(left):
+        notes.append(f"{lost:,} rows left out, whose label is no class of the schema")
     if not len(left) or len(left) < sum(sizes(config, len(left))) <= len(rows):
         shown = printable(str(rows[target].iloc[0]))
         raise DataError(
@@ -210,10 +255,10 @@ def _of_classes(
 
 
 def _split(
-    config: DatasetConfig, labels: Int[np.ndarray, " N"], dealt: _Dealt
+    config: DatasetConfig, asked: DatasetConfig, labels: Int[np.ndarray, " N"], dealt: _Dealt
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Places of pool, population and test, whose rows have a label that is a class. Raises
-    DataError where there are too few.
+    """Places of pool, population and test, whose rows have a label that is a class. asked: with
+    the sizes that the user gave. Raises DataError where there are too few.
     """
     wanted = sizes(config, len(labels))
     usable = labels >= 0
@@ -231,7 +276,7 @@ def _split(
         both = both[usable[both]]
         test, pool = both[: wanted.test], both[wanted.test :]
     if config.time is not None:
-        _require_both(config, len(pool), len(test))
+        _require_both(asked, len(pool), len(test))
     elif config.pool is not None:
         require_enough(config, len(dealt.population) + len(test) + len(pool))
     return pool[: config.pool or len(pool) // 2 * 2], dealt.population, test
@@ -248,29 +293,37 @@ def _require_both(config: DatasetConfig, pool: int, test: int) -> None:
 
 
 def _given(
-    config: DatasetConfig, names: Sequence[str], made_of: str
+    config: DatasetConfig, every: Sequence[str], inputs: Sequence[str], made_of: str
 ) -> tuple[dict[str, Column], list[str] | None, str]:
     """What the user says of columns, by keys or in a schema; the classes, where they are named; and
     a digest of the table and of the schema. Raises DataError.
     """
-    schema, made_of = _schema(config, names, made_of)
-    given = {name: _column(name, said) for name, said in schema.get("columns", {}).items()}
-    by_key: list[tuple[str, str, Column]] = [
-        *(("drop", name, Column(Kind.IGNORED)) for name in config.drop),
-        *(("numeric", name, Column(Kind.NUMBER)) for name in config.numeric),
-        *(("categorical", name, Column(Kind.CATEGORY)) for name in config.categorical),
+    schema, made_of = _schema(config, made_of)
+    said = [
         *(
-            ("ordinal", name, Column(Kind.ORDERED, tuple(map(str, order))))
+            ("schema", name, _column(name, word))
+            for name, word in schema.get("columns", {}).items()
+        ),
+        *(("drop", name, Column(Kind.IGNORED, key="drop")) for name in config.drop),
+        *(("numeric", name, Column(Kind.NUMBER, key="numeric")) for name in config.numeric),
+        *(
+            ("categorical", name, Column(Kind.CATEGORY, key="categorical"))
+            for name in config.categorical
+        ),
+        *(
+            ("ordinal", name, Column(Kind.ORDERED, tuple(order), "ordinal"))
             for name, order in config.ordinal.items()
         ),
     ]
-    for key, name, column in by_key:
-        if name not in names:
-            aside = name in (config.group, config.time)
-            about = "is no input already; leave it out here" if aside else "is no column"
-            raise DataError(f"{printable(name)!r} {about}", key)
-        if name == config.target:
-            raise DataError(f"{name!r} is the target; leave it out here", key)
+    given: dict[str, Column] = {}
+    for key, name, column in said:
+        if name not in inputs and key != "schema":
+            aside = "is no input anyway; leave it out here" if name in every else "is no column"
+            raise DataError(f"{printable(str(name))!r} {aside}", key)
+        if name not in every:
+            raise DataError(
+                f"there is no column {printable(str(name))!r}; remove it from {config.schema}", key
+            )
         if name in given:
             raise DataError(f"something else is said of {name!r} too; say one thing", key)
         if column.kind == Kind.ORDERED and len(set(column.values)) < 2:
@@ -285,10 +338,8 @@ def _column(name: str, said: object) -> Column:
         return Column(Kind(str(said)))
     if isinstance(said, list) and said:
         return Column(Kind.CATEGORY, tuple(said))
-    if isinstance(said, dict) and said.keys() == {"ordered"}:
-        order = said["ordered"]
-        if isinstance(order, list) and len(set(map(str, order))) > 1:
-            return Column(Kind.ORDERED, tuple(map(str, order)))
+    if isinstance(said, dict) and said.keys() == {"ordered"} and isinstance(said["ordered"], list):
+        return Column(Kind.ORDERED, tuple(map(str, said["ordered"])))
     raise DataError(
         f"the kind of {name!r} must be number, category, ignore, a list of its categories, or "
         "`ordered: [...]` with the least first",
@@ -296,9 +347,7 @@ def _column(name: str, said: object) -> Column:
     )
 
 
-def _schema(
-    config: DatasetConfig, names: Sequence[str], made_of: str
-) -> tuple[dict[str, Any], str]:
+def _schema(config: DatasetConfig, made_of: str) -> tuple[dict[str, Any], str]:
     """What the schema file says: `classes`, a list, and `columns`, each with what _column reads;
     and a digest of the table and of that file. Every value is text as it stands there: `no` is a
     class and not a falsehood.
@@ -323,11 +372,6 @@ def _schema(
         raise DataError(
             f"in {path} `classes` must be a list, and `columns` names with their kinds", "schema"
         )
-    for name in said:
-        if name not in names:
-            raise DataError(
-                f"there is no column {printable(str(name))!r}; remove it from {path}", "schema"
-            )
     return schema, hashlib.sha256(f"{made_of} {text}".encode()).hexdigest()
 
 
@@ -352,34 +396,27 @@ def require_columns(names: Sequence[str], count: int) -> None:
         )
 
 
-def _columns(frame: pd.DataFrame, config: DatasetConfig) -> tuple[pd.DataFrame, str]:
-    """Column names as text; the target, the group and the time are among them."""
-    frame = _with_text_names(frame)
-    names = list(frame.columns)
+def _columns(frame: pd.DataFrame, config: DatasetConfig, aimless: bool) -> pd.DataFrame:
+    """The table with column names as text; target, group and time are among them."""
+    names = [str(name).strip() for name in frame.columns]
+    frame = frame.set_axis(names, axis=1).reset_index(drop=True)  # ids are places in the file
+    require_columns(names, len(names))
     shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-    if config.target is None:
+    if config.target is None and not aimless:
         raise DataError(f"give the column to predict, one of {shown}", "target")
     for key in ("target", "group", "time"):
         name = getattr(config, key)
         if name is not None and name not in names:
             raise DataError(f"there is no column {name!r}; choose from {shown}", f"{key}")
     for key in ("group", "time"):
-        if config.target == getattr(config, key):
+        if config.target is not None and config.target == getattr(config, key):
             raise DataError("is the target; give another column", key)
     if not len(frame):
         raise DataError("the table has no rows; give one that has", "path")
-    return frame, config.target
-
-
-def _with_text_names(frame: pd.DataFrame) -> pd.DataFrame:
-    frame = frame.set_axis([str(name).strip() for name in frame.columns], axis=1)
-    require_columns(list(frame.columns), len(frame.columns))
     return frame
 
 
-def _rows(
-    frame: pd.DataFrame, target: str, config: DatasetConfig, seed: int
-) -> tuple[pd.DataFrame, list[str]]:
+def _rows(frame: pd.DataFrame, config: DatasetConfig, seed: int) -> tuple[pd.DataFrame, list[str]]:
     """Rows with a label, each once, and one of each group, shuffled: copies in and out of a
     training set would spoil every attack.
 
@@ -390,11 +427,11 @@ def _rows(
     frame = frame.iloc[order_of(config, seed, len(frame))]
 
     def missing(name: object) -> list[str]:
-        return [] if name == config.group else MISSING if name == target else MISSING + NOTHING
+        return [] if name == config.group else MISSING + NOTHING * (name != config.target)
 
     try:
         frame = frame.apply(lambda column: _trimmed(column, missing(column.name)))
-        labelled = frame[frame[target].notna()]
+        labelled = frame if config.target is None else frame[frame[config.target].notna()]
         if lost := len(frame) - len(labelled):
             notes.append(f"{lost:,} rows without a label left out")
         once = labelled[~labelled.duplicated()]
@@ -410,7 +447,7 @@ def _rows(
             notes.append(f"{lost:,} rows without a {config.time} left out")
         once = timed
     if not len(once):
-        raise DataError(f"no row has a value in {target!r}; choose another column", "target")
+        raise DataError(f"no row has a value in {config.target!r}; choose another column", "target")
     if config.group is not None:
         once = _one_of_each(once, config.group, config, notes)
     return once, notes

@@ -75,13 +75,10 @@ def fleet_interval(
     at = _student(mean, error, freedom, bounds)
 
     def of(confidence: float) -> Interval:
-        low, high = at(confidence)
-        if error == 0 or count == 1:
-            share = (mean - bounds[0]) / (bounds[1] - bounds[0])
-            limits = clopper_pearson(share * trials, trials, confidence)
-            least, most = (bounds[0] + limit * (bounds[1] - bounds[0]) for limit in limits)
-            low, high = min(low, least), max(high, most)
-        return Interval(mean, low, high, count, n_in, n_out)
+        interval = Interval(mean, *at(confidence), count, n_in, n_out)
+        if error > 0 and count > 1:
+            return interval
+        return widen(interval, trials, confidence, bounds)
 
     return of
 
@@ -101,7 +98,7 @@ def of_resamples(
     the first row on all examples, in the others without a block of them (leave_out).
 
     Of a single model, which is not the outcome of any training, only the examples vary. The counts
-    of examples are left at 0.
+    of examples are left at 0. Where nothing varies the interval is a point: see `widen`.
     """
     (whole, *_), without = values, values[1:]
     count = len(whole)
@@ -200,9 +197,15 @@ def _jackknife(without: Float[np.ndarray, " g"]) -> float:
     return float((groups - 1) / groups * np.sum(np.square(without - without.mean())))
 
 
-def widen(interval: Interval, trials: int, confidence: float) -> Interval:
-    """The interval of a rate, made to hold the Clopper-Pearson one of `trials` examples: no
-    variation seen is not no error.
+def widen(
+    interval: Interval, trials: int, confidence: float, bounds: tuple[float, float] = (0.0, 1.0)
+) -> Interval:
+    """The interval of a rate, or of what else lies within `bounds`, made to hold the
+    Clopper-Pearson one of `trials` examples: no variation seen is not no error.
     """
-    low, high = clopper_pearson(min(interval.estimate * trials, trials), trials, confidence)
+    width = bounds[1] - bounds[0]
+    share = min(max((interval.estimate - bounds[0]) / width, 0.0), 1.0)
+    low, high = (
+        bounds[0] + width * limit for limit in clopper_pearson(share * trials, trials, confidence)
+    )
     return replace(interval, low=min(interval.low, low), high=max(interval.high, high))

@@ -8,7 +8,7 @@ costs no second sort; with weights of 1 it equals scikit-learn's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -24,19 +24,27 @@ BINS = 15
 """Of confidence, for the calibration error (Guo et al. 2017, section 2)."""
 LEAST_PROBABILITY = float(np.finfo(np.float64).eps)
 """A probability below it counts as so much in the log loss, which is else infinite."""
+FEW = 50
+"""Examples of a class below which the jackknife is too sure of what every class weighs in: the
+interval then holds that of Clopper and Pearson over so many trials.
+"""
+ROUNDING = 1e-9
+"""A narrower interval is one of rounding: nothing varied, which is no certainty."""
 CONSTANT = "constant prediction"
 """What gives every example the class frequencies of the population: what a model has to beat."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one model says of T examples: log_posterior [T, C], the label of each [T], and the class
-    that the model decides for [T].
+    """What one model says of T examples: log_posterior [T, C], the label of each [T], the class
+    that the model decides for [T], and the log-odds from which on it decides for the second of two
+    classes; None where it decides for the highest posterior.
     """
 
     log_posterior: np.ndarray
     labels: np.ndarray
     decided: np.ndarray
+    threshold: float | None = None
 
     @staticmethod
     def of(
@@ -44,14 +52,11 @@ class Predictions:
         labels: Int[np.ndarray, " T"],
         threshold: float | None = None,
     ) -> Predictions:
-        """threshold: the log-odds from which on a model of two classes decides for the second; None
-        for the class of the highest posterior.
-        """
         if threshold is None:
             decided = log_posterior.argmax(axis=1)
         else:
             decided = (log_odds(log_posterior) >= threshold).astype(np.int64)
-        return Predictions(log_posterior, labels, decided)
+        return Predictions(log_posterior, labels, decided, threshold)
 
     @cached_property
     def posterior(self) -> np.ndarray:
@@ -76,10 +81,10 @@ class Predictions:
         classes of the second alone.
         """
         classes = self.log_posterior.shape[1]
-        return [
-            Ranking.of(self.log_posterior[:, each], self.is_class[each])
-            for each in ([1] if classes == 2 else range(classes))
-        ]
+        if classes == 2:  # a posterior next to 1 has no digits left to rank by
+            return [Ranking.of(log_odds(self.log_posterior), self.is_class[1])]
+        columns = zip(self.log_posterior.T, self.is_class, strict=True)
+        return [Ranking.of(scores, is_class) for scores, is_class in columns]
 
 
 Measured = Callable[[np.ndarray], np.ndarray]
@@ -88,7 +93,7 @@ Measured = Callable[[np.ndarray], np.ndarray]
 
 def _mean(each: Float[np.ndarray, " T"] | Bool[np.ndarray, " T"]) -> Measured:
     """Of what an example has by itself."""
-    return lambda weights: weights @ each / weights.sum(axis=1)
+    return lambda weights: _ratio(weights @ each, weights.sum(axis=1))
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -170,13 +175,14 @@ def _calibration_error(model: Predictions) -> Measured:
     right = model.log_posterior.argmax(axis=1) == model.labels
     number = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
     of_bin = (number[:, None] == np.arange(BINS)) * (right - confidence)[:, None]
-    return lambda weights: np.abs(weights @ of_bin).sum(axis=1) / weights.sum(axis=1)
+    return lambda weights: _ratio(np.abs(weights @ of_bin).sum(axis=1), weights.sum(axis=1))
 
 
 @dataclass(frozen=True)
 class Utility:
     """A measure of predictions. higher: whether more is better; rate: whether it is a share of the
-    examples.
+    examples; by_class: whether every class weighs alike, however few examples it has; decided:
+    whether it is of decisions, and not of posteriors.
     """
 
     title: str
@@ -184,14 +190,18 @@ class Utility:
     bounds: tuple[float, float] = (0.0, 1.0)
     higher: bool = True
     rate: bool = False
+    by_class: bool = False
+    decided: bool = False
 
 
 UTILITIES: dict[str, Utility] = {
-    "accuracy": Utility("accuracy", _accuracy, rate=True),
-    "balanced_accuracy": Utility("balanced accuracy", _balanced_accuracy),
-    "macro_f1": Utility("macro F1", _macro_f1),
-    "auroc": Utility("AUROC", _auroc),
-    "auprc": Utility("AUPRC", _auprc),
+    "accuracy": Utility("accuracy", _accuracy, rate=True, decided=True),
+    "balanced_accuracy": Utility(
+        "balanced accuracy", _balanced_accuracy, by_class=True, decided=True
+    ),
+    "macro_f1": Utility("macro F1", _macro_f1, by_class=True, decided=True),
+    "auroc": Utility("AUROC", _auroc, by_class=True),
+    "auprc": Utility("AUPRC", _auprc, by_class=True),
     "log_loss": Utility("log loss", _log_loss, (0.0, -np.log(LEAST_PROBABILITY)), higher=False),
     "brier": Utility("Brier score", _brier, (0.0, 2.0), higher=False),
     "calibration_error": Utility("calibration error", _calibration_error, higher=False),
@@ -208,31 +218,55 @@ def metric_of(name: str) -> Metric:
     return Metric(Kind(f"test_{name}"))
 
 
-def resamples(models: list[Predictions]) -> Resamples:
-    """Every utility of some models on one test set."""
-    examples = len(models[0].labels)
-    weights = np.concatenate([np.ones((1, examples)), intervals.leave_out(examples)])
+def resamples(models: Iterable[Predictions]) -> Resamples:
+    """Every utility of some models on one test set. What a model says is held no longer than it
+    takes to measure it.
+    """
     measured: dict[str, list[np.ndarray]] = {name: [] for name in UTILITIES}
     for model in models:
+        examples = len(model.labels)
+        weights = np.concatenate([np.ones((1, examples)), intervals.leave_out(examples)])
         for name, utility in UTILITIES.items():
             measured[name].append(utility.of(model)(weights))
     return {name: np.stack(values, axis=1) for name, values in measured.items()}
 
 
-def utility_rows(subject: Subject, measured: Resamples, examples: int) -> list[Row]:
-    """A row for each utility, of all models on the `examples` of the test set."""
+def utility_rows(
+    subject: Subject,
+    measured: Resamples,
+    counts: Int[np.ndarray, " C"],
+    fixed: bool = False,
+    note: str = "",
+) -> list[Row]:
+    """A row for each utility, of all models on one test set.
+
+    Args:
+        subject: whose models they are.
+        measured: their utilities.
+        counts: examples of each class in the test set, [C].
+        fixed: whether it is CONSTANT, which no training varies.
+        note: how the models decide, for the measures of decisions.
+    """
+    examples, models = int(counts.sum()), measured["accuracy"].shape[1]
+    lacking = int((counts == 0).sum())
     rows = []
     for name, values in measured.items():
         utility, metric = UTILITIES[name], metric_of(name)
         if not np.isfinite(values[0]).all():
-            reason = "the test set lacks a class, or has examples of one only"
-            rows.append(subject.refused(None, metric, reason, (values.shape[1], 0, 0)))
+            reason = "the test set has too few classes for it"
+            rows.append(subject.refused(None, metric, reason, (models, 0, 0)))
             continue
         interval = intervals.of_resamples(values, utility.bounds)(intervals.CONFIDENCE)
-        if utility.rate:
-            interval = intervals.widen(interval, examples, intervals.CONFIDENCE)
-        count = examples * values.shape[1]
-        rows.append(subject.row(None, metric, replace(interval, n_in=0, n_out=count)))
+        rarest = int(counts[counts > 0].min())
+        still = interval.high - interval.low <= ROUNDING
+        if utility.by_class and not fixed and (rarest < FEW or still):
+            interval = intervals.widen(interval, rarest, intervals.CONFIDENCE)
+        elif utility.rate or (still and not utility.by_class):
+            interval = intervals.widen(interval, examples, intervals.CONFIDENCE, utility.bounds)
+        counted = replace(interval, n_in=0, n_out=examples * models)
+        present = f"mean over the classes present; {lacking} are not" if lacking else ""
+        notes = [present * utility.by_class, note * utility.decided]
+        rows.append(subject.row(None, metric, counted, note="; ".join(filter(None, notes))))
     return rows
 
 
@@ -258,9 +292,9 @@ def constant(
     return Predictions.of(np.tile(posterior, (len(labels), 1)), labels)
 
 
-def constant_rows(measured: Resamples, examples: int) -> list[Row]:
-    """The rows of CONSTANT, of one predictor."""
-    return utility_rows(Subject(CONSTANT, "", None, 0.0), measured, examples)
+def constant_rows(measured: Resamples, counts: Int[np.ndarray, " C"]) -> list[Row]:
+    """The rows of CONSTANT, of one predictor; counts as for utility_rows."""
+    return utility_rows(Subject(CONSTANT, "", None, 0.0), measured, counts, fixed=True)
 
 
 def log_odds(log_posterior: Float[np.ndarray, "T C"]) -> Float[np.ndarray, " T"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -52,19 +52,21 @@ SETTING_BYTES = 24
 class SweepEvaluation:
     """rows: every number; curves: the ROCs of each setting; exposed: setting to the record of
     `vulnerability`; differences: by utility and setting, [estimate, low, high] of its value less
-    that of another setting, or of the constant prediction.
+    that of another setting, or of the constant prediction; thresholds: of each setting, the
+    log-odds from which on each model decides for the second of two classes, where they are fitted.
     """
 
     rows: list[Row] = field(default_factory=list)
     curves: list[figures.Roc] = field(default_factory=list)
     exposed: dict[str, Any] = field(default_factory=dict)
     differences: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
+    thresholds: dict[str, list[float | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Evaluated:
     """The evaluation of a setting, by whichever process. utility: of its models, for differences;
-    used: what it took of the store.
+    thresholds: at which they decide; used: what it took of the store.
     """
 
     setting: str
@@ -72,6 +74,7 @@ class Evaluated:
     curve: figures.Roc
     exposed: Any
     utility: utility.Resamples
+    thresholds: list[float | None]
     used: set[tuple[str, str]]
 
 
@@ -100,18 +103,19 @@ def evaluate_sweep(
     finally:
         beside.shutdown(cancel_futures=True)
     in_order = [evaluated[setting.name] for setting in settings]
-    test = fleet.dataset.test.labels
-    known, classes = fleet.dataset.population.labels, fleet.dataset.classes
+    test, classes = fleet.dataset.test.labels, fleet.dataset.classes
+    known = fleet.dataset.population.labels
     constant = utility.resamples([utility.constant(known, test, classes)])
     return SweepEvaluation(
         [
             *(row for part in in_order for row in part.rows),
-            *utility.constant_rows(constant, len(test)),
+            *utility.constant_rows(constant, np.bincount(test, minlength=classes)),
             blind_baseline,
         ],
         [part.curve for part in in_order],
         {part.setting: part.exposed for part in in_order},
         _differences({part.setting: part.utility for part in in_order}, constant),
+        {part.setting: part.thresholds for part in in_order},
     )
 
 
@@ -185,8 +189,17 @@ def _evaluate_setting(fleet: Fleet, setting: Setting, emit: Emit) -> Evaluated:
     """Attack one setting. Emits the attack that begins, in words, and 1 for each that has ended."""
     config, dataset = fleet.config, fleet.dataset
     scores, test = _scores(fleet, setting)
-    right, predictions = _predictions(fleet, scores, test)
-    measured = utility.resamples(predictions)
+    right: list[np.ndarray] = []
+    thresholds: list[float | None] = []
+
+    def models() -> Iterator[utility.Predictions]:
+        for of_pool, of_test in _predictions(fleet, scores, test):
+            right.append(of_pool.right)
+            thresholds.append(of_test.threshold)
+            yield of_test
+
+    measured = utility.resamples(models())
+    counts = np.bincount(dataset.test.labels, minlength=dataset.classes)
     subject = _subject(setting)
 
     def run_attack(scores: Scores, name: str, options: Mapping[str, Any]) -> AttackScores:
@@ -207,13 +220,15 @@ def _evaluate_setting(fleet: Fleet, setting: Setting, emit: Emit) -> Evaluated:
         on_attack=lambda attack: emit(f"{attack} on {setting.name}"),
     )
     rows = [
-        *utility.utility_rows(subject, measured, len(dataset.test.labels)),
-        utility.train_row(subject, right, fleet.membership),
+        *utility.utility_rows(subject, measured, counts, note=_decided(fleet)),
+        utility.train_row(subject, np.stack(right), fleet.membership),
         *_with_refutations(fleet, setting, evaluated.rows),
     ]
     n_out = int((~fleet.membership).sum())
     curve = figures.Roc(setting.name, evaluated.curves, subject.curve, n_out)
-    return Evaluated(setting.name, rows, curve, evaluated.exposed, measured, fleet.store.used)
+    return Evaluated(
+        setting.name, rows, curve, evaluated.exposed, measured, thresholds, fleet.store.used
+    )
 
 
 def _with_refutations(fleet: Fleet, setting: Setting, rows: Sequence[Row]) -> list[Row]:
@@ -278,27 +293,35 @@ def _scores(fleet: Fleet, setting: Setting) -> tuple[Scores, np.ndarray]:
 
 def _predictions(
     fleet: Fleet, scores: Scores, test: Float[np.ndarray, "M T Q C"]
-) -> tuple[np.ndarray, list[utility.Predictions]]:
-    """What each model predicts rightly of the pool, bool [M, N], and what it says of the test set,
-    each at the threshold that its own answers on the population ask for, where that is wished.
+) -> Iterator[tuple[utility.Predictions, utility.Predictions]]:
+    """What each model says of the pool and of the test set; where that is wished it decides at the
+    threshold that its own answers on the population ask for.
     """
     assert scores.logits is not None
     assert scores.population is not None
     assert scores.population.logits is not None
-    config, population = fleet.config, fleet.dataset.population.labels
-    right, predictions = [], []
+    data = fleet.dataset
     for of_pool, of_population, of_test in zip(
         scores.logits, scores.population.logits, test, strict=True
     ):
         threshold = None
-        if config.decision == Decision.FITTED and fleet.dataset.classes == 2:
+        if fleet.config.decision == Decision.FITTED:
             seen = _log_posterior(of_population)
-            threshold = utility.fitted_threshold(config.utility, seen, population)
-        on_pool = utility.Predictions.of(_log_posterior(of_pool), scores.labels, threshold)
-        right.append(on_pool.right)
-        labels = fleet.dataset.test.labels
-        predictions.append(utility.Predictions.of(_log_posterior(of_test), labels, threshold))
-    return np.stack(right), predictions
+            threshold = utility.fitted_threshold(fleet.config.utility, seen, data.population.labels)
+        yield (
+            utility.Predictions.of(_log_posterior(of_pool), scores.labels, threshold),
+            utility.Predictions.of(_log_posterior(of_test), data.test.labels, threshold),
+        )
+
+
+def _decided(fleet: Fleet) -> str:
+    """How the models decide, where that is not for the highest posterior."""
+    if fleet.config.decision == Decision.HIGHEST:
+        return ""
+    return (
+        "each model decides at a threshold that is fitted on the population; they stand in "
+        "metrics.json, and not in the files of parameters"
+    )
 
 
 def _log_posterior(logits: Float[np.ndarray, "N Q C"]) -> Float[np.ndarray, "N C"]:

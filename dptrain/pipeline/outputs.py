@@ -126,6 +126,7 @@ def _record(
         "privacy": {name: statement.to_json() for name, statement in statements.items()},
         "exposed": evaluation.exposed,
         "differences": evaluation.differences,
+        "thresholds": evaluation.thresholds,
         "config": ready.config.to_json(),
         "versions": versions(),
         "ledger": spent.digest,

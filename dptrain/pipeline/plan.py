@@ -38,6 +38,8 @@ class Plan:
     """Whether the model takes whole numbers only."""
     supplied: tuple[str, ...]
     """Weights that the builder of a model brings along."""
+    counted: bool
+    """Whether the sizes of the splits follow from the number of rows, and were not given."""
 
     @property
     def fingerprint(self) -> str:
@@ -73,6 +75,7 @@ def plan(config: Config) -> Plan:
 def _plan(config: Config) -> Plan:
     source = datasets.source(config.dataset, config.seed)
     splits.parts(config.dataset, config.seed, source)  # whether there are enough
+    counted = not config.dataset.known
     config = replace(config, dataset=splits.sized(config.dataset, source))
     attacks.check(config.attacks)
     _refuse_copies(config, source.shape)
@@ -106,6 +109,7 @@ def _plan(config: Config) -> Plan:
         tuple(notes),
         tokens,
         () if models.is_ours(name) else _supplied(config, source),
+        counted,
     )
 
 

@@ -173,6 +173,7 @@ def _circumstances(ready: Plan) -> Circumstances:
         preprocessing=ready.source.preprocessing,
         unit=ready.source.unit or UNIT,
         grouped=ready.source.unit is not None,
+        counted=ready.counted,
         supplied=ready.supplied,
         versions=versions(),
     )

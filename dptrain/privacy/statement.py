@@ -132,7 +132,8 @@ class PrivacyStatement:
 
     Without privacy epsilon, target_epsilon, clip, accountants, group, mu, ceilings and hardening
     are None. sample_rate is the fraction batch_size / public_n, exactly. group: epsilon of people
-    with so many examples, empty where the unit is a person (`grouped`). supplied_weights: names of
+    with so many examples, empty where the unit is a person (`grouped`). counted: whether n follows
+    from the number of rows, and was not declared. supplied_weights: names of
     initial weights that the model's builder brings along. evaluated: None before the run.
     """
 
@@ -152,6 +153,7 @@ class PrivacyStatement:
     neighbouring: Neighbouring
     unit: str
     grouped: bool
+    counted: bool
     noise: NoiseSource
     optimiser: OptimiserKind
     weight_decay: float
@@ -220,13 +222,15 @@ def _finite(value: Any) -> Any:
 @dataclass(frozen=True, kw_only=True)
 class Circumstances:
     """What a statement says beside its setting. supplied: weights that the model's builder brings
-    along; grouped: whether the unit is all that belongs to one person.
+    along; grouped: whether the unit is all that belongs to one person; counted: whether n follows
+    from the number of rows, and was not declared.
     """
 
     noise: NoiseSource
     preprocessing: str
     unit: str = UNIT
     grouped: bool = False
+    counted: bool = False
     supplied: Sequence[str] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     released: Released = Released.FLEET_MODEL
@@ -254,6 +258,7 @@ def planned(setting: Setting, around: Circumstances) -> PrivacyStatement:
         neighbouring=ran.neighbouring,
         unit=around.unit,
         grouped=around.grouped,
+        counted=around.counted,
         noise=around.noise,
         model_options=dict(setting.model),
         preprocessing=around.preprocessing,

@@ -237,7 +237,10 @@ def _require_fitting(config: AdviseConfig, utility: str) -> None:
 def candidates(rows: Sequence[Row], utility: str = "accuracy") -> list[Candidate]:
     """The settings of a sweep. Raises TargetError where it did not measure the utility."""
     values = {row.setting: row for row in rows if row.metric == metric_of(utility)}
-    if not any(row.estimate is not None for row in values.values()):
+    refused = [row.note for row in values.values() if row.estimate is None]
+    if refused and len(refused) == len(values):
+        raise TargetError(f"{UTILITIES[utility].title} is {refused[0]}; choose another", "utility")
+    if not values:
         title = UTILITIES[utility].title
         raise TargetError(
             f"this sweep has no {title}; run it again, which trains nothing", "utility"
@@ -399,6 +402,11 @@ def _numbers(row: Row) -> dict[str, float | None]:
     return {"estimate": row.estimate, "low": row.low, "high": row.high}
 
 
+def _differences(stored: dict[str, Any]) -> tables.Differences:
+    """Those of a file; an earlier version wrote those of the accuracy alone."""
+    return stored if stored.keys() <= UTILITIES.keys() else {"accuracy": stored}
+
+
 def _read(folder: Path) -> tuple[list[Row], dict[str, PrivacyStatement], tables.Differences, str]:
     """Rows, statements, differences and the utility of the sweep."""
     try:
@@ -406,7 +414,7 @@ def _read(folder: Path) -> tuple[list[Row], dict[str, PrivacyStatement], tables.
         return (
             [Row.of(row) for row in record["rows"]],
             {name: PrivacyStatement.of(item) for name, item in record.get("privacy", {}).items()},
-            record.get("differences", {}),
+            _differences(record.get("differences", {})),
             record.get("config", {}).get("utility", "accuracy"),
         )
     except OSError:

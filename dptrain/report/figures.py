@@ -14,7 +14,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from dptrain.evaluation.metrics import undominated
-from dptrain.evaluation.rows import AUC, BLIND, Row
+from dptrain.evaluation.rows import AUC, BLIND, TEST_ACCURACY, Row
 from dptrain.evaluation.utility import CONSTANT, UTILITIES, metric_of
 from dptrain.privacy.pld import TradeOff
 from dptrain.report.tables import REFUTED, refuted
@@ -79,7 +79,8 @@ def frontier(rows: Sequence[Row], utility: str = "accuracy") -> Figure:
     }
     constant = values.pop(CONSTANT, None)
     title = f"test {UTILITIES[utility].title}"
-    order = sorted(values.values(), key=lambda row: np.inf if row.epsilon is None else row.epsilon)
+    settings = [row for row in rows if row.metric == TEST_ACCURACY and row.setting != CONSTANT]
+    order = sorted(settings, key=lambda row: np.inf if row.epsilon is None else row.epsilon)
     place = {row.setting: float(index) for index, row in enumerate(order)}
     compared = sum(row.epsilon is None for row in order) > 1
     broken = refuted(rows)
@@ -90,8 +91,9 @@ def frontier(rows: Sequence[Row], utility: str = "accuracy") -> Figure:
                 text.set(rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
         axes.set_xlabel("" if compared else "epsilon")
         axes.grid(alpha=0.3)
-    at = [place[row.setting] for row in order]
-    _points(left, at, order, "#333333", title, not compared)
+    shown = [values[row.setting] for row in order if row.setting in values]
+    at = [place[row.setting] for row in shown]
+    _points(left, at, shown, "#333333", title, not compared)
     _draw_constant(left, constant)
     left.set_title("utility", loc="left")
     left.set_ylabel(title)

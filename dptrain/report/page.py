@@ -23,6 +23,7 @@ from dptrain.report.tables import (
     legend,
     number,
     refuted,
+    said_of_constant,
     summary,
     utilities,
     warnings,
@@ -89,7 +90,7 @@ def page(report: Report) -> str:
     images = {title: base64.b64encode(data).decode() for title, data in report.figures.items()}
     return ENVIRONMENT.get_template("page.html").render(
         name=report.name,
-        legend=legend(rows),
+        legend=[*legend(rows), *said_of_constant(report.differences, report.utility)],
         warnings=warnings(rows),
         summary=summary(rows, report.utility),
         utilities=utilities(rows),

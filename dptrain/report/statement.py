@@ -173,10 +173,10 @@ def _neighbours(statement: PrivacyStatement) -> str:
             f"{statement.neighbouring}; the number of rows, {statement.public_n}, is public, and "
             "the same in both"
         )
-    return (
-        f"{statement.neighbouring}; n = {statement.public_n} is public (half the pool) and never "
-        "counted from the data"
-    )
+    size = f"{statement.neighbouring}; n = {statement.public_n} (half the pool)"
+    if statement.counted:
+        return f"{size} was counted from the rows, is taken to be public, and the same in both"
+    return f"{size} is public and never counted from the data"
 
 
 def _unit(statement: PrivacyStatement) -> str:

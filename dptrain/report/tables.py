@@ -138,16 +138,23 @@ def _difference(limits: Sequence[float] | None) -> str:
     return f"{number(estimate)} [{number(low)}, {number(high)}]{mark}"
 
 
-def no_better(paired: Differences, utility: str) -> list[str]:
-    """Settings that are not shown to be better than the constant prediction."""
+def said_of_constant(paired: Differences, utility: str) -> list[str]:
+    """Which settings are not shown to be better than the constant prediction, as a line; and where
+    that was not compared.
+    """
+    if not paired:
+        return []
     sign = 1 if UTILITIES[utility].higher else -1
-    names = []
+    worse = []
     for setting, values in paired.get(utility, {}).items():
-        if limits := values.get(CONSTANT):
-            _, low, high = limits
-            if min(sign * low, sign * high) <= 0:
-                names.append(setting)
-    return names
+        _, low, high = values.get(CONSTANT, (0.0, 0.0, 0.0))
+        if min(sign * low, sign * high) <= 0:
+            worse.append(setting)
+    if utility not in paired:
+        return [
+            f"No setting is compared with the {CONSTANT}: it has no {UTILITIES[utility].title}."
+        ]
+    return [f"Not shown to be better than the {CONSTANT}: {', '.join(worse)}."] if worse else []
 
 
 def several(runs: Mapping[str, Sequence[Row]], utility: str = "accuracy") -> Table:
@@ -235,6 +242,8 @@ def legend(rows: Sequence[Row]) -> list[str]:
     lines += [
         f"Blind baseline AUC {cell(row)} ({row.note})." for row in rows if row.attack == BLIND
     ]
+    notes = [row.note for row in rows if row.metric == TEST_ACCURACY and row.note]
+    lines += [f"{note[:1].upper()}{note[1:]}." for note in dict.fromkeys(notes)]
     refused: dict[str, dict[str, list[str]]] = {}
     for row in rows:
         if row.estimate is None and row.examples == "all":
@@ -244,9 +253,8 @@ def legend(rows: Sequence[Row]) -> list[str]:
     for reason, by_attack in refused.items():
         metrics = list(dict.fromkeys(metric for names in by_attack.values() for metric in names))
         whole = "auc" in metrics  # of an attack that could not run at all
-        lines.append(
-            f"{', '.join(by_attack)}{'' if whole else ', ' + ', '.join(metrics)}: {reason}."
-        )
+        attacked = list(filter(None, by_attack))
+        lines.append(f"{', '.join([*attacked, *([] if whole else metrics)])}: {reason}.")
     return lines
 
 

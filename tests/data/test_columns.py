@@ -1,6 +1,7 @@
 """Kinds of columns: what names rows is no input, what leaks is said, and the user's word counts."""
 
 import gzip
+import math
 
 import numpy as np
 import pandas as pd
@@ -32,6 +33,10 @@ UNIQUE = RNG.permutation(10**6)[:200]
         ("kind", RNG.choice(["a", "b"], 200), False),
         ("paid", UNIQUE, False),  # ends in id, but is no word of its own
         ("grid", UNIQUE, False),
+        ("income", [*RNG.lognormal(size=199), "unknown"], False),  # a word makes no texts
+        ("glucose", [*RNG.normal(size=199), math.inf], False),
+        ("seen", pd.date_range("2024-01-01", periods=200), False),
+        ("heat_index", UNIQUE, False),
         ("id", np.full(200, np.nan), False),
     ],
 )
@@ -75,8 +80,11 @@ def test_a_leak_and_a_name_of_rows_are_said_before_a_sweep(tmp_path):
     declared, _ = loaded(tmp_path, plain.assign(billed=np.where(plain.y == 1, "yes", "no")))
     said = "\n".join(declared.notes)
     assert "billed alone predicts y" in said
-    assert "name rows or people: customer_id" in said
-    assert "left out, since they name rows or people: customer_id" in declared.preprocessing
+    assert "many rows have a value of their own there: customer_id" in said
+    assert (
+        "left out, since many rows have a value of their own there: customer_id"
+        in declared.preprocessing
+    )
     named, _ = loaded(tmp_path, plain, "dataset.numeric=[customer_id]")
     assert named.shape[0] == declared.shape[0] - 2 + 1  # billed has two columns
     assert "by the keys of dataset and the population split only" in named.preprocessing
@@ -107,10 +115,11 @@ def test_ordered_categories_are_numbers_in_their_order(tmp_path):
     ("override", "complaint"),
     [
         ("dataset.drop=[b]", r"dataset.drop: 'b' is no column"),
-        ("dataset.numeric=[y]", r"dataset.numeric: 'y' is the target"),
+        ("dataset.numeric=[y]", r"dataset.numeric: 'y' is no input anyway"),
         ("dataset.drop=[a,a]", r"dataset.drop: each may stand there once"),
         ("dataset.ordinal={c:[x]}", r"dataset.ordinal: 'c' needs at least two values"),
-        ("dataset.ordinal={c:[no,such]}", r"has none of the categories of 'c'"),
+        ("dataset.numeric=[c]", r"dataset.numeric: 'c' holds no number in any population row"),
+        ("dataset.ordinal={c:[no,such]}", r"dataset.ordinal: the population has none"),
         ("dataset.time=c", r"dataset.time: '[xy]' in c is neither a number nor a date"),
         ("dataset.time=y", r"dataset.time: is the target"),
         ("dataset.time=t", r"dataset.time: there is no column 't'"),
@@ -143,16 +152,37 @@ def test_the_whole_table_is_split_where_no_size_is_given(tmp_path):
     assert (sized.pool, sized.population, sized.test) == (210, 30, 60)
     ids = np.concatenate([part.ids for part in dataset.parts.values()])
     assert sorted(ids) == list(range(N))
-    assert "sizes of the splits follow from the number of rows" in declared.preprocessing
+    assert "that of the pool from how many are left" in declared.preprocessing
     _, sized, _ = whole(path, "dataset.test=101")
     assert (sized.pool, sized.population, sized.test) == (168, 30, 101)
-    assert "sizes of the splits" not in loaded(tmp_path, table())[0].preprocessing
+    assert "the next takes its place" in loaded(tmp_path, table())[0].preprocessing
+
+
+@pytest.mark.parametrize("mend", [{"y": ""}, {"copy": True}])
+def test_a_pool_row_that_is_left_out_moves_no_other_part(tmp_path, mend):
+    """Whatever the default sizes: population and test set, and what is fitted, stay as they are."""
+    path = tmp_path / "t.csv"
+    frame = table().astype(str)
+    frame.to_csv(path, index=False)
+    before, _, parts = whole(path)
+    for row in parts.pool.ids[:12]:
+        if "copy" in mend:
+            frame.loc[row] = frame.loc[parts.pool.ids[-1]]
+        else:
+            frame.loc[row, "y"] = mend["y"]
+    frame.to_csv(path, index=False)
+    after, sized, left = whole(path)
+    assert sized.pool == 198
+    assert before.preprocessing == after.preprocessing
+    for part in ("population", "test"):
+        np.testing.assert_array_equal(left.parts[part].ids, parts.parts[part].ids)
+        np.testing.assert_array_equal(left.parts[part].inputs, parts.parts[part].inputs)
 
 
 def test_a_table_too_small_to_split_is_refused(tmp_path):
     path = tmp_path / "t.csv"
     table().iloc[:50].to_csv(path, index=False)
-    with pytest.raises(LayerError, match="are left for the pool, which needs 40"):
+    with pytest.raises(LayerError, match="are left for it, which needs 40"):
         whole(path)
 
 

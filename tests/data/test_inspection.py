@@ -9,9 +9,9 @@ import yaml
 
 from dptrain import cli
 from dptrain.config import compose
-from dptrain.core.errors import ConfigError
-from dptrain.data import datasets
-from dptrain.data.inspection import inspect
+from dptrain.core.errors import ConfigError, LayerError
+from dptrain.data import datasets, splits
+from dptrain.data.inspection import inspect, schema
 
 
 @pytest.fixture
@@ -47,18 +47,16 @@ def test_everything_is_noticed(visits):
     result = inspected(f"dataset.path={visits}", "dataset.target=outcome")
     notes = {column.name: "; ".join(column.notes) for column in result.columns}
     for name, part in {
-        "encounter_id": "it names rows; dataset.numeric=[encounter_id] would use it",
+        "encounter_id": "dataset.numeric=[encounter_id] would use it",
         "patient_nbr": "if they are people, dataset.group=patient_nbr",
         "ward": "5 whole numbers: dataset.categorical=[ward] if they are codes",
-        "weight": "70% of the rows have no value",
-        "note": "it names rows; dataset.categorical=[note] would use it",
+        "note": "dataset.categorical=[note] would use it",
         "admitted": "dates: dataset.time=admitted",
-        "billing": "alone predicts the target (balanced accuracy 1.000)",
+        "billing": "alone predicts the target (balanced accuracy 1.000 on the population)",
         "country": "constant or too rare",
     }.items():
-        assert part in notes[name] or (
-            name == "weight" and "of the rows have no value" in notes[name]
-        )
+        assert part in notes[name]
+    assert "of the rows have no value" in notes["weight"]
     assert notes["age"] == ""
     assert result.rows == result.used == 3000
     assert sum(result.classes.values()) == 3000
@@ -75,13 +73,17 @@ def test_without_a_target_the_columns_are_shown(visits):
 def test_the_kinds_are_those_of_a_sweep(visits, tmp_path):
     """And the file that is written gives the same examples."""
     given = [f"dataset.path={visits}", "dataset.target=outcome"]
-    result = inspected(*given, "dataset.categorical=[ward]")
-    schema = tmp_path / "schema.yaml"
-    schema.write_text(result.schema())
-    assert yaml.safe_load(result.schema())["columns"]["ward"] == "category"
+    said = [*given, "dataset.categorical=[ward]", "dataset.ordinal={billing:[A,B]}"]
+    chosen = compose.load("inspect", said)
+    file = tmp_path / "schema.yaml"
+    file.write_text(schema(chosen, inspect(chosen)))
+    kinds = yaml.safe_load(file.read_text())["columns"]
+    assert kinds["ward"] == "category"
+    assert kinds["billing"] == {"ordered": ["A", "B"]}
+    assert "at seed 0 (pool 2,100, population 300, test 600)" in file.read_text()
     plain, by_file = (
         datasets.source(compose.load("sweep", ["dataset=csv", *given, *more]).dataset, 0)
-        for more in (["dataset.categorical=[ward]"], [f"dataset.schema={schema}"])
+        for more in (said[2:], [f"dataset.schema={file}"])
     )
     np.testing.assert_array_equal(plain.read().inputs, by_file.read().inputs)
 
@@ -99,6 +101,49 @@ def test_the_command(visits, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["split"]["pool"] == 2100
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["dataset.time=admitted"],
+        ["dataset.group=patient_nbr"],
+        ["dataset.pool=500", "dataset.population=100"],
+        ["seed=3"],
+    ],
+)
+def test_splits_and_kinds_are_those_of_a_sweep(visits, more):
+    given = [f"dataset.path={visits}", "dataset.target=outcome", *more]
+    result = inspected(*given)
+    chosen = compose.load("sweep", ["dataset=csv", *given])
+    declared = datasets.source(chosen.dataset, chosen.seed)
+    sized = splits.sized(chosen.dataset, declared)
+    assert result.split == (sized.pool, sized.population, sized.test)
+    left_out = {each.name for each in result.columns if each.kind and not each.kind.used}
+    assert left_out
+    for name in left_out:
+        assert name in declared.preprocessing
+
+
+def test_names_that_need_quotes_are_quoted(tmp_path):
+    path = tmp_path / "t.csv"
+    frame = pd.DataFrame({"worst radius (mm)": np.arange(800) % 2, "y": np.arange(800) % 2})
+    frame.assign(z=np.random.default_rng(0).normal(size=800)).to_csv(path, index=False)
+    result = inspected(f"dataset.path={path}", "dataset.target=y")
+    [note] = [column.notes[0] for column in result.columns if "radius" in column.name]
+    command = note[note.index('"dataset.drop') :].strip('"')
+    assert command == "dataset.drop=['worst radius (mm)']"
+    inspected(f"dataset.path={path}", "dataset.target=y", command)
+
+
+def test_what_is_no_column_of_numbers_and_texts_is_one_line(tmp_path):
+    path = tmp_path / "t.parquet"
+    pd.DataFrame({"a": [[1], [2]], "y": [0, 1]}).to_parquet(path)
+    with pytest.raises(LayerError, match="lists or records"):
+        inspected("dataset=parquet", f"dataset.path={path}")
+    pd.DataFrame({"a": [1.0, 2], "y": [0, 1]}).to_parquet(path)
+    with pytest.raises(LayerError, match="there is no column 'foo'"):
+        inspected("dataset=parquet", f"dataset.path={path}", "dataset.group=foo")
+
+
 def test_tables_that_are_named(capsys):
     assert cli.main(["inspect", "dataset=breast_cancer"]) == 0
     assert "Classes: 1 62.7%, 0 37.3%." in capsys.readouterr().out
@@ -111,6 +156,6 @@ def test_a_target_of_numbers_is_questioned(tmp_path):
     rng = np.random.default_rng(0)
     pd.DataFrame({"a": rng.normal(size=500), "y": rng.normal(size=500)}).to_csv(path, index=False)
     result = inspected(f"dataset.path={path}", "dataset.target=y")
-    assert any("each would be a class of its own" in note for note in result.notes)
+    assert any("each is a class of its own" in note for note in result.notes)
     with pytest.raises(ConfigError, match="seed"):
         inspected(f"dataset.path={path}", "seed=-1")

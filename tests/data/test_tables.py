@@ -281,7 +281,7 @@ def test_a_hundred_thousand_categories(tmp_path):
     path.write_bytes(text(table))
     declared, _ = loaded(path, "dataset.population=20000")
     assert declared.shape == (101,)  # a hundred categories of m, and the rest
-    assert "left out, since they name rows or people: k" in declared.preprocessing
+    assert "left out, since many rows have a value of their own there: k" in declared.preprocessing
 
 
 def test_parquet(tmp_path):

@@ -78,14 +78,14 @@ def test_a_threshold_is_fitted_on_the_population(decision):
             test=SimpleNamespace(labels=of_test),
         ),
     )
-    right, predictions = _predictions(fleet, scores, test)
-    for model in range(2):
+    for model, (on_pool, on_test) in enumerate(_predictions(fleet, scores, test)):
         odds = test[model, :, 0, 1] - test[model, :, 0, 0]
         threshold = 0.0
         if decision == Decision.FITTED:
             logits = known[model, :, 0] - np.logaddexp.reduce(known[model, :, 0], 1)[:, None]
             threshold = fitted_threshold("accuracy", logits, of_known)
             assert threshold > 1
-        np.testing.assert_array_equal(predictions[model].decided, odds >= threshold)
+            assert on_test.threshold == pytest.approx(threshold)
+        np.testing.assert_array_equal(on_test.decided, odds >= threshold)
         decided = pool[model, :, 0, 1] - pool[model, :, 0, 0] >= threshold
-        np.testing.assert_array_equal(right[model], decided == labels)
+        np.testing.assert_array_equal(on_pool.right, decided == labels)
