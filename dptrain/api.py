@@ -4,7 +4,7 @@ and returns a plain object.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from dptrain.config import compose
 from dptrain.config.keys import named
-from dptrain.data import inspection
+from dptrain.data import datasets, inspection
 from dptrain.data.inspection import Inspection
 from dptrain.pipeline import foreign_scores
 from dptrain.privacy import calibration
@@ -21,20 +21,37 @@ from dptrain.report import advice
 from dptrain.report.advice import Advice
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from dptrain.pipeline.estimate import Estimate
     from dptrain.pipeline.outputs import Result
 
 
-def sweep(*overrides: str, progress: bool = False, **keys: Any) -> Result:
+def sweep(
+    *overrides: str, progress: bool = False, frame: pd.DataFrame | None = None, **keys: Any
+) -> Result:
     """Run or resume a sweep: `sweep("experiment=quickstart", epsilons=[inf, 8], **{"dataset.pool":
-    1000})`.
+    1000})`, or `sweep(frame=table, **{"dataset.target": "income"})` on a table of this program.
 
     Returns folder, rows, statements, trained, to_frame(). Raises ConfigError for a wrong
     configuration, and Interrupted of fleet.executors.base, with all work saved, at Ctrl-C.
     """
     from dptrain.pipeline import run  # loads torch
 
-    return run.sweep(compose.load("sweep", overrides, keys), show_progress=progress)
+    chosen = compose.load("sweep", *_with_frame(frame, overrides, keys))
+    return run.sweep(chosen, show_progress=progress)
+
+
+def _with_frame(
+    frame: pd.DataFrame | None, overrides: Sequence[str], keys: Mapping[str, Any]
+) -> tuple[Sequence[str], Mapping[str, Any]]:
+    """Overrides and keys by which a command reads a frame of this program."""
+    if frame is None:
+        return overrides, keys
+    name = str(keys.get("dataset.name", "frame"))
+    with named():
+        datasets.hold(name, frame)
+    return ["dataset=csv", *overrides], {"dataset.name": name, **keys}
 
 
 def estimate(*overrides: str, **keys: Any) -> Estimate:
@@ -80,15 +97,18 @@ def advise(run: str | Path, *overrides: str, **keys: Any) -> Advice:
 
 
 def inspect(
-    path: str | Path, *overrides: str, target: str | None = None, **keys: Any
+    table: str | Path | pd.DataFrame, *overrides: str, target: str | None = None, **keys: Any
 ) -> Inspection:
     """What a table holds, before anything is trained on it: `inspect("people.csv",
     target="income").columns`. A name that ends in .xlsx or .parquet is read as that. Raises
     ConfigError.
     """
-    kinds = {".xlsx": "excel", ".parquet": "parquet"}
-    kind = kinds.get(Path(path).suffix)
-    chosen = [f"dataset={kind}"] if kind is not None else []
-    given = {"dataset.path": str(path), "dataset.target": target, **keys}
+    given = {"dataset.target": target, **keys}
+    if isinstance(table, str | Path):
+        kind = {".xlsx": "excel", ".parquet": "parquet"}.get(Path(table).suffix, "csv")
+        chosen, given = [f"dataset={kind}", *overrides], {"dataset.path": str(table), **given}
+        configuration = compose.load("inspect", chosen, given)
+    else:
+        configuration = compose.load("inspect", *_with_frame(table, overrides, given))
     with named():
-        return inspection.inspect(compose.load("inspect", [*chosen, *overrides], given))
+        return inspection.inspect(configuration)

@@ -569,8 +569,8 @@ MUTANTS = [
     Mutant(
         "cut in time by all rows",
         "data/tables",
-        "np.quantile(times[: wanted.population], 1 - share",
-        "np.quantile(times, 1 - share",
+        "np.quantile(times[: wanted.population], 1 - later",
+        "np.quantile(times, 1 - later",
         "tests/data/test_columns.py::test_the_cut_in_time_comes_from_the_population_alone",
     ),
     Mutant(

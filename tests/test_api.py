@@ -92,3 +92,32 @@ def test_texts_arrive_as_they_are(value):
 def test_a_text_that_could_run_something_is_refused():
     with pytest.raises(ConfigError, match="interpolation"):
         compose.load("sweep", [], {"dataset.path": "${oc.env:HOME}"})
+
+
+def test_frames_are_data_sets(tmp_path):
+    """Of this program, with the same result as from a file."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": rng.normal(size=300), "c": rng.choice(["x", "y"], 300)})
+    frame["y"] = np.where(frame.a + rng.normal(size=300) > 0, "yes", "no")
+    frame.index = [f"p{number}@example.org" for number in range(300)]
+    assert dptrain.inspect(frame, target="y").split == (210, 30, 60)
+    path = tmp_path / "t.csv"
+    frame.to_csv(path, index=False)
+    assert dptrain.inspect(path, target="y").classes == dptrain.inspect(frame, target="y").classes
+    keys = {
+        "dataset.target": "y",
+        "epsilons": [math.inf],
+        "models_per_setting": 2,
+        "training.epochs": 2,
+        "training.batch_size": 30,
+        "model.hidden": [4],
+        "attacks": ["loss"],
+    }
+    result = dptrain.sweep(frame=frame, output=tmp_path / "of frame", **keys)
+    record = (result.folder / "metrics.json").read_text()
+    assert "@example.org" not in record
+    frame.loc[frame.index[0], "a"] += 1
+    again = dptrain.sweep(frame=frame, output=tmp_path / "of frame", **keys)
+    assert again.trained == 2  # another table, other models
+    with pytest.raises(ConfigError, match=r"dataset.name: 'adult' is a data set already"):
+        dptrain.sweep(frame=frame, **{**keys, "dataset.name": "adult"})

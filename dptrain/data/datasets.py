@@ -16,7 +16,7 @@ from jaxtyping import Shaped
 from dptrain.config.schema import DatasetConfig
 from dptrain.core import plugins
 from dptrain.core.errors import DataError
-from dptrain.data import images, table_files, tables
+from dptrain.data import images, table_files
 from dptrain.data.download import Remote, combined_digest, obtain
 from dptrain.data.splits import Examples, Source
 
@@ -94,17 +94,6 @@ def _breast_cancer_frame(config: DatasetConfig) -> pd.DataFrame:
     return frame
 
 
-def _named_table(read: Callable[[DatasetConfig], pd.DataFrame]) -> Declared:
-    """A table whose target is known."""
-
-    def declared(config: DatasetConfig, seed: int) -> Source:
-        frame = read(config)
-        chosen = with_target(config, frame.attrs["target"])
-        return tables.table_source(frame, chosen, seed, frame.attrs["digest"])
-
-    return declared
-
-
 def _location30(config: DatasetConfig, seed: int) -> Source:
     """446 binary features of visits; the first column is the class, from 1 (Shokri et al. 2017)."""
     [path] = obtain("location30", [LOCATION], config.path)
@@ -151,13 +140,6 @@ def _digits(config: DatasetConfig, seed: int) -> Source:
     return Source(images.CONSTANTS, (1, 8, 8), 10, len(inputs), lambda: examples)
 
 
-def with_target(config: DatasetConfig, target: str) -> DatasetConfig:
-    """The same with the target that a table has. Raises DataError where another is asked for."""
-    if config.target not in (None, target):
-        raise DataError(f"{config.name} has one target, {target}; leave it out", "target")
-    return dataclasses.replace(config, target=target)
-
-
 def _blank(config: DatasetConfig, seed: int) -> Source:
     def read() -> Examples:
         return Examples(
@@ -180,13 +162,11 @@ DATASETS: dict[str, Declared] = {
     "fashion_mnist": images.fashion_mnist,
     "cifar10": images.cifar("cifar10", images.CIFAR10, 10),
     "cifar100": images.cifar("cifar100", images.CIFAR100, 100),
-    "adult": _named_table(_adult_frame),
     "location30": _location30,
     "purchase100": _hundred("purchase100", PURCHASE),
     "texas100": _hundred("texas100", TEXAS),
     "digits": _digits,
-    "breast_cancer": _named_table(_breast_cancer_frame),
-    **dict.fromkeys(table_files.FRAMES, table_files.source),
+    **{name: table_files.tabular(read) for name, read in FRAMES.items()},
     "idx": images.idx,
     "npz": images.npz,
     "blank": _blank,
@@ -195,6 +175,19 @@ DATASETS: dict[str, Declared] = {
 DataError where a file is absent or wrong. Other packages add theirs by the entry point group
 `dptrain.datasets`.
 """
+
+
+def hold(name: str, frame: pd.DataFrame) -> None:
+    """Make a frame of this program the data set `name`. Raises DataError where there is another."""
+    if name in DATASETS and name not in HELD:
+        raise DataError(f"{name!r} is a data set already; choose another name", "name")
+    HELD[name] = frame
+    FRAMES[name] = lambda config: HELD[config.name]
+    DATASETS[name] = table_files.tabular(FRAMES[name])
+
+
+HELD: dict[str, pd.DataFrame] = {}
+"""The frames of this program, by the name of the data set."""
 
 
 def names() -> list[str]:

@@ -8,7 +8,7 @@ private ones too: it is for whoever has the table, and no epsilon covers it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -87,13 +87,7 @@ def inspect(config: InspectConfig) -> Inspection:
         known = ", ".join(datasets.FRAMES)
         raise DataError(f"{data.name} is no table; choose from {known}", "name")
     frame = datasets.FRAMES[data.name](data)
-    if (usual := frame.attrs.get("target")) is not None:
-        named = data.name not in table_files.FRAMES
-        data = (
-            datasets.with_target(data, usual)
-            if named
-            else replace(data, target=data.target or usual)
-        )
+    data = table_files.aimed(data, frame)
     table = tables.taken(frame, data, config.seed, aimless=True)
     alone = table.alone if data.target is not None else {}
     facts = tuple(

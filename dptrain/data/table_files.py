@@ -101,19 +101,38 @@ FRAMES: dict[str, Callable[[DatasetConfig], pd.DataFrame]] = {
 """The kinds of files, by the name of the data set."""
 
 
-def source(config: DatasetConfig, seed: int) -> Source:
-    """A data set of one of the kinds of FRAMES. Raises DataError."""
-    frame = FRAMES[config.name](config)
-    config = dataclasses.replace(config, target=config.target or frame.attrs.get("target"))
-    return table_source(frame, config, seed, _digest(config, frame))
+def tabular(
+    read: Callable[[DatasetConfig], pd.DataFrame],
+) -> Callable[[DatasetConfig, int], Source]:
+    """A data set from what reads its table. attrs["target"] of the frame is its usual target;
+    attrs["digest"], of its files, stands for a published table, which has no other.
+    """
+
+    def source(config: DatasetConfig, seed: int) -> Source:
+        frame = read(config)
+        return table_source(frame, aimed(config, frame), seed, _digest(config, frame))
+
+    return source
+
+
+def aimed(config: DatasetConfig, frame: pd.DataFrame) -> DatasetConfig:
+    """The same with the usual target of a table, where none is given. Raises DataError for another
+    one of a published table.
+    """
+    usual = frame.attrs.get("target")
+    if "digest" in frame.attrs and config.target not in (None, usual):
+        raise DataError(f"{config.name} has one target, {usual}; leave it out", "target")
+    return dataclasses.replace(config, target=config.target or usual)
 
 
 def _digest(config: DatasetConfig, frame: pd.DataFrame) -> str:
-    """Of the file; of what OpenML gave of the table itself."""
-    if config.name != "openml" and config.path is not None:
+    """Of the file; of what has none of the table itself."""
+    if "digest" in frame.attrs:
+        return str(frame.attrs["digest"])
+    if config.name in FRAMES and config.name != "openml" and config.path is not None:
         return digest(Path(config.path), "sha256")
     hashes = pd.util.hash_pandas_object(frame.astype(str)).to_numpy()
-    return hashlib.sha256(hashes.tobytes()).hexdigest()
+    return hashlib.sha256(repr(list(frame.columns)).encode() + hashes.tobytes()).hexdigest()
 
 
 def _path(config: DatasetConfig, example: str) -> Path:

@@ -124,8 +124,8 @@ def taken(
     """
     frame = _columns(frame, config, aimless)
     # By the rows of the file: what a private row holds must not move the population.
-    _, population, test = sizes(config, len(frame))
-    asked, config = config, replace(config, population=population, test=test)
+    whole = sizes(config, len(frame))
+    asked, config = config, replace(config, population=whole.population, test=whole.test)
     rows, notes = _rows(frame, config, seed)
     names = [
         name for name in rows.columns if name not in (config.target, config.group, config.time)
@@ -135,7 +135,7 @@ def taken(
         raise DataError("no column is left beside the target; give a table with some", "path")
     if listed is not None and config.target is not None:
         rows = _of_classes(rows, listed, config, notes)
-    dealt = _deal(rows, config)
+    dealt = _deal(rows, config, whole.test / max(1, sum(whole)))
     classes: Sequence[Any] = ()
     labels = np.zeros(len(rows), dtype=np.int64)
     if config.target is not None:
@@ -144,8 +144,8 @@ def taken(
     if lost := int((labels < 0).sum()):
         notes.append(f"{lost:,} rows left out, whose label is no class of the population")
     kinds = {name: columns.kind_of(rows[name], dealt.population, given.get(name)) for name in names}
-    whole = (tuple(names), kinds, labels, tuple(classes), split, dealt.how, tuple(notes))
-    return Table(rows, *whole, given, made_of)
+    parts = (tuple(names), kinds, labels, tuple(classes), split, dealt.how, tuple(notes))
+    return Table(rows, *parts, given, made_of)
 
 
 def _hints(table: Table, target: str | None) -> list[str]:
@@ -195,9 +195,9 @@ def _text(config: DatasetConfig, table: Table) -> str:
     )
 
 
-def _deal(rows: pd.DataFrame, config: DatasetConfig) -> _Dealt:
+def _deal(rows: pd.DataFrame, config: DatasetConfig, later: float) -> _Dealt:
     """Rows come in the order in which they are dealt out, so the population are the first of them,
-    whatever the later ones hold.
+    whatever the later ones hold. later: share of rows above a cut in time.
     """
     wanted = sizes(config, len(rows))
     places = np.arange(len(rows))
@@ -205,8 +205,7 @@ def _deal(rows: pd.DataFrame, config: DatasetConfig) -> _Dealt:
         rest = places[wanted.population :]
         return _Dealt(places[: wanted.population], rest[wanted.test :], rest[: wanted.test])
     times = _times(rows[config.time], config.time)
-    share = wanted.test / max(1, sum(wanted))
-    cut = float(np.quantile(times[: wanted.population], 1 - share, method="lower"))
+    cut = float(np.quantile(times[: wanted.population], 1 - later, method="lower"))
     past = places[times <= cut]
     shown = rows[config.time].iloc[int(np.flatnonzero(times[: wanted.population] == cut)[0])]
     how = (
@@ -214,8 +213,7 @@ def _deal(rows: pd.DataFrame, config: DatasetConfig) -> _Dealt:
         f"quantile of the {wanted.population:,} rows that were dealt out first, from which the "
         "population is taken"
     )
-    later = places[times > cut]
-    return _Dealt(past[: wanted.population], past[wanted.population :], later, how)
+    return _Dealt(past[: wanted.population], past[wanted.population :], places[times > cut], how)
 
 
 def _times(column: pd.Series, name: str) -> Float[np.ndarray, " N"]:

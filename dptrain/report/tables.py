@@ -158,8 +158,8 @@ def said_of_constant(paired: Differences, utility: str) -> list[str]:
 
 
 def several(runs: Mapping[str, Sequence[Row]], utility: str = "accuracy") -> Table:
-    """The summaries of several runs in one table, a line a run and setting; of the columns those
-    that every run has.
+    """The summaries of several runs in one table, a line a run and setting, without the constant
+    predictions; of the columns those that every run has.
     """
     summaries = {run: summary(rows, utility) for run, rows in runs.items()}
     heads = [head for head, _ in summaries.values()]
@@ -168,6 +168,7 @@ def several(runs: Mapping[str, Sequence[Row]], utility: str = "accuracy") -> Tab
         [run, *(line[head.index(title)] for title in columns)]
         for run, (head, lines) in summaries.items()
         for line in lines
+        if line[0] != CONSTANT
     ]
     return ["run", *columns], body
 

@@ -158,21 +158,22 @@ def test_the_whole_table_is_split_where_no_size_is_given(tmp_path):
     assert "the next takes its place" in loaded(tmp_path, table())[0].preprocessing
 
 
+@pytest.mark.parametrize("more", [(), ("dataset.time=day",)])
 @pytest.mark.parametrize("mend", [{"y": ""}, {"copy": True}])
-def test_a_pool_row_that_is_left_out_moves_no_other_part(tmp_path, mend):
+def test_a_pool_row_that_is_left_out_moves_no_other_part(tmp_path, mend, more):
     """Whatever the default sizes: population and test set, and what is fitted, stay as they are."""
     path = tmp_path / "t.csv"
-    frame = table().astype(str)
+    frame = table(day=np.arange(N)).astype(str)
     frame.to_csv(path, index=False)
-    before, _, parts = whole(path)
+    before, started, parts = whole(path, *more)
     for row in parts.pool.ids[:12]:
         if "copy" in mend:
             frame.loc[row] = frame.loc[parts.pool.ids[-1]]
         else:
             frame.loc[row, "y"] = mend["y"]
     frame.to_csv(path, index=False)
-    after, sized, left = whole(path)
-    assert sized.pool == 198
+    after, sized, left = whole(path, *more)
+    assert started.pool - 12 == sized.pool
     assert before.preprocessing == after.preprocessing
     for part in ("population", "test"):
         np.testing.assert_array_equal(left.parts[part].ids, parts.parts[part].ids)
