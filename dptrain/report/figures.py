@@ -109,7 +109,7 @@ def _draw_constant(axes: Axes, constant: Row | None) -> None:
     low, high = axes.get_ylim()
     if constant is None or constant.estimate is None:
         return
-    if low - 2 * (high - low) <= constant.estimate <= high + 2 * (high - low):
+    if 2 * low - high <= constant.estimate <= 2 * high - low:
         axes.axhline(constant.estimate, color="#999999", lw=1, ls=":", label=CONSTANT)
         axes.legend(fontsize=8, frameon=False)
 

@@ -1,8 +1,11 @@
 """Figures hold what they are given."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from dptrain.evaluation.utility import CONSTANT, metric_of
 from dptrain.privacy import pld
 from dptrain.report import figures
 from tests.fleets import row
@@ -27,6 +30,23 @@ def test_the_frontier_shows_every_setting_and_ceiling():
         text.get_text() for text in right.texts
     } == {"2 (lira)", "no DP (lira)"}
     assert "proved ceiling" in [text.get_text() for text in middle.get_legend().get_texts()]
+
+
+def test_a_constant_prediction_is_drawn_where_it_squeezes_nothing():
+    for value, expected in ((0.88, True), (0.1, False)):
+        constant = row(CONSTANT, "", None, None, "test_accuracy", value, value, value, 1, 0, 100)
+        left, _, right = figures.frontier([*rows(), constant]).axes
+        assert ([line.get_label() for line in left.lines].count(CONSTANT) == 1) == expected
+        assert len(left.get_xticklabels()) == len(right.texts) == 2
+
+
+def test_a_utility_without_a_value_leaves_the_risks():
+    """As the AUROC of a test set of one class."""
+    refused = [replace(each, metric=metric_of("auroc"), estimate=None) for each in rows()[::2]]
+    left, middle, right = figures.frontier([*rows(), *refused], "auroc").axes
+    assert not right.texts
+    assert left.get_ylabel() == "test AUROC"
+    assert "lira" in [text.get_text() for text in middle.get_legend().get_texts()]
 
 
 def test_rocs_stand_under_their_bound():
