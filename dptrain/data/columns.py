@@ -58,7 +58,7 @@ class Kind(StrEnum):
     IGNORED = "ignore"
     """Left out, since the user says so."""
     ROW_NAME = "names rows"
-    """Left out: so many rows have a value of their own that it says who they are."""
+    """Left out: so many rows have a value of their own that it may say who they are."""
     UNVARYING = "constant or too rare"
     """Left out: it tells no two population rows apart."""
 
@@ -158,7 +158,7 @@ def kind_of(
 
 
 def names_rows(column: pd.Series) -> bool:
-    """Whether a column of texts or whole numbers tells who a row is: many different values under
+    """Whether a column of texts or whole numbers may tell who a row is: many different values under
     a name that such columns have, or a value of its own for nearly every row, where those are texts
     or rise or fall throughout the file; the index of `column` holds the places of its rows there.
 
@@ -183,6 +183,7 @@ def names_rows(column: pd.Series) -> bool:
 
 
 def is_whole(numbers: Float[np.ndarray, " n"]) -> bool:
+    """Whether all are whole numbers."""
     return bool((numbers == np.round(numbers)).all())
 
 
