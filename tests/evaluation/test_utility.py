@@ -128,7 +128,14 @@ def test_no_variation_is_no_certainty():
                 assert row.high - row.low > 0.1, row.metric.name
 
 
-@pytest.mark.parametrize(("examples", "share"), [(60, 0.3), (300, 0.03), (100, 0.05)])
+@pytest.mark.parametrize(
+    ("examples", "share"),
+    [
+        (60, 0.3),
+        pytest.param(300, 0.03, marks=pytest.mark.long),
+        pytest.param(100, 0.05, marks=pytest.mark.long),
+    ],
+)
 def test_intervals_cover_where_a_class_is_rare(examples, share):
     """Of 200 fleets, at 95 %, every measure of decisions or ranks that weighs classes alike and is
     unbiased there. False alarms: 1e-6 a measure.
@@ -170,23 +177,23 @@ def fleet(examples, seed, models=8):
 
 
 def test_intervals_cover():
-    """Of 200 fleets of 8 models and 300 examples, at 95 %: both vary, and the truth is the mean
+    """Of 100 fleets of 8 models and 300 examples, at 95 %: both vary, and the truth is the mean
     over many. False alarms: 1e-6 a measure. The calibration error of few examples is far above that
     of many, so its truth is that of few.
     """
     many = [resamples(fleet(20_000, 10**6 + seed, 1)) for seed in range(20)]
-    few = [resamples(fleet(300, 10**7 + seed, 1)) for seed in range(400)]
+    few = [resamples(fleet(300, 10**7 + seed, 1)) for seed in range(200)]
     truth = {
         name: np.mean([each[name][0] for each in (few if name == "calibration_error" else many)])
         for name in UTILITIES
     }
     held = dict.fromkeys(UTILITIES, 0)
-    for seed in range(200):
+    for seed in range(100):
         measured = resamples(fleet(300, seed))
         for name, utility in UTILITIES.items():
             interval = intervals.of_resamples(measured[name], utility.bounds)(0.95)
             held[name] += interval.low <= truth[name] <= interval.high
-    assert min(held.values()) >= binom.ppf(1e-6, 200, 0.95), held
+    assert min(held.values()) >= binom.ppf(1e-6, 100, 0.95), held
 
 
 @pytest.mark.parametrize("name", UTILITIES)

@@ -96,7 +96,7 @@ def test_trials_are_drawn_by_their_law(shape):
 
 
 def test_one_trial_costs_no_less_than_training_once():
-    for chosen, trials, delta in settings(50, seed=1):
+    for chosen, trials, delta in settings(20, seed=1):
         single = rdp.improved(
             float(chosen.sample_rate), chosen.noise_multiplier, chosen.steps, delta
         )
@@ -182,7 +182,14 @@ def test_what_no_law_has_is_refused():
         selection.epsilon([mechanism(noise=0.0)], 1e-5, Trials(2.0))
 
 
-@pytest.mark.parametrize("law", ["geometric", "poisson", "logarithmic"])
+@pytest.mark.parametrize(
+    "law",
+    [
+        "geometric",
+        pytest.param("poisson", marks=pytest.mark.long),
+        pytest.param("logarithmic", marks=pytest.mark.long),
+    ],
+)
 def test_calibrate_counts_the_choice(capsys, law):
     import json
 
