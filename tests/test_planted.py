@@ -98,7 +98,13 @@ def test_overfit_models_are_seen_through(seeds):
         assert min(found.values()) >= 0.95, (seed, found)
 
 
-@pytest.mark.parametrize("attack", SCORE_BASED)
+@pytest.mark.parametrize(
+    "attack",
+    [
+        pytest.param(name, marks=pytest.mark.long if name == "correctness" else ())
+        for name in SCORE_BASED
+    ],
+)
 def test_untrained_models_give_nothing_away(attack):
     """The mean AUC over 30 fleets of untrained models is .5 within 4.89 standard errors (false
     alarms 1e-6).

@@ -43,7 +43,10 @@ def test_every_attack_has_a_twin():
     assert set(reference.TWINS) == set(ATTACKS)
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize(
+    "attack",
+    [pytest.param(name, marks=pytest.mark.long if name == "morgan" else ()) for name in ATTACKS],
+)
 def test_attack_equals_its_slow_twin(attack):
     # Its trees take a tenth of a second; the rest under -m slow.
     for seed in range(FIXTURES if attack != "quantile" else FIXTURES // 20):

@@ -205,7 +205,10 @@ HANDLED = {
 }
 
 
-@pytest.mark.parametrize("name", HANDLED)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.long if "many" in name else ()) for name in HANDLED],
+)
 def test_handled_as_documented(name, tmp_path):
     content, columns, classes = HANDLED[name]
     path = tmp_path / "t.csv"

@@ -131,7 +131,7 @@ def test_no_variation_is_no_certainty():
 @pytest.mark.parametrize(
     ("examples", "share"),
     [
-        (60, 0.3),
+        pytest.param(60, 0.3, marks=pytest.mark.long),
         pytest.param(300, 0.03, marks=pytest.mark.long),
         pytest.param(100, 0.05, marks=pytest.mark.long),
     ],

@@ -21,7 +21,7 @@ def pretrained(noise):
     return build
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.1, 1.5])
+@pytest.mark.parametrize("noise", [pytest.param(0.0, marks=pytest.mark.long), 0.1, 1.5])
 def test_weights_that_a_builder_brings_along_are_named(tmp_path, monkeypatch, noise):
     monkeypatch.setitem(models.MODELS, "mine", pretrained(noise))
     said = sentences(small_sweep(tmp_path, "model=mine").statements["dpsgd-8"])

@@ -74,7 +74,7 @@ SHRINK = [o for o in TINY if o.split("=")[0] not in ("name", "epsilons", "model.
 @pytest.mark.parametrize(
     "experiment",
     [
-        pytest.param(name, marks=pytest.mark.long if name in ("self_audit", "adult") else ())
+        pytest.param(name, marks=pytest.mark.long if name != "quickstart" else ())
         for name in EXPERIMENTS
     ],
 )

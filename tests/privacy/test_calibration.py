@@ -51,7 +51,7 @@ def test_the_other_way_round(capsys):
     [
         ("epsilon", 0.1, "epsilon"),
         ("epsilon", 2.0, "epsilon"),
-        ("epsilon", 50.0, "epsilon"),
+        pytest.param("epsilon", 50.0, "epsilon", marks=pytest.mark.long),
         ("max_advantage", 0.05, "max_advantage"),
         ("max_advantage", 0.3, "max_advantage"),
         ("max_tpr", 0.02, "max_tpr_at_fpr_0.01"),

@@ -36,6 +36,7 @@ def test_prv_stands_within_two_hundredths_where_it_gives_a_number(number):
         assert abs(second - spent) <= 0.02 + 1e-3 * spent
 
 
+@pytest.mark.long
 def test_a_thousand_askings_are_one_answer():
     ran = mechanism(100, 1000, 30, 2.0)
     assert len({epsilon(ran, 1e-5) for _ in range(1000)}) == 1
