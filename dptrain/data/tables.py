@@ -207,7 +207,7 @@ def _deal(rows: pd.DataFrame, config: DatasetConfig, later: float) -> _Dealt:
     times = _times(rows[config.time], config.time)
     cut = float(np.quantile(times[: wanted.population], 1 - later, method="lower"))
     past = places[times <= cut]
-    shown = rows[config.time].iloc[int(np.flatnonzero(times[: wanted.population] == cut)[0])]
+    shown = rows[config.time].iloc[int(np.abs(times - cut).argmin())]  # the first that has it
     how = (
         f"; trained on the past: the test set are rows whose {config.time} lies above {shown}, a "
         f"quantile of the {wanted.population:,} rows that were dealt out first, from which the "
