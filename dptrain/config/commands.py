@@ -110,6 +110,9 @@ class CalibrateConfig:
         names = " and ".join(given) or "none"
         require(len(given) == 1, (given or ["epsilon"])[-1], f"{wanted}; got {names}")
         check_fields(self)
+        alone = "max_advantage and max_tpr are of a model by itself; give epsilon instead"
+        priced = self.max_advantage is None and self.max_tpr is None
+        require(self.trials is None or priced, "trials", alone)
         no_better = f"must lie above at_fpr = {self.at_fpr:g}, which guessing reaches"
         fits = self.max_tpr is None or self.max_tpr > self.at_fpr
         require(fits, "max_tpr", f"{no_better}, got {self.max_tpr}")

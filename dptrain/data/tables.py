@@ -267,16 +267,16 @@ def _split(
             "name the classes in schema=FILE, or give a larger population",
             "target",
         )
-    test = dealt.test[usable[dealt.test]][: wanted.test]
-    pool = dealt.pool[usable[dealt.pool]]
-    if config.time is None:  # one heap, of which the test set is the first part
-        both = np.concatenate([dealt.test, dealt.pool])
-        both = both[usable[both]]
-        test, pool = both[: wanted.test], both[wanted.test :]
     if config.time is not None:
+        test, pool = (part[usable[part]] for part in (dealt.test, dealt.pool))
+        test = test[: wanted.test]
         _require_both(asked, len(pool), len(test))
-    elif config.pool is not None:
-        require_enough(config, len(dealt.population) + len(test) + len(pool))
+    else:  # one heap, of which the test set is the first part
+        heap = np.concatenate([dealt.test, dealt.pool])
+        test, pool = np.split(heap[usable[heap]], [wanted.test])
+        if config.pool is not None:
+            require_enough(config, len(dealt.population) + len(test) + len(pool))
+    # A size that is left open is counted here, and the statement says so.
     return pool[: config.pool or len(pool) // 2 * 2], dealt.population, test
 
 
@@ -285,7 +285,7 @@ def _require_both(config: DatasetConfig, pool: int, test: int) -> None:
     if pool < (config.pool or 0) or test < (config.test or 0):
         raise DataError(
             f"{pool:,} rows are left for the pool before the cut in {config.time}, and {test:,} "
-            f"for the test set after it: fewer than asked for; use less, or null",
+            "for the test set after it: fewer than asked for; use less, or null",
             "time",
         )
 

@@ -169,7 +169,7 @@ def _chosen(config: CalibrateConfig, ran: Mechanism) -> dict[str, tuple[float | 
     if config.trials is None:
         return {}
     law = f"{config.trials_law} law of mean {config.trials:g}"
-    meaning = f"of the best of a random number of trials ({law}); by RDP"
+    meaning = f"of the best of a random number of trials ({law}), by RDP; all else is of one model"
     value = selection.epsilon([ran], config.delta, Trials(config.trials, SHAPES[config.trials_law]))
     return {"epsilon_chosen": (value, meaning)}
 

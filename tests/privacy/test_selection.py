@@ -182,6 +182,12 @@ def test_what_no_law_has_is_refused():
         selection.epsilon([mechanism(noise=0.0)], 1e-5, Trials(2.0))
 
 
+def test_a_risk_of_one_model_is_no_target_for_a_chosen_one(capsys):
+    given = ["n=60000", "batch_size=256", "epochs=20", "trials=5"]
+    assert cli.main(["calibrate", "max_advantage=0.1", *given]) == 2
+    assert "trials: max_advantage and max_tpr are of a model by itself" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "law",
     [
