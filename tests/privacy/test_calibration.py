@@ -21,6 +21,7 @@ def asked(capsys, *arguments):
     return strict_json(capsys.readouterr().out)
 
 
+@pytest.mark.whole
 def test_the_other_way_round(capsys):
     """Opacus's MNIST example, every column."""
     found = asked(
