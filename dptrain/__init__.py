@@ -8,17 +8,40 @@ The torch half makes models (data, models, training, fleet), the NumPy half atta
     dptrain.calibrate(epsilon=2, n=60000, batch_size=256, epochs=20).values
     dptrain.advise("results/quickstart", max_auc=0.6).text()
     dptrain.inspect("people.csv", target="income").columns
+    dptrain.train(run="results/quickstart", setting="dpsgd-8").model
+    dptrain.load("results/quickstart/release/dpsgd-8/model").probabilities(inputs)
     dptrain.DPClassifier(epsilon=4).fit(X, y)
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dptrain.api import advise, attack, calibrate, estimate, inspect, sweep
+    from dptrain.api import (
+        advise,
+        attack,
+        calibrate,
+        estimate,
+        export,
+        inspect,
+        load,
+        sweep,
+        train,
+    )
     from dptrain.estimator import DPClassifier
 
 __version__ = "0.1.0"
-__all__ = ["DPClassifier", "advise", "attack", "calibrate", "estimate", "inspect", "sweep"]
+__all__ = [
+    "DPClassifier",
+    "advise",
+    "attack",
+    "calibrate",
+    "estimate",
+    "export",
+    "inspect",
+    "load",
+    "sweep",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

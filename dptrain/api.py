@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from dptrain.pipeline.estimate import Estimate
     from dptrain.pipeline.outputs import Result
+    from dptrain.release.predict import Model
+    from dptrain.release.train import Final
 
 
 def sweep(
@@ -52,6 +54,32 @@ def _with_frame(
     with named():
         datasets.hold(name, frame)
     return ["dataset=csv", *overrides], {"dataset.name": name, **keys}
+
+
+def train(*overrides: str, progress: bool = False, **keys: Any) -> Final:
+    """One model of one setting on all rows, to be given away: `train(run="results/quickstart",
+    setting="dpsgd-8").model` is its folder. Raises ConfigError, and Interrupted as sweep does.
+    """
+    from dptrain.release import train  # loads torch
+
+    return train.train(compose.load("train", overrides, keys), show_progress=progress)
+
+
+def export(run: str | Path, setting: str, *overrides: str, **keys: Any) -> Path:
+    """The folder of a model that a sweep trained. Raises ConfigError."""
+    from dptrain.release import export  # loads torch
+
+    given = {"run": str(run), "setting": setting, **keys}
+    with named():
+        return export.export(compose.load("export", overrides, given))
+
+
+def load(folder: str | Path) -> Model:
+    """An exported model: `load(folder).probabilities(inputs)`. Raises ConfigError."""
+    from dptrain.release import predictions  # loads torch
+
+    with named():
+        return predictions.load(folder)
 
 
 def estimate(*overrides: str, **keys: Any) -> Estimate:

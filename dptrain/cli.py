@@ -8,13 +8,17 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dptrain import __version__
 
 if TYPE_CHECKING:
+    from dptrain.config.commands import TrainConfig
     from dptrain.config.schema import Config
     from dptrain.pipeline.outputs import Result
+    from dptrain.release.train import Final
+
+Trained = TypeVar("Trained")
 
 # Imports wait until a command needs them: help answers at once, and Ctrl-C while torch loads is no
 # traceback.
@@ -143,6 +147,49 @@ examples:
   dptrain inspect dataset.path=people.csv
   dptrain inspect dataset.path=people.csv dataset.target=income output=people.yaml
   dptrain inspect dataset=excel dataset.path=visits.xlsx dataset.target=outcome format=json
+
+keys (default):
+"""
+
+TRAIN = """usage: dptrain train run=FOLDER setting=NAME [key=value ...]
+       dptrain train setting=NAME [keys of dptrain sweep ...]
+
+One model of one setting on all rows of the pool, to be given away: noise for the same epsilon is
+calibrated anew for so many rows, the ledger is its own, and with dataset.canaries=N it is audited
+on canaries made of population rows. FOLDER/model then holds what dptrain export writes. The same
+command goes on after Ctrl-C or a kill.
+
+examples:
+  dptrain train run=results/quickstart setting=dpsgd-8
+  dptrain train run=results/quickstart setting=dpsgd-8 rows=pool_and_test output=out/final
+  dptrain train dataset=csv dataset.path=people.csv dataset.target=income setting=dpsgd-2
+
+keys (default):
+"""
+
+EXPORT = """usage: dptrain export run=FOLDER setting=NAME [key=value ...]
+
+A model that a sweep trained, as a folder that anyone can load: parameters.safetensors, model.json
+(architecture, preprocessing and class names as plain data), README.md with the privacy statement,
+and predict.py, which needs torch and safetensors only. Such a model learnt from half of the pool;
+dptrain train makes one of all of it.
+
+examples:
+  dptrain export run=results/quickstart setting=dpsgd-8
+  dptrain export run=results/quickstart setting=dpsgd-8 model=3 output=out/model
+
+keys (default):
+"""
+
+PREDICT = """usage: dptrain predict model=FOLDER data=FILE [key=value ...]
+
+What an exported model says of new data, as CSV: the class, and the probability of every class. A
+table needs the columns that the model was trained on, in any order, and may have others. No file of
+FOLDER is run.
+
+examples:
+  dptrain predict model=results/quickstart/release/dpsgd-8/model data=new.npz
+  dptrain predict model=out/model data=new.csv output=predictions.csv
 
 keys (default):
 """
@@ -322,12 +369,22 @@ def _swept_or_stop(chosen: Config) -> Result:
 
 def _swept(chosen: Config) -> Result | None:
     """A finished sweep; None where it was interrupted, its work saved."""
+
+    def run() -> Result:
+        from dptrain.pipeline.run import sweep
+
+        return sweep(chosen)
+
+    return _finished(run)
+
+
+def _finished(train: Callable[[], Trained]) -> Trained | None:
+    """What a training gives; None where it was interrupted, its work saved."""
     from dptrain.fleet.executors.base import Interrupted, NodeLost, WorkerDied, no_memory
-    from dptrain.pipeline.run import sweep
 
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        return sweep(chosen)
+        return train()
     except Interrupted:
         _say("stopped, everything saved; the same command goes on from here")
         return None
@@ -463,6 +520,55 @@ def _inspect(overrides: Sequence[str], _options: Options) -> int:
     return 0
 
 
+def _train(overrides: Sequence[str], _options: Options) -> int:
+    from dptrain.config import compose
+    from dptrain.core import allocator
+
+    chosen = compose.load("train", overrides)
+    allocator.keep_memory()
+    final = _finished(lambda: _final(chosen))
+    if final is None:
+        return 130
+    from dptrain.report import tables
+    from dptrain.report.statement import claim
+
+    print(tables.table(*tables.measures(final.rows)) + "\n")
+    print(f"{final.setting}  {claim(final.statement)}")
+    print(f"Model: {final.model}; its statement stands in {final.model}/README.md")
+    return _alarm(tables.warnings(final.rows))
+
+
+def _final(chosen: TrainConfig) -> Final:
+    from dptrain.release.train import train
+
+    return train(chosen)
+
+
+def _export(overrides: Sequence[str], _options: Options) -> int:
+    from dptrain.config import compose
+    from dptrain.config.keys import named
+
+    chosen = compose.load("export", overrides)
+    from dptrain.release.export import export
+
+    with named():
+        print(f"Model: {export(chosen)}")
+    return 0
+
+
+def _predict(overrides: Sequence[str], _options: Options) -> int:
+    from dptrain.config import compose
+    from dptrain.config.keys import named
+
+    chosen = compose.load("predict", overrides)
+    from dptrain.release.predictions import predictions, text
+
+    with named():
+        lines = predictions(chosen)
+    print(text(lines), end="") if chosen.output is None else print(f"Predictions: {chosen.output}")
+    return 0
+
+
 def _list(arguments: Sequence[str], _options: Options) -> int:
     from dptrain.config import files
     from dptrain.core.errors import ConfigError, printable
@@ -512,6 +618,19 @@ COMMANDS = {
         "which setting of a finished sweep meets a demand, and how sure that is",
         ADVISE,
         ("run=FOLDER",),
+    ),
+    "train": Command(_train, "one model of one setting on all rows, to be given away", TRAIN),
+    "export": Command(
+        _export,
+        "a model of a sweep as a folder that anyone can load",
+        EXPORT,
+        ("run=FOLDER", "setting=NAME"),
+    ),
+    "predict": Command(
+        _predict,
+        "what an exported model says of new data",
+        PREDICT,
+        ("model=FOLDER", "data=FILE"),
     ),
     "store": Command(
         _store, "list, verify or prune what lies in the store of a sweep", STORE, ("run=FOLDER",)

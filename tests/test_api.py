@@ -22,8 +22,8 @@ def test_importing_loads_no_torch():
         "prv_seconds=0); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-    functions = {"advise", "attack", "calibrate", "estimate", "inspect", "sweep"}
-    assert set(dptrain.__all__) == {"DPClassifier", *functions}
+    functions = {"advise", "attack", "calibrate", "estimate", "export", "inspect", "load", "sweep"}
+    assert set(dptrain.__all__) == {"DPClassifier", "train", *functions}
     with pytest.raises(AttributeError, match="no attribute 'swep'"):
         dptrain.swep  # noqa: B018
 

@@ -29,7 +29,7 @@ from dptrain.training.gradients import base, engines
 ROOT = Path(__file__).parent.parent
 ORDER = (
     "core < config, models, attacks < data, privacy, training < fleet, evaluation < report"
-    " < pipeline < api, estimator < cli < __main__"
+    " < pipeline < release < api, estimator < cli < __main__"
 )
 """The import order of docs/design.md: a package imports only from packages further left."""
 RANK = {
@@ -37,7 +37,7 @@ RANK = {
     for rank, packages in enumerate(ORDER.split(" < "))
     for package in packages.split(", ")
 }
-PRIVACY_PATH = ("training", "privacy", "fleet", "pipeline")
+PRIVACY_PATH = ("training", "privacy", "fleet", "pipeline", "release")
 TORCHLESS = ("attacks", "evaluation", "privacy", "report")
 """Packages that load no torch."""
 

@@ -7,11 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 from dptrain.config.fields import FINITE, check_fields, check_name, option, require
-from dptrain.config.schema import AUDITS, MAX_EPSILON, UTILITIES, DatasetConfig
-from dptrain.core.types import Sampling
+from dptrain.config.schema import (
+    AUDITS,
+    MAX_EPSILON,
+    UTILITIES,
+    Config,
+    DatasetConfig,
+    check_batch,
+)
+from dptrain.core.types import Rows, Sampling
 
 
 class Format(StrEnum):
@@ -217,4 +225,70 @@ class StoreConfig:
     def __post_init__(self) -> None:
         given = "give the folder of a sweep, such as run=results/quickstart"
         require(self.run is not None, "run", given)
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class TrainConfig(Config):
+    """Of `dptrain train`: a sweep's configuration, of which one setting is trained, one model on
+    all rows.
+    """
+
+    run: str | None = option("folder of a finished sweep, whose configuration is taken; null: none")
+    setting: str | None = option("of the sweep, such as dpsgd-2; its only one may be left out")
+    rows: Rows = option(
+        "what it learns from: pool, pool_and_test, or all, which leaves none for an attacker"
+    )
+
+    def _check_sizes(self) -> None:
+        if self.dataset.known:
+            check_batch(self)
+
+    @property
+    def public_n(self) -> int:
+        """The declared size of the training set: all candidates."""
+        return self.pool
+
+    @property
+    def sweep_folder(self) -> Path:
+        """Where a sweep of this configuration has its results."""
+        return Path(self.run) if self.run else Path("results") / self.name
+
+    @property
+    def folder(self) -> Path:
+        """Where the model is trained, `release/SETTING` of a sweep by default."""
+        default = self.sweep_folder / "release" / (self.setting or "model")
+        return Path(self.output) if self.output else default
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Of `dptrain export`: a model that a sweep trained."""
+
+    run: str | None = option("folder of a finished sweep")
+    setting: str | None = option("of the sweep, such as dpsgd-2")
+    model: int = option("which of the setting's models, from 0", least=0)
+    output: str | None = option("folder to write; null: export/SETTING-MODEL in the run's folder")
+
+    def __post_init__(self) -> None:
+        given = "give the folder of a finished sweep, such as run=results/quickstart"
+        require(self.run is not None, "run", given)
+        require(self.setting is not None, "setting", "give a setting of the sweep")
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Of `dptrain predict`: an exported model, and new data."""
+
+    model: str | None = option("folder of an exported model")
+    data: str | None = option(
+        "table (.csv, .csv.gz, .xlsx, .parquet), or .npz with inputs [N, ...]"
+    )
+    output: str | None = option("CSV file to write; null: standard output")
+
+    def __post_init__(self) -> None:
+        folder = "give the folder that dptrain train or dptrain export wrote"
+        require(self.model is not None, "model", folder)
+        require(self.data is not None, "data", "give new rows, such as data=new.csv")
         check_fields(self)

@@ -30,13 +30,17 @@ from dptrain.config.commands import (
     AdviseConfig,
     AttackConfig,
     CalibrateConfig,
+    ExportConfig,
     InspectConfig,
+    PredictConfig,
     StoreConfig,
+    TrainConfig,
 )
-from dptrain.config.files import conf_folder, groups, require_folder
+from dptrain.config.files import command_folder, conf_folder, groups, require_folder
 from dptrain.config.schema import Config
 from dptrain.core import plugins
 from dptrain.core.errors import ConfigError, printable
+from dptrain.core.store import unseal
 
 SCHEMAS: dict[str, type] = {
     "sweep": Config,
@@ -45,11 +49,20 @@ SCHEMAS: dict[str, type] = {
     "advise": AdviseConfig,
     "store": StoreConfig,
     "inspect": InspectConfig,
+    "train": TrainConfig,
+    "export": ExportConfig,
+    "predict": PredictConfig,
 }
+OF_TRAIN = (
+    *("run", "setting", "rows", "output", "seed", "privacy", "executor"),
+    *("training.device", "dataset.canaries", "dataset.canary"),
+)
+"""Keys that `dptrain train run=RUN` takes; all others are those of the run."""
 PATHS = (
     "output",
     "scores",
     "run",
+    "data",
     *(f"dataset.{key}" for key in ("path", "target", "group", "schema", "time")),
 )
 """Keys whose text may well hold a comma."""
@@ -63,7 +76,7 @@ def load(
     values: Mapping[str, Any] | None = None,
     folders: Sequence[Path] = (),
 ) -> Any:
-    """The configuration of a command: `conf/<command>.yaml`, overrides `key=value` in Hydra's
+    """The configuration of a command: its YAML file in `conf`, overrides `key=value` in Hydra's
     grammar, then values by dotted keys. folders: a user's YAML files, in groups like ours.
 
     Raises ConfigError, one line, naming the key.
@@ -74,8 +87,57 @@ def load(
     refuse_code(plain_value(values))
     _drop_unchosen(plain, [*overrides, *chosen])
     merge(plain, values)
+    if command == "train" and plain.get("run") is not None:
+        given = [*(_key_of(override) for override in (*overrides, *chosen)), *values]
+        plain = _of_run(plain, given)
     named = any(re.match(r"defences?=", override) for override in (*overrides, *chosen))
     return _configuration(command, plain, named)
+
+
+def _key_of(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
+
+
+def _of_run(plain: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
+    """The configuration of a finished sweep with those keys that are of the model to train.
+
+    Raises ConfigError for a key that would make it another setting than the one that the sweep
+    attacked.
+    """
+    for key in given:
+        if not any(key == name or key.startswith(f"{name}.") for name in OF_TRAIN):
+            message = f"is that of the run; leave it out, or give {', '.join(OF_TRAIN)} only"
+            raise ConfigError(key, message)
+    taken = recorded(plain["run"])
+    for key in given:
+        group, _, name = key.partition(".")
+        if name:
+            taken[group][name] = plain[group][name]
+        elif group in ("privacy", "executor"):
+            taken[group] = plain[group]
+    given_now = {name: plain[name] for name in ("run", "setting", "rows", "output")}
+    return {**taken, **given_now, "seed": plain["seed"] if "seed" in given else taken["seed"]}
+
+
+def recorded(run: str) -> dict[str, Any]:
+    """The configuration of a finished sweep as plain values. Raises ConfigError."""
+    try:
+        record = unseal((Path(run) / "metrics.json").read_bytes())
+        plain: dict[str, Any] = record["config"]
+        plain["epsilons"] = [math.inf if each is None else each for each in plain["epsilons"]]
+    except OSError:
+        fix = f"there is no finished sweep in {run}; give the folder that holds its metrics.json"
+        raise ConfigError("run", fix) from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        fix = f"{run}/metrics.json was altered, or is of no sweep; run the sweep again"
+        raise ConfigError("run", fix) from None
+    return {**plain, "dry_run": False}
+
+
+def of_run(run: str) -> Config:
+    """The configuration of a finished sweep, whose folder `run` is. Raises ConfigError."""
+    result: Config = build(Config, {**recorded(run), "output": run})
+    return result
 
 
 def text(command: str, overrides: Sequence[str], folders: Sequence[Path] = ()) -> str:
@@ -89,7 +151,7 @@ def text(command: str, overrides: Sequence[str], folders: Sequence[Path] = ()) -
 
 def _configuration(command: str, plain: dict[str, Any], named: bool) -> Any:
     """named: whether the user chose the defences, and so means the baseline among them."""
-    if command == "sweep":
+    if command in ("sweep", "train"):
         epsilons = plain.get("epsilons")
         if isinstance(epsilons, int | float) and not isinstance(epsilons, bool):
             plain["epsilons"] = epsilons = [epsilons]
@@ -145,15 +207,16 @@ def quoted(text: str) -> str:
 
 
 def _compose(command: str, overrides: list[str], folders: Sequence[Path]) -> dict[str, Any]:
+    grouped = command_folder(command) == conf_folder()
     for override in overrides:
-        refuse_override(override, folders)
+        refuse_override(override, folders, grouped=grouped)
     wanted = [
         _hydra_words(part)
         for override in overrides
-        for part in _of_other_packages(override, folders)
+        for part in (_of_other_packages(override, folders) if grouped else [override])
     ]
     try:
-        with initialize_config_dir(str(conf_folder().resolve()), version_base="1.3"):
+        with initialize_config_dir(str(command_folder(command).resolve()), version_base="1.3"):
             return _plain(compose(command, [*wanted, *_search_path(folders)]))
     # ValueError: Hydra's answer to group=3.
     except (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
@@ -179,9 +242,12 @@ def _plain(composed: Any) -> dict[str, Any]:
     return result
 
 
-def refuse_override(override: str, folders: Sequence[Path], swept: bool = False) -> None:
+def refuse_override(
+    override: str, folders: Sequence[Path], swept: bool = False, grouped: bool = True
+) -> None:
     """Raise ConfigError for an argument that Hydra would take for something else, or that names a
-    file outside of the folders. swept: whether a comma parts the values of several runs.
+    file outside of the folders. swept: whether a comma parts the values of several runs; grouped:
+    whether the command chooses files of groups.
     """
     key, _, value = override.partition("=")
     if printable(override) != override:
@@ -192,7 +258,7 @@ def refuse_override(override: str, folders: Sequence[Path], swept: bool = False)
     if key.lstrip("+~").startswith("hydra"):
         raise ConfigError(key, "Hydra's own settings are not for users; remove it")
     group = key.lstrip("+~").split("@")[0]
-    named = group in (*groups(folders), "defences", "experiment")
+    named = grouped and group in (*groups(folders), "defences", "experiment")
     if (named and re.search(r"[/\\]|\.\.", value)) or "/" in group:
         raise ConfigError(group, f"{value!r} is a path, and this takes a name; see dptrain list")
     if not swept and COMMAS.match(value):
@@ -260,8 +326,9 @@ def translated(
 def _known_keys(command: str, overrides: list[str], folders: Sequence[Path]) -> list[str]:
     """All keys, with the model, data set and so on that the overrides choose."""
     known = groups(folders)
-    chosen = [override for override in overrides if override.split("=")[0] in known]
-    with initialize_config_dir(str(conf_folder().resolve()), version_base="1.3"):
+    grouped = command_folder(command) == conf_folder()
+    chosen = [each for each in overrides if grouped and each.split("=")[0] in known]
+    with initialize_config_dir(str(command_folder(command).resolve()), version_base="1.3"):
         plain = OmegaConf.to_container(compose(command, [*chosen, *_search_path(folders)]))
     assert isinstance(plain, dict)
     return [*known, *keys_of({str(key): value for key, value in plain.items()})]

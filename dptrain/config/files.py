@@ -15,6 +15,10 @@ KINDS = {"dataset": "datasets", "model": "models", "attacks": "attacks"}
 """Config group -> kind of plug-in."""
 
 
+COMMANDS = "commands"
+"""Folder of the defaults of commands that choose no files of groups."""
+
+
 def conf_folder() -> Path:
     """Our YAML files: inside an installed package, beside it in a checkout."""
     package = Path(__file__).parent.parent
@@ -22,9 +26,19 @@ def conf_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "conf"
 
 
+def command_folder(command: str) -> Path:
+    """Where the defaults of a command lie, beside the groups that it may choose from."""
+    apart = conf_folder() / COMMANDS
+    return apart if (apart / f"{command}.yaml").is_file() else conf_folder()
+
+
 def groups(folders: Sequence[Path] = ()) -> dict[str, list[str]]:
     """Config groups and the names in each; of a user's folders those in our groups."""
-    ours = sorted(folder.name for folder in conf_folder().iterdir() if folder.is_dir())
+    ours = sorted(
+        folder.name
+        for folder in conf_folder().iterdir()
+        if folder.is_dir() and folder.name != COMMANDS
+    )
     return {
         group: sorted(
             {

@@ -27,6 +27,7 @@ GROUPS: dict[type[LayerError], str] = {
     errors.TargetError: "",
     errors.FleetError: "",
     errors.PluginError: "",
+    errors.ReleaseError: "",
 }
 """The group of keys that the `about` of an error lies in."""
 WHOLE: dict[type[LayerError], str] = {errors.ModelError: "name", errors.DataError: "name"}

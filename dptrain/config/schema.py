@@ -227,7 +227,6 @@ class Config:
     )
     models_per_setting: int = option(
         "models of each setting, even; each is attacked with the others as shadows",
-        least=2,
         most=MOST_MODELS,
     )
     seed: int = option("seed of splits, memberships and initial weights", least=0)
@@ -259,14 +258,18 @@ class Config:
     def __post_init__(self) -> None:
         check_name(self.name)
         require(len(self.attacks) > 0, "attacks", "give at least one, such as [loss,lira]")
-        _check_fleet(self)
         check_fields(self)
         _check_epsilons(self)
-        if self.dataset.known:
-            _check_split(self)
-            _check_batch(self)
+        self._check_sizes()
         _check_training(self)
         _check_defences(self)
+
+    def _check_sizes(self) -> None:
+        """Of the fleet and, where they are known, of the splits."""
+        _check_fleet(self)
+        if self.dataset.known:
+            _check_split(self)
+            check_batch(self)
 
     @property
     def public_n(self) -> int:
@@ -301,8 +304,9 @@ class Config:
 
 def _check_fleet(config: Config) -> None:
     models = config.models_per_setting
+    require(models >= 2, "models_per_setting", f"must be at least 2, got {models}; use 2")
     require(
-        models >= 2 and models % 2 == 0,
+        models % 2 == 0,
         "models_per_setting",
         f"must be even and at least 2, got {models}; use {max(2, models + models % 2)}",
     )
@@ -328,13 +332,17 @@ def _check_epsilons(config: Config) -> None:
         require(fits, "epsilons", f"{vain}, or inf for no privacy")
 
 
-def _check_batch(config: Config) -> None:
+def check_batch(config: Config) -> None:
+    """Raise ConfigError for a delta, a batch or a number of steps that does not fit the size of a
+    training set.
+    """
     n, delta = config.public_n, config.privacy.delta
     publishes = "a delta of 1/n allows publishing one record"
     limit = f"must lie above 0 and below 1/n = {1 / n:.3g}, got {delta:g}; {publishes}"
     require(delta < 1 / n, "privacy.delta", limit)
     size = config.training.batch_size
-    require(size <= n, "training.batch_size", f"must lie in 1..{n} (half the pool), got {size}")
+    limit = f"must lie in 1..{n} (the size of a training set), got {size}"
+    require(size <= n, "training.batch_size", limit)
     require(config.steps < 2**31, "training.epochs", "gives more than 2^31 steps; lower it")
 
 

@@ -78,6 +78,12 @@ class TargetError(LayerError):
     """A privacy target that cannot be reached or computed; `about` names the target."""
 
 
+class ReleaseError(LayerError):
+    """A model that cannot be given away or loaded, or data that do not fit it; `about` names the
+    key.
+    """
+
+
 class Refusal(Exception):
     """A number that these data cannot support; the message is the reason, for the reader of the
     report.

@@ -131,6 +131,15 @@ class Decision(StrEnum):
     """At the threshold that serves the chosen utility best on the population."""
 
 
+class Rows(StrEnum):
+    """What a model that is trained to be given away learns from."""
+
+    POOL = "pool"
+    POOL_AND_TEST = "pool_and_test"
+    ALL = "all"
+    """The population too."""
+
+
 class NoiseSource(StrEnum):
     """Where the keys of batches and noise come from."""
 

@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,6 +35,10 @@ DEVIATIONS = 5.0
 RARE = 5
 CATEGORIES = 100
 REST = "any other "  # Texts of tables have no space at their end.
+PARTS = ("numbers", "counted", "listed")
+"""Of an encoder: columns of numbers, of categories that are counted, and of those that the user
+lists.
+"""
 NEAR_UNIQUE, LEAST_ROWS = 0.95, 20
 """Share of different values, among so many rows at least, from which on a column may name rows."""
 MANY, MANY_ROWS = 0.5, 100
@@ -78,14 +83,24 @@ class Column:
     key: str = "schema"
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """The columns of a table as numbers: values float32 [N, columns], and how they come about, as
+    plain data by which release.predict does the same to new rows.
+    """
+
+    values: np.ndarray
+    how: Mapping[str, Any]
+
+
 def encode(
     rows: pd.DataFrame,
     population: Int[np.ndarray, " P"],
     given: Mapping[str, Column],
     kinds: Mapping[str, Kind],
-) -> Float[np.ndarray, "N columns"]:
-    """float32 [N, columns], fitted on `population`, the rows that may be looked at. given: what the
-    user says of columns; kinds: of all of them. Raises DataError.
+) -> Encoded:
+    """Fitted on `population`, the rows that may be looked at. given: what the user says of columns;
+    kinds: of all of them. Raises DataError.
     """
     of_kind = {kind: [name for name in kinds if kinds[name] == kind] for kind in Kind}
     if not any(kind.used for kind in kinds.values()):
@@ -119,8 +134,42 @@ def encode(
     encoder = _encoder(list(numbers), counted, listed)
     with np.errstate(over="ignore"):  # What overflows is cut at DEVIATIONS.
         encoder.fit(frame.iloc[population])
-        encoded: np.ndarray = encoder.transform(frame).astype(np.float32)
-    return encoded
+        values: np.ndarray = encoder.transform(frame).astype(np.float32)
+    orders = {name: _listed(rows[name], given[name].values)[:-1] for name in of_kind[Kind.ORDERED]}
+    numeric = {name for name in (*orders, *texts) if _is_numeric(rows[name])}
+    return Encoded(values, _how(encoder, orders, numeric))
+
+
+def _how(
+    encoder: ColumnTransformer, orders: Mapping[str, Sequence[str]], numeric: set[str]
+) -> dict[str, Any]:
+    """A fitted encoder as plain data. orders: the values of ordered columns, the least first;
+    numeric: columns whose categories are numbers, and are written as such.
+    """
+    scaled, counted, listed = (encoder.named_transformers_[part] for part in PARTS)
+    numbers, gaps, categories = [], [], []
+    names = {part: list(columns) for part, _, columns in encoder.transformers_}
+    if names["numbers"]:
+        scaler, imputer = scaled["standardscaler"], scaled["simpleimputer"]
+        for name, mean, deviation in zip(
+            names["numbers"], scaler.mean_, scaler.scale_, strict=True
+        ):
+            number = {"name": name, "mean": float(mean), "deviation": float(deviation)}
+            if name in orders:
+                number |= {"order": list(orders[name]), "numeric": name in numeric}
+            numbers.append(number)
+        gaps = [names["numbers"][place] for place in imputer.indicator_.features_]
+    for part, encoding in (("counted", counted), ("listed", listed)):
+        if not names[part]:
+            continue
+        rare = encoding.infrequent_categories_ if part == "counted" else [[REST]] * len(names[part])
+        for name, values, others in zip(names[part], encoding.categories_, rare, strict=True):
+            few = [] if others is None else list(others)
+            shown = [str(value) for value in values if value not in few]
+            categories.append(
+                {"name": name, "values": shown, "others": bool(few), "numeric": name in numeric}
+            )
+    return {"numbers": numbers, "gaps": gaps, "categories": categories, "cut": DEVIATIONS}
 
 
 def _none_listed(known: pd.Series, key: str) -> DataError:
@@ -256,8 +305,14 @@ def _encoder(
     of_schema = OneHotEncoder(
         categories=list(listed.values()), sparse_output=False, dtype=np.float32
     )
-    parts = [("numbers", scaled, numbers), ("counted", frequent, counted)]
-    return ColumnTransformer([*parts, ("listed", of_schema, list(listed))])
+    parts = zip(PARTS, (scaled, frequent, of_schema), (numbers, counted, list(listed)), strict=True)
+    return ColumnTransformer(list(parts))
+
+
+def _is_numeric(column: pd.Series) -> bool:
+    """Whether the values of a column are numbers by its type."""
+    kinds = pd.api.types
+    return bool(kinds.is_numeric_dtype(column) and not kinds.is_bool_dtype(column))
 
 
 def numbers_of(column: pd.Series) -> np.ndarray | None:
@@ -304,7 +359,7 @@ def _listed(column: pd.Series, given: Sequence[str]) -> list[str]:
     """The categories of a schema as the column's texts are written, and REST: 1.0 is 1 in a column
     of numbers.
     """
-    numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+    numeric = _is_numeric(column)
 
     def written(value: str) -> str:
         try:

@@ -11,6 +11,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
@@ -22,6 +23,12 @@ from dptrain.data.download import Remote, combined_digest, obtain
 from dptrain.data.splits import Examples, Source
 
 CONSTANTS = "inputs scaled by public constants, nothing fitted"
+Pixels = tuple[Sequence[float], Sequence[float]]
+"""Mean and deviation of bytes / 255, of each channel, by which they are scaled."""
+MNIST_PIXELS, FASHION_PIXELS = ([0.1307], [0.3081]), ([0.2860], [0.3530])
+CIFAR_PIXELS = ([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616])
+HALVES = ([0.5], [0.5])
+"""To [-1, 1]."""
 NAMES = [
     f"{part}-{kind}-ubyte.gz"
     for part in ("train", "t10k")
@@ -136,16 +143,26 @@ def mnist_parts(folder: Path) -> tuple[Examples, Examples]:
     return scaled[0], scaled[1]
 
 
-def _scaled(
-    pixels: Shaped[np.ndarray, "N ..."], mean: float = 0.1307, deviation: float = 0.3081
-) -> np.ndarray:
-    """[N, 1, H, W]; the published mean and deviation of MNIST by default."""
-    grey = (pixels.astype(np.float32) / 255 - mean) / deviation
-    return grey.reshape(len(pixels), 1, *(pixels.shape[1:] if pixels.ndim == 3 else (28, 28)))
+def _scaled(pixels: Shaped[np.ndarray, "N ..."], by: Pixels = MNIST_PIXELS) -> np.ndarray:
+    """Grey images [N, 1, H, W] from their bytes."""
+    shape = pixels.shape[1:] if pixels.ndim == 3 else (28, 28)
+    return _standardised(pixels.reshape(len(pixels), 1, *shape), by)
+
+
+def _standardised(pixels: Shaped[np.ndarray, "N C ..."], by: Pixels) -> np.ndarray:
+    """float32, each channel by its mean and deviation, or all of them by the same."""
+    per_channel = (-1, *[1] * (pixels.ndim - 2))
+    mean, deviation = (np.array(values, np.float32).reshape(per_channel) for values in by)
+    result: np.ndarray = (pixels.astype(np.float32) / np.float32(255) - mean) / deviation
+    return result
+
+
+def _how(by: Pixels) -> dict[str, Any]:
+    return {"mean": list(by[0]), "deviation": list(by[1])}
 
 
 def mnist5k(config: DatasetConfig, seed: int) -> Source:
-    return Source(CONSTANTS, (1, 28, 28), 10, 5000, _mnist5k)
+    return Source(CONSTANTS, (1, 28, 28), 10, 5000, _mnist5k, how=_how(MNIST_PIXELS))
 
 
 def mnist(config: DatasetConfig, seed: int) -> Source:
@@ -160,7 +177,8 @@ def mnist(config: DatasetConfig, seed: int) -> Source:
     def read() -> Examples:
         return _joined(*mnist_parts(folder))
 
-    return Source(CONSTANTS, (1, 28, 28), 10, 70_000, read, combined_digest(files))
+    digest, how = combined_digest(files), _how(MNIST_PIXELS)
+    return Source(CONSTANTS, (1, 28, 28), 10, 70_000, read, digest, how=how)
 
 
 def fashion_mnist(config: DatasetConfig, seed: int) -> Source:
@@ -170,9 +188,10 @@ def fashion_mnist(config: DatasetConfig, seed: int) -> Source:
 
     def read() -> Examples:
         both = _joined(*idx_parts(files[0].parent))
-        return Examples(_scaled(both.inputs, 0.2860, 0.3530), both.labels)
+        return Examples(_scaled(both.inputs, FASHION_PIXELS), both.labels)
 
-    return Source(CONSTANTS, (1, 28, 28), 10, 70_000, read, combined_digest(files))
+    digest, how = combined_digest(files), _how(FASHION_PIXELS)
+    return Source(CONSTANTS, (1, 28, 28), 10, 70_000, read, digest, how=how)
 
 
 def idx(config: DatasetConfig, seed: int) -> Source:
@@ -190,7 +209,7 @@ def idx(config: DatasetConfig, seed: int) -> Source:
         )
 
     def read() -> Examples:
-        return Examples(_scaled(both.inputs, 0.5, 0.5), both.labels)
+        return Examples(_scaled(both.inputs, HALVES), both.labels)
 
     how = (
         "bytes scaled to [-1, 1], nothing fitted; the shape of an image and the number of "
@@ -204,6 +223,7 @@ def idx(config: DatasetConfig, seed: int) -> Source:
         len(both.labels),
         read,
         combined_digest(list(_idx_files(Path(config.path)).values())),
+        how=_how(HALVES),
     )
 
 
@@ -216,7 +236,8 @@ def cifar(name: str, remote: Remote, classes: int) -> Callable[[DatasetConfig, i
         def read() -> Examples:
             return _cifar(path, classes)
 
-        return Source(CONSTANTS, (3, 32, 32), classes, 60_000, read, combined_digest([path]))
+        digest, how = combined_digest([path]), _how(CIFAR_PIXELS)
+        return Source(CONSTANTS, (3, 32, 32), classes, 60_000, read, digest, how=how)
 
     return declared
 
@@ -241,12 +262,8 @@ def _cifar(path: Path, classes: int) -> Examples:
             raise ValueError("no records, or labels beyond the classes")
     except (tarfile.TarError, ValueError, OSError, EOFError) as error:
         raise DataError(f"{path} cannot be read ({error}); fetch it again", "path") from None
-    pixels = rows[:, labelled:].reshape(-1, 3, 32, 32).astype(np.float32) / 255
-    mean, deviation = (
-        np.array(values, np.float32).reshape(3, 1, 1)
-        for values in ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
-    )
-    return Examples((pixels - mean) / deviation, labels)
+    pixels = rows[:, labelled:].reshape(-1, 3, 32, 32)
+    return Examples(_standardised(pixels, CIFAR_PIXELS), labels)
 
 
 def _joined(first: Examples, second: Examples) -> Examples:
@@ -287,8 +304,9 @@ def npz(config: DatasetConfig, seed: int) -> Source:
             "path",
         )
     require_memory(4 * inputs.size, path_error, f"{path}, as float32,")
-    if inputs.dtype == np.uint8:
-        inputs, how = inputs.astype(np.float32) / 127.5 - 1, "bytes scaled to [-1, 1]"
+    scaled = inputs.dtype == np.uint8
+    if scaled:
+        inputs, how = _standardised(inputs, HALVES), "bytes scaled to [-1, 1]"
     elif inputs.dtype.kind in "iu":
         inputs, how = inputs.astype(np.int64), "inputs as given, whole numbers"
     else:
@@ -312,4 +330,5 @@ def npz(config: DatasetConfig, seed: int) -> Source:
         len(labels),
         lambda: examples,
         combined_digest([Path(path)]),
+        how=_how(HALVES) if scaled else {},
     )

@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -73,7 +73,9 @@ class Source:
     """What is public about a data set, and how to read it; digest: of its files, where it is not
     bundled; unit: of privacy, where it is not one example; notes: what a user should know, and
     nobody whom a model is given to; split: indices of pool, population and test, where what is
-    fitted on the population decides which others can be used.
+    fitted on the population decides which others can be used; how: what is done to inputs, as plain
+    data (data.columns.Encoded, or the mean and deviation of bytes / 255); names: of the classes,
+    where they are not numbers from 0.
     """
 
     preprocessing: str
@@ -85,6 +87,8 @@ class Source:
     unit: str | None = None
     notes: tuple[str, ...] = ()
     split: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+    how: Mapping[str, Any] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
 
 
 def order_of(config: DatasetConfig, seed: int, size: int) -> np.ndarray:

@@ -97,7 +97,8 @@ def table_source(frame: pd.DataFrame, config: DatasetConfig, seed: int, made_of:
     """
     table = taken(frame, config, seed, made_of)
     rows, labels = table.rows, table.labels
-    inputs = columns.encode(rows[list(table.inputs)], table.split[1], table.given, table.kinds)
+    encoded = columns.encode(rows[list(table.inputs)], table.split[1], table.given, table.kinds)
+    inputs = encoded.values
     back = np.argsort(rows.index)  # as they stand in the file
     examples = Examples(inputs[back], np.maximum(labels, 0)[back], rows.index.to_numpy()[back])
     place = np.argsort(back)
@@ -113,6 +114,8 @@ def table_source(frame: pd.DataFrame, config: DatasetConfig, seed: int, made_of:
         unit,
         (*table.notes, *_hints(table, config.target)),
         (pool, population, test),
+        {**encoded.how, "missing": [*MISSING, *NOTHING], "header": config.header},
+        tuple(map(columns.named, table.classes)),
     )
 
 

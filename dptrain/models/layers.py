@@ -36,6 +36,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, inside: int, outside: int, stride: int, groups: int):
         super().__init__()
+        self.inside, self.outside, self.stride, self.groups = inside, outside, stride, groups
         self.norm1 = nn.GroupNorm(min(groups, inside), inside)
         self.conv1 = WSConv2d(inside, outside, 3, stride, 1, bias=False)
         self.norm2 = nn.GroupNorm(min(groups, outside), outside)

@@ -200,7 +200,7 @@ def _evaluate_setting(fleet: Fleet, setting: Setting, emit: Emit) -> Evaluated:
 
     measured = utility.resamples(models())
     counts = np.bincount(dataset.test.labels, minlength=dataset.classes)
-    subject = _subject(setting)
+    subject = subject_of(setting)
 
     def run_attack(scores: Scores, name: str, options: Mapping[str, Any]) -> AttackScores:
         try:
@@ -263,7 +263,7 @@ def _place(row: Row) -> str:
     return f"{row.attack} {row.metric.name} {row.examples}"
 
 
-def _subject(setting: Setting) -> Subject:
+def subject_of(setting: Setting) -> Subject:
     ran, names = setting.mechanism, (setting.name, setting.defence, setting.epsilon, setting.delta)
     if not ran.private:
         return Subject(*names)

@@ -64,7 +64,7 @@ def forecast(config: Config) -> Estimate:
         ready = plan(config)
         with only_writer(config.folder):
             store = Store(config.folder / "store")
-            around = _circumstances(ready)
+            around = circumstances(ready)
             statements = {setting.name: planned(setting, around) for setting in ready.settings}
             result = estimate(load(ready, store), ready.settings, statements, detailed=True)
         result.require_fit(config.folder)
@@ -89,7 +89,7 @@ def _sweep(ready: Plan, show_progress: bool) -> Result:
         if copies := fleet.dataset.copies:
             where = "have an exact copy in pool, population or test"
             _say(f"{copies:,} pool examples {where}: attacks on them say little", show_progress)
-        statements = _planned(ready, store)
+        statements = claims(ready, store, circumstances(ready))
         count = train(ready, fleet, statements, show_progress)
         trained_models.forget_keys(fleet)
         # With the keys that a driver left there when it was killed.
@@ -134,13 +134,13 @@ def load(ready: Plan, store: Store) -> Fleet:
         validation.refuse_mixing(model, shape, rows)
     key = streams.seeded_key(config.seed, "membership")
     members = streams.memberships(config.models_per_setting, config.pool, key)
-    placement = _placement(ready, store)
+    placement = placed(ready, store)
     return Fleet(
         config, store, ready.engine, placement, ready.device, ready.architecture, dataset, members
     )
 
 
-def _placement(ready: Plan, store: Store) -> Placement:
+def placed(ready: Plan, store: Store) -> Placement:
     """Chosen once a run, since the checkpoints of a stack serve a restart of the same width
     only.
     """
@@ -167,7 +167,8 @@ def _placement(ready: Plan, store: Store) -> Placement:
     return Placement.of(json.loads(files["placement.json"]))
 
 
-def _circumstances(ready: Plan) -> Circumstances:
+def circumstances(ready: Plan) -> Circumstances:
+    """What the statements of a sweep say beside its settings."""
     return Circumstances(
         noise=ready.config.privacy.noise,
         preprocessing=ready.source.preprocessing,
@@ -179,11 +180,10 @@ def _circumstances(ready: Plan) -> Circumstances:
     )
 
 
-def _planned(ready: Plan, store: Store) -> dict[str, PrivacyStatement]:
+def claims(ready: Plan, store: Store, around: Circumstances) -> dict[str, PrivacyStatement]:
     """What is claimed of each setting before it is trained. Other processes compute the second
     opinions beside our own accountant.
     """
-    around = _circumstances(ready)
     # Keys are made here: two threads that parse files at once break each other (Python 3.11).
     code = (code_fingerprint("privacy"), versions())
     keys = {

@@ -18,6 +18,7 @@ from dptrain.core.types import (
     Recipe,
     Regularisation,
     Release,
+    Rows,
     Sampling,
     Setting,
     Views,
@@ -37,6 +38,8 @@ class Released(StrEnum):
     """A model of a sweep, whose training is in a ledger and which is attacked."""
     SINGLE_FIT = "single_fit"
     """A model of one fit of a classifier, without a ledger and without attacks."""
+    FINAL_MODEL = "final_model"
+    """The model of `dptrain train`, on all rows, with a ledger of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,8 +136,10 @@ class PrivacyStatement:
     Without privacy epsilon, target_epsilon, clip, accountants, group, mu, ceilings and hardening
     are None. sample_rate is the fraction batch_size / public_n, exactly. group: epsilon of people
     with so many examples, empty where the unit is a person (`grouped`). counted: whether n follows
-    from the number of rows, and was not declared. supplied_weights: names of
-    initial weights that the model's builder brings along. evaluated: None before the run.
+    from the number of rows, and was not declared. rows: what a final model learnt from, and
+    canaries: how many of its n are such; chosen_among: settings of the sweep that it was chosen
+    from, 0 where there was none. supplied_weights: names of initial weights that the model's
+    builder brings along. evaluated: None before the run.
     """
 
     released: Released
@@ -162,6 +167,9 @@ class PrivacyStatement:
     release: Release
     model_options: Mapping[str, Any]
     preprocessing: str
+    rows: Rows | None = None
+    canaries: int = 0
+    chosen_among: int = 0
     supplied_weights: tuple[str, ...] = ()
     accountants: Accountants | None = None
     group: Mapping[str, float] = field(default_factory=dict)
@@ -199,6 +207,7 @@ class PrivacyStatement:
         values |= {name: kind(**values[name]) for name, kind in parts.items() if values[name]}
         views = values["views"]
         values["views"] = Views(tuple(views["augmentations"]), views["multiplicity"])
+        values["rows"] = Rows(values["rows"]) if values.get("rows") else None
         values["supplied_weights"] = tuple(values["supplied_weights"])
         if values["evaluated"]:
             values["evaluated"] = _evaluated(values["evaluated"])
@@ -223,7 +232,8 @@ def _finite(value: Any) -> Any:
 class Circumstances:
     """What a statement says beside its setting. supplied: weights that the model's builder brings
     along; grouped: whether the unit is all that belongs to one person; counted: whether n follows
-    from the number of rows, and was not declared.
+    from the number of rows, and was not declared; rows, canaries and chosen_among: of a final
+    model.
     """
 
     noise: NoiseSource
@@ -234,6 +244,9 @@ class Circumstances:
     supplied: Sequence[str] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     released: Released = Released.FLEET_MODEL
+    rows: Rows | None = None
+    canaries: int = 0
+    chosen_among: int = 0
 
 
 def planned(setting: Setting, around: Circumstances) -> PrivacyStatement:
@@ -262,6 +275,9 @@ def planned(setting: Setting, around: Circumstances) -> PrivacyStatement:
         noise=around.noise,
         model_options=dict(setting.model),
         preprocessing=around.preprocessing,
+        rows=around.rows,
+        canaries=around.canaries,
+        chosen_among=around.chosen_among,
         supplied_weights=tuple(around.supplied),
         versions=around.versions,
         **_of_recipe(recipe),

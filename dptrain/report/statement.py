@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from dptrain.core.types import NoiseSource
+from dptrain.core.types import NoiseSource, Rows
 from dptrain.privacy.statement import (
     Evaluated,
     MeasuredBound,
@@ -25,6 +25,12 @@ KEYS = {
     "finished",
     NoiseSource.SEEDED: "keys derived from the seed: whoever knows the seed can subtract the "
     "noise, and no epsilon holds against them",
+}
+ROWS = {
+    Rows.POOL: "all rows of the pool",
+    Rows.POOL_AND_TEST: "all rows of pool and test set",
+    Rows.ALL: "all rows of pool, test set and population, of which those of the population shaped "
+    "the preprocessing too, which no epsilon covers",
 }
 RECORDED = ("dptrain", "torch", "numpy", "dp-accounting")
 
@@ -173,10 +179,20 @@ def _neighbours(statement: PrivacyStatement) -> str:
             f"{statement.neighbouring}; the number of rows, {statement.public_n}, is public, and "
             "the same in both"
         )
-    size = f"{statement.neighbouring}; n = {statement.public_n} (half the pool)"
+    size = f"{statement.neighbouring}; n = {statement.public_n} ({_trained_on(statement)})"
     if statement.counted:
         return f"{size} was counted from the rows, is taken to be public, and the same in both"
     return f"{size} is public and never counted from the data"
+
+
+def _trained_on(statement: PrivacyStatement) -> str:
+    """What n counts."""
+    if statement.rows is None:
+        return "half the pool"
+    canaries = (
+        f", and {statement.canaries} canaries, each in by a coin" if statement.canaries else ""
+    )
+    return ROWS[statement.rows] + canaries
 
 
 def _unit(statement: PrivacyStatement) -> str:
@@ -234,6 +250,14 @@ def _release(statement: PrivacyStatement) -> Sentences:
             "epsilon is larger, and choosing the best of them is not covered",
         }
     average = ", the moving average of its iterates" if statement.release.average else ""
+    if statement.released == Released.FINAL_MODEL:
+        return {
+            "released": f"this model{average}; predictions of it are post-processing. What was "
+            "measured of it on rows that it did not learn from is not covered for those rows",
+            "composition": "this model alone; with the models of a sweep on the same rows it "
+            "composes where they are given away too",
+            "tuning": _tuning(statement),
+        }
     return {
         "released": f"one model{average}, any checkpoint of it included. The other models of the "
         "fleet, losses, curves, scores and metrics are the evaluator's and are not covered",
@@ -241,6 +265,19 @@ def _release(statement: PrivacyStatement) -> Sentences:
         "tuning": "hyperparameters given by the configuration; what their choice cost, and a "
         "choice among the settings by their accuracy, is not in this epsilon",
     }
+
+
+def _tuning(statement: PrivacyStatement) -> str:
+    """Of a final model: what its choice cost."""
+    if not statement.chosen_among:
+        return (
+            "hyperparameters given by the configuration; what their choice cost is not in this "
+            "epsilon"
+        )
+    return (
+        f"chosen by hand among {statement.chosen_among} settings of a sweep on these rows: that "
+        "choice is not priced, and this epsilon does not cover it; dptrain tune prices a choice"
+    )
 
 
 def _randomness(statement: PrivacyStatement) -> str:
@@ -305,10 +342,14 @@ def _checked(statement: PrivacyStatement, after: Evaluated) -> Sentences:
         together = f"({rounded_up(composed.epsilon, 3)}, {statement.delta:g})"
     audited = "and audited" if after.audited else "not audited"
     evidence = f"checked against the ledger{' ' if after.audited else ', '}{audited}"
+    ledgers = (
+        "the ledgers of this model and of the sweep that it was chosen from hold"
+        if statement.chosen_among
+        else "the ledger of this folder holds"
+    )
     return {
-        "composition": f"this model alone; all {composed.models} private models that the ledger "
-        f"of this folder holds together, finished or not: {together}, models without privacy left "
-        "out",
+        "composition": f"this model alone; all {composed.models} private models that {ledgers} "
+        f"together, finished or not: {together}, models without privacy left out",
         "checks": "every step of every model stands in the ledger, before its noise, under the "
         f"plan; layers, engine and batches tested before the run; {after.contradictions} "
         f"measurements above the proof; {after.refused_metrics} metrics refused for want of "

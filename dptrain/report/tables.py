@@ -117,6 +117,14 @@ def utilities(rows: Sequence[Row]) -> Table:
     return head, body
 
 
+def measures(rows: Sequence[Row]) -> Table:
+    """Head and body of the utilities of one setting, a line each."""
+    of_metric = {row.metric: row for row in rows}
+    there = [name for name in UTILITIES if metric_of(name) in of_metric]
+    body = [[UTILITIES[name].title, cell(of_metric[metric_of(name)])] for name in there]
+    return ["utility on the test set", "value [95 % interval]"], body
+
+
 def differences(paired: Differences, utility: str) -> Table:
     """Head and body of the paired differences of a utility: each setting less each of the others,
     with ` *` where the interval holds 0, so that the two cannot be told apart.
