@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from dptrain.pipeline.estimate import Estimate
     from dptrain.pipeline.outputs import Result
+    from dptrain.release.final import Final
     from dptrain.release.predict import Model
-    from dptrain.release.train import Final
 
 
 def sweep(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dptrain.config.commands import TrainConfig
     from dptrain.config.schema import Config
     from dptrain.pipeline.outputs import Result
-    from dptrain.release.train import Final
+    from dptrain.release.final import Final
 
 Trained = TypeVar("Trained")
 

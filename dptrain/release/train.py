@@ -1,62 +1,34 @@
-"""One model of one setting on all rows, to be given away: with a ledger of its own, a statement,
-and where that is asked for canaries, on which it is audited.
+"""`dptrain train`: one model of one setting on all rows, to be given away, with a ledger of its
+own, a statement and, where they are asked for, canaries on which it is audited.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Bool
-from scipy.special import log_softmax
-
-from dptrain.attacks.scores import Scores
 from dptrain.config.commands import TrainConfig
 from dptrain.config.keys import named
-from dptrain.config.schema import MIN_CANARIES
-from dptrain.core import streams
-from dptrain.core.errors import DataError, ReleaseError
 from dptrain.core.guard import only_writer
-from dptrain.core.store import Store, fingerprint, seal, unseal, versions, write_atomic
-from dptrain.core.types import Decision, Rows, Setting
-from dptrain.data import splits
-from dptrain.data.canaries import CANARIES
-from dptrain.data.splits import Dataset, Examples
-from dptrain.evaluation import utility
-from dptrain.evaluation.evaluate import evaluate
-from dptrain.evaluation.rows import Row
+from dptrain.core.store import Store, unseal
 from dptrain.fleet import models as trained_models
-from dptrain.fleet.fleet import Fleet
-from dptrain.fleet.settings import settings as planned_settings
-from dptrain.fleet.spending import together, verify
-from dptrain.pipeline.evaluation import subject_of
-from dptrain.pipeline.plan import Plan, plan
-from dptrain.pipeline.run import circumstances, claims, placed
-from dptrain.pipeline.statements import evaluated
+from dptrain.fleet.spending import verify
+from dptrain.pipeline.plan import plan
+from dptrain.pipeline.run import circumstances, claims
 from dptrain.pipeline.training import train as train_missing
 from dptrain.privacy import ledger
-from dptrain.privacy.statement import Composition, PrivacyStatement, Released
-from dptrain.release.export import Exported, chosen, module_of, options_of, utility_of, write
-from dptrain.report.statement import header
-
-MODEL, METRICS = "model", "metrics.json"
-"""In the folder of a final model: what is given away, and what is not."""
-
-
-@dataclass(frozen=True)
-class Final:
-    """A model that was trained to be given away. folder: of its training; model: what to give away;
-    rows: its utility, and attacks on its canaries; trained: whether this very call trained it.
-    """
-
-    folder: Path
-    model: Path
-    setting: str
-    statement: PrivacyStatement
-    rows: tuple[Row, ...]
-    trained: bool
+from dptrain.privacy.statement import Released
+from dptrain.release.export import chosen
+from dptrain.release.final import (
+    METRICS,
+    MODEL,
+    Final,
+    fleet_of,
+    give_away,
+    learnt_from,
+    planned_whole,
+    require_outsiders,
+)
 
 
 def train(config: TrainConfig, show_progress: bool = True) -> Final:
@@ -69,12 +41,11 @@ def train(config: TrainConfig, show_progress: bool = True) -> Final:
 
 def _train(config: TrainConfig, show_progress: bool) -> Final:
     of_sweep = plan(replace(config, dataset=replace(config.dataset, canaries=0)))
-    settings = len(of_sweep.settings)
     name = chosen(of_sweep, config.setting).name
-    ready = _ready(of_sweep, config, name)
+    ready = planned_whole(of_sweep, config, name)
     [setting] = ready.settings
-    _require_outsiders(setting, config)
-    dataset = _whole(of_sweep, config)
+    require_outsiders(setting, config)
+    dataset = learnt_from(of_sweep, config)
     folder = ready.config.folder
     with only_writer(folder):
         store = Store(folder / "store")
@@ -85,37 +56,16 @@ def _train(config: TrainConfig, show_progress: bool) -> Final:
             released=Released.FINAL_MODEL,
             rows=config.rows,
             canaries=dataset.canaries,
-            chosen_among=settings if config.run else 0,
+            chosen_among=len(of_sweep.settings) if config.run else 0,
         )
         statements = claims(ready, store, around)
-        fleet = _fleet(ready, store, dataset)
+        fleet = fleet_of(ready, store, dataset)
         count = train_missing(ready, fleet, statements, show_progress)
         trained_models.forget_keys(fleet)
         spent = ledger.read(fleet.ledger_folder)
         verify(fleet, setting, spent)
-        rows, threshold = _measured(fleet, setting, config)
-        statement = _after(ready, statements[name], setting, rows, spent)
-        trained_models.relabel(fleet, setting, header(statement))
-        exported = Exported(
-            title=f"{config.name}: {name}",
-            module=module_of(fleet, setting, 0),
-            name=str(config.model["name"]),
-            options=options_of(config.model, setting),
-            source=ready.source,
-            threshold=threshold,
-            statement=statement,
-            rows=[row for row in rows if row.attack is None],
-        )
-        write(folder / MODEL, exported)
-        record = {
-            "rows": [row.to_json() for row in rows],
-            "privacy": {name: statement.to_json()},
-            "config": ready.config.to_json(),
-            "versions": versions(),
-            "ledger": spent.digest,
-        }
-        write_atomic(folder / METRICS, seal(record))
-    return Final(folder, folder / MODEL, name, statement, tuple(rows), count > 0)
+        statement, rows = give_away(ready, fleet, setting, statements[name], spent)
+    return Final(folder, folder / MODEL, name, statement, tuple(rows), count)
 
 
 def _counted(config: TrainConfig) -> bool:
@@ -124,132 +74,3 @@ def _counted(config: TrainConfig) -> bool:
         return False
     record = unseal((Path(config.run) / METRICS).read_bytes())
     return any(statement.get("counted", False) for statement in record["privacy"].values())
-
-
-def _ready(of_sweep: Plan, config: TrainConfig, name: str) -> Plan:
-    """The plan for one model on all candidates, whose number is declared: noise and steps follow
-    from it.
-    """
-    declared, canaries = of_sweep.config.dataset, config.dataset.canaries
-    assert declared.known
-    count = canaries + (declared.pool or 0)
-    count += (declared.test or 0) * (config.rows != Rows.POOL)
-    count += (declared.population or 0) * (config.rows == Rows.ALL)
-    sizes = replace(declared, pool=count, canaries=canaries)
-    whole = replace(config, dataset=sizes, models_per_setting=1, setting=name)
-    planned = [setting for setting in planned_settings(whole) if setting.name == name]
-    return replace(of_sweep, config=whole, settings=tuple(planned))
-
-
-def _whole(of_sweep: Plan, config: TrainConfig) -> Dataset:
-    """All rows that are asked for as the pool, with the canaries before them. Raises DataError for
-    canaries where no row is left to make them of.
-    """
-    parts = splits.load(of_sweep.source, of_sweep.config.dataset, config.seed, of_sweep.tokens)
-    learnt = [parts.pool]
-    learnt += [parts.test] if config.rows != Rows.POOL else []
-    learnt += [parts.population] if config.rows == Rows.ALL else []
-    if count := config.dataset.canaries:
-        learnt = [_canaries(parts, config, count), *learnt]
-    return Dataset(_together(learnt), parts.population, parts.test, parts.classes, count, 0)
-
-
-def _canaries(parts: Dataset, config: TrainConfig, count: int) -> Examples:
-    """Made of rows that the model does not learn from: a canary made of a row of somebody's would
-    be a second one of theirs. Raises DataError where there are too few.
-    """
-    if config.rows == Rows.ALL:
-        fix = "are made of population rows, which it may not learn from then; use rows=pool"
-        raise DataError(fix, "canaries")
-    spare = parts.population.take(np.arange(min(count, len(parts.population.labels))))
-    if len(spare.labels) < max(count, MIN_CANARIES):
-        there = f"of which there are {len(parts.population.labels):,}"
-        least = f"use 0, or {MIN_CANARIES} and more"
-        raise DataError(f"are made of population rows, {there}; {least}", "canaries")
-    rng = streams.generator(streams.seeded_key(config.seed, "release"), streams.Purpose.CANARY)
-    make = CANARIES[config.dataset.canary]
-    inputs, labels = make(spare.inputs, spare.labels, parts.classes, rng)
-    return Examples(inputs.astype(spare.inputs.dtype), labels)
-
-
-def _require_outsiders(setting: Setting, config: TrainConfig) -> None:
-    """Raise ReleaseError for what needs a population that the model does not learn from."""
-    recipe = setting.recipe
-    needed = {
-        "early stopping": recipe.release.early_stopping,
-        "adversarial regularisation": recipe.regularisation.adversary > 0,
-        "decision=fitted": config.decision == Decision.FITTED,
-    }
-    for what, used in needed.items():
-        if used and config.rows == Rows.ALL:
-            raise ReleaseError(f"{what} needs the population; use pool_and_test", "rows")
-
-
-def _together(parts: Sequence[Examples]) -> Examples:
-    return Examples(
-        np.concatenate([part.inputs for part in parts]),
-        np.concatenate([part.labels for part in parts]),
-    )
-
-
-def _fleet(ready: Plan, store: Store, dataset: Dataset) -> Fleet:
-    """Of the one model: it learns from every row, and from each canary by a coin."""
-    config = ready.config
-    members: Bool[np.ndarray, "1 N"] = np.ones((1, config.pool), dtype=bool)
-    key = streams.seeded_key(config.seed, "release")
-    coins = streams.generator(key, streams.Purpose.MEMBERSHIP).random(dataset.canaries) < 0.5
-    members[0, : dataset.canaries] = coins
-    return Fleet(
-        config,
-        store,
-        ready.engine,
-        placed(ready, store),
-        ready.device,
-        ready.architecture,
-        dataset,
-        members,
-    )
-
-
-def _measured(
-    fleet: Fleet, setting: Setting, config: TrainConfig
-) -> tuple[list[Row], float | None]:
-    """Utility on rows that the model did not learn from, attacks on its canaries, and the threshold
-    at which it decides, where that is fitted.
-    """
-    logits, dataset = trained_models.logits(fleet, setting), fleet.dataset
-    subject = subject_of(setting)
-    rows: list[Row] = []
-    threshold = None
-    if config.decision == Decision.FITTED:
-        seen = log_softmax(logits["population"][0, :, 0].astype(np.float64), axis=-1)
-        threshold = utility.fitted_threshold(config.utility, seen, dataset.population.labels)
-    if config.rows == Rows.POOL:
-        rows += utility_of(fleet, setting, 0, threshold)
-    if count := dataset.canaries:
-        scores = Scores(
-            logits["pool"][:, :count], dataset.pool.labels[:count], fleet.membership[:, :count]
-        )
-        attacked = evaluate(subject, scores, {"loss": {}}, config.audits)
-        rows += [replace(row, examples="canaries") for row in attacked.rows]
-    return rows, threshold
-
-
-def _after(
-    ready: Plan,
-    statement: PrivacyStatement,
-    setting: Setting,
-    rows: Sequence[Row],
-    spent: ledger.Snapshot,
-) -> PrivacyStatement:
-    """The statement with what the run has shown: with the sweep's models, should they be given away
-    too, it composes.
-    """
-    assert isinstance(ready.config, TrainConfig)
-    accounts = dict(spent.accounts)
-    if ready.config.run is not None:
-        accounts |= ledger.read(Path(ready.config.run) / "store" / "ledger").accounts
-    epsilon = together(ledger.Snapshot(accounts, ""), ready.config.privacy.delta)
-    composed = Composition(models=len(accounts), epsilon=epsilon)
-    configuration = fingerprint(ready.config.to_json())[:12]
-    return evaluated(statement, setting, rows, composed, configuration, spent.digest[:12])

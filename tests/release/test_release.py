@@ -301,11 +301,13 @@ def test_a_final_model_learns_from_all_rows_that_are_asked_for(rows, swept, tmp_
 
 
 def test_every_row_is_in_and_canaries_by_a_coin(swept, tmp_path, monkeypatch):
-    from dptrain.release import train
+    from dptrain.release import final as train
 
     seen = []
-    built = train._fleet
-    monkeypatch.setattr(train, "_fleet", lambda *given: seen.append(built(*given)) or seen[-1])
+    built = train.fleet_of
+    monkeypatch.setattr(
+        "dptrain.release.train.fleet_of", lambda *given: seen.append(built(*given)) or seen[-1]
+    )
     run, _, _ = swept
     final = dptrain.train(run=run, setting="dpsgd-8", output=tmp_path, **{"dataset.canaries": 60})
     [fleet] = seen
