@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         load,
         sweep,
         train,
+        tune,
     )
     from dptrain.estimator import DPClassifier
 
@@ -41,6 +42,7 @@ __all__ = [
     "load",
     "sweep",
     "train",
+    "tune",
 ]
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dptrain.pipeline.outputs import Result
     from dptrain.release.final import Final
     from dptrain.release.predict import Model
+    from dptrain.release.tune import Tuned
 
 
 def sweep(
@@ -63,6 +64,17 @@ def train(*overrides: str, progress: bool = False, **keys: Any) -> Final:
     from dptrain.release import train  # loads torch
 
     return train.train(compose.load("train", overrides, keys), show_progress=progress)
+
+
+def tune(*overrides: str, progress: bool = False) -> Tuned:
+    """Train candidates a random number of times and give the best away: `tune("epsilon=4",
+    "defence.dpsgd.learning_rate=1,2,4").final.model`. Raises ConfigError, and Interrupted as sweep
+    does.
+    """
+    from dptrain.config import multirun
+    from dptrain.release import tune  # loads torch
+
+    return tune.tune(multirun.candidates(overrides), show_progress=progress)
 
 
 def export(run: str | Path, setting: str, *overrides: str, **keys: Any) -> Path:

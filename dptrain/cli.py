@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dptrain import __version__
 
 if TYPE_CHECKING:
-    from dptrain.config.commands import TrainConfig
+    from dptrain.config.commands import TrainConfig, TuneConfig
     from dptrain.config.schema import Config
     from dptrain.pipeline.outputs import Result
     from dptrain.release.final import Final
+    from dptrain.release.tune import Tuned
 
 Trained = TypeVar("Trained")
 
@@ -163,6 +164,22 @@ examples:
   dptrain train run=results/quickstart setting=dpsgd-8
   dptrain train run=results/quickstart setting=dpsgd-8 rows=pool_and_test output=out/final
   dptrain train dataset=csv dataset.path=people.csv dataset.target=income setting=dpsgd-2
+
+keys (default):
+"""
+
+TUNE = """usage: dptrain tune epsilon=E KEY=VALUE,VALUE,... [key=value ...]
+
+Choose by what the data say, at a price that is in the epsilon. Commas part the values of a key, and
+every combination is a candidate. A random number of trials is drawn, each trains one candidate on
+all rows of the pool, and the model that does best on the population is given away: epsilon covers
+training and choice (Papernot and Steinke 2022). Keys are those of dptrain sweep; the setting is
+DP-SGD. The same command goes on after Ctrl-C or a kill; to draw again is not covered.
+
+examples:
+  dptrain tune experiment=quickstart epsilon=4 defence.dpsgd.learning_rate=1,2,4
+  dptrain tune experiment=quickstart epsilon=4 trials=10 training.batch_size=64,256 model=mlp,cnn
+  dptrain tune dataset=csv dataset.path=people.csv dataset.target=income utility=auroc epsilon=2
 
 keys (default):
 """
@@ -544,6 +561,38 @@ def _final(chosen: TrainConfig) -> Final:
     return train(chosen)
 
 
+def _tune(overrides: Sequence[str], _options: Options) -> int:
+    from dptrain.config import multirun
+    from dptrain.core import allocator
+
+    candidates = multirun.candidates(overrides)
+    allocator.keep_memory()
+    tuned = _finished(lambda: _tuned(candidates))
+    if tuned is None:
+        return 130
+    from dptrain.report import tables
+    from dptrain.report.statement import claim, rounded_up
+
+    utility = next(iter(candidates.values())).utility
+    print(tables.table(*tables.trials(tuned.candidates, tuned.trials, tuned.chosen, utility)))
+    print("How many trials there were, and their scores, are not to be given away.\n")
+    print(tables.table(*tables.measures(tuned.final.rows)) + "\n")
+    choice, folder = tuned.final.statement.selection, tuned.final.model
+    assert choice is not None
+    print(
+        f"{claim(tuned.final.statement)}, training and choice together; this model alone: epsilon "
+        f"{rounded_up(choice.alone, 2)}"
+    )
+    print(f"Model: {folder}; its statement stands in {folder}/README.md")
+    return _alarm(tables.warnings(tuned.final.rows))
+
+
+def _tuned(candidates: Mapping[str, TuneConfig]) -> Tuned:
+    from dptrain.release.tune import tune
+
+    return tune(candidates)
+
+
 def _export(overrides: Sequence[str], _options: Options) -> int:
     from dptrain.config import compose
     from dptrain.config.keys import named
@@ -620,6 +669,9 @@ COMMANDS = {
         ("run=FOLDER",),
     ),
     "train": Command(_train, "one model of one setting on all rows, to be given away", TRAIN),
+    "tune": Command(
+        _tune, "train candidates, and give the best away at a price", TUNE, ("epsilon=4",)
+    ),
     "export": Command(
         _export,
         "a model of a sweep as a folder that anyone can load",

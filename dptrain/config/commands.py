@@ -229,13 +229,9 @@ class StoreConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig(Config):
-    """Of `dptrain train`: a sweep's configuration, of which one setting is trained, one model on
-    all rows.
-    """
+class WholeConfig(Config):
+    """A sweep's configuration, of whose settings one model is trained on all rows."""
 
-    run: str | None = option("folder of a finished sweep, whose configuration is taken; null: none")
-    setting: str | None = option("of the sweep, such as dpsgd-2; its only one may be left out")
     rows: Rows = option(
         "what it learns from: pool, pool_and_test, or all, which leaves none for an attacker"
     )
@@ -249,16 +245,43 @@ class TrainConfig(Config):
         """The declared size of the training set: all candidates."""
         return self.pool
 
-    @property
-    def sweep_folder(self) -> Path:
-        """Where a sweep of this configuration has its results."""
-        return Path(self.run) if self.run else Path("results") / self.name
+
+@dataclass(frozen=True)
+class TrainConfig(WholeConfig):
+    """Of `dptrain train`: one setting, of a finished sweep or of this configuration."""
+
+    run: str | None = option("folder of a finished sweep, whose configuration is taken; null: none")
+    setting: str | None = option("of the sweep, such as dpsgd-2; its only one may be left out")
 
     @property
     def folder(self) -> Path:
         """Where the model is trained, `release/SETTING` of a sweep by default."""
-        default = self.sweep_folder / "release" / (self.setting or "model")
+        of_sweep = Path(self.run) if self.run else Path("results") / self.name
+        default = of_sweep / "release" / (self.setting or "model")
         return Path(self.output) if self.output else default
+
+
+@dataclass(frozen=True)
+class TuneConfig(WholeConfig):
+    """Of `dptrain tune`: one candidate, and how many trials there are in the mean."""
+
+    epsilon: float | None = option(
+        "of the model that is chosen, training and choice together", above=0.0, most=MAX_EPSILON
+    )
+    trials: float = option("mean of the random number of trials", least=1.0, most=1e4)
+    trials_law: Law = option("of their number: geometric, poisson or logarithmic")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fix = "a chosen model is not audited; use 0, and dptrain train for an audit"
+        require(self.dataset.canaries == 0, "dataset.canaries", fix)
+        fix = "the best is chosen on the population; use pool or pool_and_test"
+        require(self.rows != Rows.ALL, "rows", fix)
+
+    @property
+    def folder(self) -> Path:
+        """Where the models are trained, `tuned` in the folder of a sweep by default."""
+        return Path(self.output) if self.output else Path("results") / self.name / "tuned"
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from dptrain.config.commands import (
     PredictConfig,
     StoreConfig,
     TrainConfig,
+    TuneConfig,
 )
 from dptrain.config.files import command_folder, conf_folder, groups, require_folder
 from dptrain.config.schema import Config
@@ -50,6 +51,7 @@ SCHEMAS: dict[str, type] = {
     "store": StoreConfig,
     "inspect": InspectConfig,
     "train": TrainConfig,
+    "tune": TuneConfig,
     "export": ExportConfig,
     "predict": PredictConfig,
 }
@@ -158,6 +160,15 @@ def _configuration(command: str, plain: dict[str, Any], named: bool) -> Any:
         given = epsilons if isinstance(epsilons, list) else [math.inf]
         if named and math.inf not in given and "none" in plain.get("defence", {}):
             plain["epsilons"] = [math.inf, *given]  # who names the baseline wants it
+    if command == "tune":
+        if plain["epsilon"] is None:
+            raise ConfigError("epsilon", "is needed, that of the chosen model; give such as 4")
+        plain["epsilons"] = [plain["epsilon"]]
+        plain["defence"] = {
+            name: options for name, options in plain["defence"].items() if name == "dpsgd"
+        }
+        if not plain["defence"]:
+            raise ConfigError("defence", "only that of DP-SGD has a price; use defence=[dpsgd]")
     return build(SCHEMAS[command], plain)
 
 

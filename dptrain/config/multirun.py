@@ -23,6 +23,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from dptrain.config import compose
+from dptrain.config.commands import TuneConfig
 from dptrain.config.files import require_folder
 from dptrain.config.schema import Config
 from dptrain.core.errors import ConfigError
@@ -31,6 +32,16 @@ LAUNCHING = re.compile(r"hydra/launcher=\w+|hydra\.launcher(\.[A-Za-z]\w*)+=[^${
 """What may be said of how runs are launched: plain values of one of Hydra's launchers."""
 LONGEST_NAME = 120
 SHARED = ("name", "output")
+
+
+def candidates(overrides: Sequence[str]) -> dict[str, TuneConfig]:
+    """The checked configuration of each candidate of `dptrain tune`, by what differs between them.
+    Raises ConfigError.
+    """
+    return {
+        name: compose.load("tune", combination)
+        for name, combination in combinations(overrides).items()
+    }
 
 
 def combinations(overrides: Sequence[str], folders: Sequence[Path] = ()) -> dict[str, list[str]]:

@@ -157,25 +157,35 @@ def dpsgd(config: Config, defence: DPSGD) -> list[Setting]:
 
     Raises TargetError for an epsilon that no noise reaches.
     """
-    recipe = _recipe(config, defence, defence.clipping)
-    batch, delta = config.training.batch_size, config.privacy.delta
-    start = Mechanism(
-        Sampling.POISSON, batch, config.public_n, config.steps, 0.0, defence.clip, batch
-    )
+    start = without_noise(config, defence)
     settings = []
     for epsilon in sorted((e for e in config.epsilons if math.isfinite(e)), reverse=True):
         try:
-            mechanism = pld.calibrate(start, epsilon, delta)
+            mechanism = pld.calibrate(start, epsilon, config.privacy.delta)
         except ValueError as error:
             fix = "ask for a larger epsilon or fewer epochs"
             raise TargetError(f"{error}; {fix}", "epsilons") from None
-        sgd = recipe.optimiser.kind == OptimiserKind.SGD
-        by = max(1.0, mechanism.noise_multiplier) if sgd else 1.0
-        rate = recipe.optimiser.learning_rate / by
-        slower = replace(recipe, optimiser=replace(recipe.optimiser, learning_rate=rate))
-        name = f"dpsgd-{repr(epsilon).removesuffix('.0')}"
-        settings.append(Setting(name, "dpsgd", epsilon, delta, mechanism, slower))
+        settings.append(private(config, defence, epsilon, mechanism))
     return settings
+
+
+def without_noise(config: Config, defence: DPSGD) -> Mechanism:
+    """The mechanism of DP-SGD but for its noise."""
+    batch = config.training.batch_size
+    return Mechanism(
+        Sampling.POISSON, batch, config.public_n, config.steps, 0.0, defence.clip, batch
+    )
+
+
+def private(config: Config, defence: DPSGD, epsilon: float, mechanism: Mechanism) -> Setting:
+    """The setting of DP-SGD with a mechanism, whose target is `epsilon`."""
+    recipe = _recipe(config, defence, defence.clipping)
+    sgd = recipe.optimiser.kind == OptimiserKind.SGD
+    by = max(1.0, mechanism.noise_multiplier) if sgd else 1.0
+    rate = recipe.optimiser.learning_rate / by
+    slower = replace(recipe, optimiser=replace(recipe.optimiser, learning_rate=rate))
+    name = f"dpsgd-{repr(epsilon).removesuffix('.0')}"
+    return Setting(name, "dpsgd", epsilon, config.privacy.delta, mechanism, slower)
 
 
 DEFENCES: dict[str, Callable[[Config, Any], list[Setting]]] = {

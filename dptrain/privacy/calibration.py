@@ -169,9 +169,14 @@ def _chosen(config: CalibrateConfig, ran: Mechanism) -> dict[str, tuple[float | 
     if config.trials is None:
         return {}
     law = f"{config.trials_law} law of mean {config.trials:g}"
-    meaning = f"of the best of a random number of trials ({law}), by RDP; all else is of one model"
-    value = selection.epsilon([ran], config.delta, Trials(config.trials, SHAPES[config.trials_law]))
-    return {"epsilon_chosen": (value, meaning)}
+    meaning = f"of the best of a random number of trials ({law}); all else is of one model"
+    given = ([ran], config.delta, Trials(config.trials, SHAPES[config.trials_law]))
+    profile, renyi = selection.by_profile(*given), selection.by_renyi(*given)
+    return {
+        "epsilon_chosen": (min(profile, renyi), meaning),
+        "epsilon_chosen_profile": (profile, "the same, by privacy profiles (Koskela et al. 2024)"),
+        "epsilon_chosen_rdp": (renyi, "the same, by RDP (Papernot and Steinke 2022)"),
+    }
 
 
 def _epsilon(config: CalibrateConfig, ran: Mechanism) -> float:

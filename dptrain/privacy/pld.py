@@ -95,6 +95,13 @@ def epsilon(mechanism: Mechanism | Composition, delta: float) -> float:
     return float(_Losses.of(mechanism).epsilon(delta))
 
 
+def deltas(mechanism: Mechanism, epsilons: Float[np.ndarray, " E"]) -> Float[np.ndarray, " E"]:
+    """Upper bounds of delta at each epsilon, whichever way the neighbours differ. Raises
+    UnsupportedMechanism.
+    """
+    return _Losses.of(mechanism).deltas(epsilons)
+
+
 def method(mechanism: Mechanism) -> str:
     """What epsilon(mechanism) is computed by."""
     return (

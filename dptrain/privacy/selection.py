@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -21,6 +21,11 @@ from jaxtyping import Float
 from dptrain.core.roots import crossing
 from dptrain.core.types import Mechanism
 from dptrain.privacy import pld, rdp
+
+LEAST_DELTA, PROFILE_POINTS = 1e-9, 500
+"""Of a profile: the delta, of all trials, up to whose epsilon it is looked at, and at how many
+points; each of them gives a bound.
+"""
 
 
 @dataclass(frozen=True)
@@ -96,12 +101,79 @@ def divergences(
 
 def epsilon(candidates: Sequence[Mechanism], delta: float, trials: Trials) -> float:
     """Upper bound of training, a random number of times, one of `candidates` each, and giving away
-    the best model.
+    the best model: by Rényi divergences or by privacy profiles, whichever is less. Raises
+    UnsupportedMechanism where a candidate has no bound.
+    """
+    return min(by_profile(candidates, delta, trials), by_renyi(candidates, delta, trials))
 
-    A trial that draws its candidate at random spends at every order at most what the worst of them
-    does. Raises UnsupportedMechanism where one has no bound.
+
+def by_renyi(candidates: Sequence[Mechanism], delta: float, trials: Trials) -> float:
+    """The bound of Papernot and Steinke 2022. A trial that draws its candidate at random spends at
+    every order at most what the worst of them does.
     """
     return rdp.epsilon(divergences(worst(candidates), trials), delta)
+
+
+def by_profile(candidates: Sequence[Mechanism], delta: float, trials: Trials) -> float:
+    """The bound of Koskela, Redberg and Wang 2024, "Privacy profiles for private selection".
+
+    Let F(y) be the share of trials that do no better than y, and f the generating function of their
+    number. The best has the density q f'(F). A profile delta(e) of one trial bounds how far 1 - F
+    moves between neighbours, and so the ratio of f'(F) to that of the neighbour, by some R(e),
+    whichever e >= 0 is taken; and f'(F) is at most the mean of the law. So the chosen model's delta
+    at e' + log R(e) is at most that mean times one trial's delta at e'. A trial that draws its
+    candidate has at most the largest profile of them.
+    """
+    plain = {replace(candidate, clip=1.0) for candidate in candidates}  # which plays no part
+    reach = rdp.epsilon(worst(list(plain)), LEAST_DELTA / trials.mean)
+    if not math.isfinite(reach):
+        return math.inf
+    at = np.linspace(0, reach, PROFILE_POINTS)
+    moved = np.max([pld.deltas(each, at) for each in plain], axis=0)
+    single = max(pld.epsilon(each, delta / trials.mean) for each in plain)
+    return single + float(_log_ratio(at, np.clip(moved, 0, 1), trials).min())
+
+
+def _log_ratio(
+    epsilons: Float[np.ndarray, " E"], deltas: Float[np.ndarray, " E"], trials: Trials
+) -> Float[np.ndarray, " E"]:
+    """log of the largest ratio of f'(F) to f'(F'), where 1 - F' <= min(1, e^epsilon (1 - F) +
+    delta): it is taken where both sides of that are 1, or where F is 1.
+    """
+    full = (1 - deltas) * np.exp(-epsilons)
+    if math.isinf(trials.shape):  # f' is proportional to exp(mean F)
+        moved: np.ndarray = trials.mean * np.maximum(1 - full, deltas)
+        return moved
+    gamma = trials.stopping  # f' is proportional to (1 - (1 - gamma) F)^-(shape + 1)
+    ends = -np.log(gamma + (1 - gamma) * full), np.log1p((1 - gamma) * deltas / gamma)
+    largest: np.ndarray = (1 + trials.shape) * np.maximum(*ends)
+    return largest
+
+
+def calibrate(
+    candidates: Sequence[Mechanism], target: float, delta: float, trials: Trials
+) -> list[Mechanism]:
+    """The candidates with so much noise that `epsilon` of all of them is at most the target; each
+    alone would need as much, or next to it. Raises ValueError for a target that no noise reaches.
+    """
+    described = f"epsilon {target:g} of the best of {trials.mean:g} trials"
+    noise: dict[Mechanism, float] = {}
+    for plain in dict.fromkeys(replace(each, clip=1.0) for each in candidates):
+
+        def risk(ran: Mechanism) -> float:
+            return epsilon([ran], delta, trials)
+
+        noise[plain] = pld.least_noise(plain, risk, target, described).noise_multiplier
+    factor = 1.0
+    while True:
+        ran = [
+            replace(each, noise_multiplier=factor * noise[replace(each, clip=1.0)])
+            for each in candidates
+        ]
+        spent = epsilon(ran, delta, trials)
+        if spent <= target:
+            return ran
+        factor *= (1 + 1e-6) * spent / target
 
 
 def worst(candidates: Sequence[Mechanism]) -> Float[np.ndarray, " orders"]:

@@ -24,6 +24,7 @@ from dptrain.core.types import (
     Views,
 )
 from dptrain.privacy import pld, rdp
+from dptrain.privacy.pld import TradeOff
 
 UNIT = "one example of the pool"
 GROUPS = (2, 8)
@@ -78,6 +79,29 @@ class Hardening:
 
     spacing: float
     grid: int = GRID
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """How a model was chosen: the best of a random number of trials, by a utility on the
+    population.
+
+    trials and law: of their number; candidates: of which each trial drew one; alone: epsilon of the
+    model by itself, had it not been chosen; profile and renyi: of training and choice, by the two
+    bounds of privacy.selection.
+    """
+
+    trials: float
+    law: str
+    candidates: int
+    utility: str
+    alone: float
+    profile: float
+    renyi: float
+
+    @property
+    def epsilon(self) -> float:
+        return min(self.profile, self.renyi)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +162,9 @@ class PrivacyStatement:
     with so many examples, empty where the unit is a person (`grouped`). counted: whether n follows
     from the number of rows, and was not declared. rows: what a final model learnt from, and
     canaries: how many of its n are such; chosen_among: settings of the sweep that it was chosen
-    from, 0 where there was none. supplied_weights: names of initial weights that the model's
-    builder brings along. evaluated: None before the run.
+    from, 0 where there was none; selection: how it was chosen where epsilon covers the choice, of
+    which then neither group nor mu is known. supplied_weights: names of initial weights that the
+    model's builder brings along. evaluated: None before the run.
     """
 
     released: Released
@@ -170,6 +195,7 @@ class PrivacyStatement:
     rows: Rows | None = None
     canaries: int = 0
     chosen_among: int = 0
+    selection: Selection | None = None
     supplied_weights: tuple[str, ...] = ()
     accountants: Accountants | None = None
     group: Mapping[str, float] = field(default_factory=dict)
@@ -201,10 +227,11 @@ class PrivacyStatement:
             "accountants": Accountants,
             "ceilings": Ceilings,
             "hardening": Hardening,
+            "selection": Selection,
         }
         values = dict(record)
         values |= {name: kind(values[name]) for name, kind in enums.items()}
-        values |= {name: kind(**values[name]) for name, kind in parts.items() if values[name]}
+        values |= {name: kind(**values[name]) for name, kind in parts.items() if values.get(name)}
         views = values["views"]
         values["views"] = Views(tuple(views["augmentations"]), views["multiplicity"])
         values["rows"] = Rows(values["rows"]) if values.get("rows") else None
@@ -291,6 +318,29 @@ def with_prv(statement: PrivacyStatement, prv: float | None) -> PrivacyStatement
     return replace(statement, accountants=replace(statement.accountants, prv=prv))
 
 
+def with_selection(statement: PrivacyStatement, selection: Selection) -> PrivacyStatement:
+    """The statement of a private model that was chosen: of training and choice together nothing is
+    known but epsilon at delta.
+    """
+    curve = pld.claimed_trade_off(selection.epsilon, statement.delta)
+    return replace(
+        statement,
+        epsilon=selection.epsilon,
+        selection=selection,
+        group={},
+        mu=None,
+        ceilings=_ceilings(curve),
+    )
+
+
+def _ceilings(curve: TradeOff) -> Ceilings:
+    return Ceilings(
+        tpr_at_fpr={f"{fpr:g}": curve.max_tpr(fpr) for fpr in CEILING_FPRS},
+        advantage=curve.max_advantage,
+        auc=curve.max_auc,
+    )
+
+
 def _of_recipe(recipe: Recipe) -> dict[str, Any]:
     return {
         "optimiser": recipe.optimiser.kind,
@@ -320,10 +370,6 @@ def _proved(statement: PrivacyStatement, ran: Mechanism, around: Circumstances) 
         ),
         group={str(size): pld.group_epsilon(ran, delta, size) for size in groups},
         mu=pld.gaussian_mu(ran, delta),
-        ceilings=Ceilings(
-            tpr_at_fpr={f"{fpr:g}": curve.max_tpr(fpr) for fpr in CEILING_FPRS},
-            advantage=curve.max_advantage,
-            auc=curve.max_auc,
-        ),
+        ceilings=_ceilings(curve),
         hardening=Hardening(spacing=ran.spacing),
     )

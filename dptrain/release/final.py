@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Bool
 from scipy.special import log_softmax
 
 from dptrain.attacks.scores import Scores
-from dptrain.config.commands import TrainConfig
+from dptrain.config.commands import WholeConfig
 from dptrain.config.schema import MIN_CANARIES
 from dptrain.core import streams
 from dptrain.core.errors import DataError, ReleaseError
@@ -25,7 +26,6 @@ from dptrain.evaluation.evaluate import evaluate
 from dptrain.evaluation.rows import Row
 from dptrain.fleet import models as trained_models
 from dptrain.fleet.fleet import Fleet
-from dptrain.fleet.settings import settings as planned_settings
 from dptrain.fleet.spending import together
 from dptrain.pipeline.evaluation import subject_of
 from dptrain.pipeline.plan import Plan
@@ -36,6 +36,7 @@ from dptrain.privacy.statement import Composition, PrivacyStatement
 from dptrain.release.export import Exported, module_of, options_of, utility_of, write
 from dptrain.report.statement import header
 
+Whole = TypeVar("Whole", bound=WholeConfig)
 MODEL, METRICS = "model", "metrics.json"
 """In the folder of a final model: what is given away, and what is not."""
 
@@ -54,9 +55,9 @@ class Final:
     trained: int
 
 
-def planned_whole(of_sweep: Plan, config: TrainConfig, name: str) -> Plan:
-    """The plan for one model on all candidates, whose number is declared: noise and steps follow
-    from it.
+def whole_config(of_sweep: Plan, config: Whole) -> Whole:
+    """The configuration of one model on all candidates, whose number is declared: noise and steps
+    follow from it.
     """
     declared, canaries = of_sweep.config.dataset, config.dataset.canaries
     assert declared.known
@@ -64,12 +65,10 @@ def planned_whole(of_sweep: Plan, config: TrainConfig, name: str) -> Plan:
     count += (declared.test or 0) * (config.rows != Rows.POOL)
     count += (declared.population or 0) * (config.rows == Rows.ALL)
     sizes = replace(declared, pool=count, canaries=canaries)
-    whole = replace(config, dataset=sizes, models_per_setting=1, setting=name)
-    planned = [setting for setting in planned_settings(whole) if setting.name == name]
-    return replace(of_sweep, config=whole, settings=tuple(planned))
+    return replace(config, dataset=sizes, models_per_setting=1)
 
 
-def learnt_from(of_sweep: Plan, config: TrainConfig) -> Dataset:
+def learnt_from(of_sweep: Plan, config: WholeConfig) -> Dataset:
     """All rows that are asked for as the pool, with the canaries before them. Raises DataError for
     canaries where no row is left to make them of.
     """
@@ -82,7 +81,7 @@ def learnt_from(of_sweep: Plan, config: TrainConfig) -> Dataset:
     return Dataset(_together(learnt), parts.population, parts.test, parts.classes, count, 0)
 
 
-def _canaries(parts: Dataset, config: TrainConfig, count: int) -> Examples:
+def _canaries(parts: Dataset, config: WholeConfig, count: int) -> Examples:
     """Made of rows that the model does not learn from: a canary made of a row of somebody's would
     be a second one of theirs. Raises DataError where there are too few.
     """
@@ -100,7 +99,7 @@ def _canaries(parts: Dataset, config: TrainConfig, count: int) -> Examples:
     return Examples(inputs.astype(spare.inputs.dtype), labels)
 
 
-def require_outsiders(setting: Setting, config: TrainConfig) -> None:
+def require_outsiders(setting: Setting, config: WholeConfig) -> None:
     """Raise ReleaseError for what needs a population that the model does not learn from."""
     recipe = setting.recipe
     needed = {
@@ -139,7 +138,7 @@ def fleet_of(ready: Plan, store: Store, dataset: Dataset) -> Fleet:
     )
 
 
-def measured(fleet: Fleet, setting: Setting, config: TrainConfig) -> tuple[list[Row], float | None]:
+def measured(fleet: Fleet, setting: Setting, config: WholeConfig) -> tuple[list[Row], float | None]:
     """Utility on rows that the model did not learn from, attacks on its canaries, and the threshold
     at which it decides, where that is fitted.
     """
@@ -171,10 +170,9 @@ def after_the_run(
     """The statement with what the run has shown: with the sweep's models, should they be given away
     too, it composes.
     """
-    assert isinstance(ready.config, TrainConfig)
-    accounts = dict(spent.accounts)
-    if ready.config.run is not None:
-        accounts |= ledger.read(Path(ready.config.run) / "store" / "ledger").accounts
+    accounts, run = dict(spent.accounts), getattr(ready.config, "run", None)
+    if run is not None:
+        accounts |= ledger.read(Path(run) / "store" / "ledger").accounts
     epsilon = together(ledger.Snapshot(accounts, ""), ready.config.privacy.delta)
     composed = Composition(models=len(accounts), epsilon=epsilon)
     configuration = fingerprint(ready.config.to_json())[:12]
@@ -188,7 +186,7 @@ def give_away(
     spent: the ledger after the run. Returns the statement with what is known now, and the rows.
     """
     config = ready.config
-    assert isinstance(config, TrainConfig)
+    assert isinstance(config, WholeConfig)
     rows, threshold = measured(fleet, setting, config)
     complete = after_the_run(ready, statement, setting, rows, spent)
     trained_models.relabel(fleet, setting, header(complete))

@@ -12,6 +12,7 @@ from dptrain.config.keys import named
 from dptrain.core.guard import only_writer
 from dptrain.core.store import Store, unseal
 from dptrain.fleet import models as trained_models
+from dptrain.fleet.settings import settings as planned_settings
 from dptrain.fleet.spending import verify
 from dptrain.pipeline.plan import plan
 from dptrain.pipeline.run import circumstances, claims
@@ -26,8 +27,8 @@ from dptrain.release.final import (
     fleet_of,
     give_away,
     learnt_from,
-    planned_whole,
     require_outsiders,
+    whole_config,
 )
 
 
@@ -42,8 +43,9 @@ def train(config: TrainConfig, show_progress: bool = True) -> Final:
 def _train(config: TrainConfig, show_progress: bool) -> Final:
     of_sweep = plan(replace(config, dataset=replace(config.dataset, canaries=0)))
     name = chosen(of_sweep, config.setting).name
-    ready = planned_whole(of_sweep, config, name)
-    [setting] = ready.settings
+    whole = replace(whole_config(of_sweep, config), setting=name)
+    [setting] = [each for each in planned_settings(whole) if each.name == name]
+    ready = replace(of_sweep, config=whole, settings=(setting,))
     require_outsiders(setting, config)
     dataset = learnt_from(of_sweep, config)
     folder = ready.config.folder

@@ -158,7 +158,11 @@ def _private(statement: PrivacyStatement) -> Sentences:
 
 def _guarantee(statement: PrivacyStatement) -> str:
     spent = f"({rounded_up(statement.epsilon, 3)}, {statement.delta:g})-differential privacy"
-    each = "an upper bound, for each model by itself"
+    each = (
+        "an upper bound, for each model by itself"
+        if statement.selection is None
+        else "an upper bound, of training and choosing this model together"
+    )
     text = (
         f"{spent}, {each} (target epsilon {statement.target_epsilon:g}; delta x n = "
         f"{statement.delta * statement.public_n:.3g})"
@@ -198,6 +202,8 @@ def _trained_on(statement: PrivacyStatement) -> str:
 def _unit(statement: PrivacyStatement) -> str:
     if statement.grouped:
         return statement.unit
+    if not statement.group:
+        return f"{statement.unit}; a person with more is not protected at this epsilon"
     groups = ", ".join(
         f"{size} examples {rounded_up(epsilon, 3)}" for size, epsilon in statement.group.items()
     )
@@ -221,9 +227,17 @@ def _accountants(statement: PrivacyStatement) -> str:
     epsilons = statement.accountants
     assert epsilons is not None
     second = "gave no number" if epsilons.prv is None else f"{epsilons.prv:.3f}"
+    chosen = ""
+    if (how := statement.selection) is not None:
+        chosen = (
+            f"training and choice: by privacy profiles {rounded_up(how.profile, 3)} (Koskela et "
+            f"al. 2024), by Renyi divergences {rounded_up(how.renyi, 3)} (Papernot and Steinke "
+            f"2022), of which the less holds; this model alone: {rounded_up(epsilons.pld, 3)}, "
+        )
     return (
-        f"{epsilons.method}, dp-accounting {statement.versions.get('dp-accounting', '')}, rounded "
-        f"upwards; second opinions: Opacus PRV {second}, RDP {epsilons.rdp:.3f} (as papers up to "
+        f"{chosen}{epsilons.method}, dp-accounting "
+        f"{statement.versions.get('dp-accounting', '')}, rounded upwards; second opinions: Opacus "
+        f"PRV {second}, RDP {epsilons.rdp:.3f} (as papers up to "
         f"2020 print it: {epsilons.rdp_classic:.3f}); without amplification by sampling: "
         f"{rounded_up(epsilons.unamplified, 3)}"
     )
@@ -236,8 +250,12 @@ def _ceilings(statement: PrivacyStatement) -> str:
     return (
         f"any attack on one example: TPR at most {rounded_up(rates['0.001'], 4)} at FPR .1 %, "
         f"{rounded_up(rates['0.01'], 4)} at 1 %; advantage at most "
-        f"{rounded_up(ceilings.advantage, 3)}; AUC at most {rounded_up(ceilings.auc, 3)}; "
-        f"{rounded_up(statement.mu, 3)}-GDP at every delta from {statement.delta:g} up"
+        f"{rounded_up(ceilings.advantage, 3)}; AUC at most {rounded_up(ceilings.auc, 3)}"
+        + (
+            f"; {rounded_up(statement.mu, 3)}-GDP at every delta from {statement.delta:g} up"
+            if statement.selection is None
+            else ""
+        )
     )
 
 
@@ -269,6 +287,14 @@ def _release(statement: PrivacyStatement) -> Sentences:
 
 def _tuning(statement: PrivacyStatement) -> str:
     """Of a final model: what its choice cost."""
+    if (how := statement.selection) is not None:
+        return (
+            f"the best, by {how.utility} on the population, of a random number of trials "
+            f"({how.law} law of mean {how.trials:g}), each of one of {how.candidates} candidates "
+            "drawn at random: this epsilon covers that choice. Not chosen it would be "
+            f"{rounded_up(how.alone, 3)}. How many trials there were, and what the others gave, is "
+            "not given away"
+        )
     if not statement.chosen_among:
         return (
             "hyperparameters given by the configuration; what their choice cost is not in this "

@@ -125,6 +125,24 @@ def measures(rows: Sequence[Row]) -> Table:
     return ["utility on the test set", "value [95 % interval]"], body
 
 
+def trials(
+    candidates: Sequence[str], drawn: Sequence[tuple[str, float | None]], chosen: int, utility: str
+) -> Table:
+    """Head and body of the trials of a choice, a line a candidate. drawn: the candidate of each
+    trial and its score, None where it failed; chosen: the place of the best among them.
+    """
+    of_best, measure = drawn[chosen][0], UTILITIES[utility]
+    best = max if measure.higher else min
+    body = []
+    for name in candidates:
+        scores = [score for candidate, score in drawn if candidate == name]
+        known = [score for score in scores if score is not None]
+        mark = " (chosen)" if name == of_best else ""
+        shown = number(best(known)) if known else "-"
+        body.append([name + mark, str(len(scores)), shown])
+    return ["candidate", "trials", f"best {measure.title} on the population"], body
+
+
 def differences(paired: Differences, utility: str) -> Table:
     """Head and body of the paired differences of a utility: each setting less each of the others,
     with ` *` where the interval holds 0, so that the two cannot be told apart.
