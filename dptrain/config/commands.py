@@ -242,7 +242,11 @@ class WholeConfig(Config):
 
     @property
     def public_n(self) -> int:
-        """The declared size of the training set: all candidates."""
+        """The declared number of examples of the training set: all candidates."""
+        return self.dataset.unit_count or self.pool
+
+    @property
+    def public_users(self) -> int:
         return self.pool
 
 

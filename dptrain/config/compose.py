@@ -65,7 +65,7 @@ PATHS = (
     "scores",
     "run",
     "data",
-    *(f"dataset.{key}" for key in ("path", "target", "group", "schema", "time")),
+    *(f"dataset.{key}" for key in ("path", "target", "group", "unit", "schema", "time")),
 )
 """Keys whose text may well hold a comma."""
 COMMAS = re.compile(r"[^\[{('\"]*,[^\]})'\"]*$")

@@ -78,6 +78,14 @@ class DPSGD(Defence):
     clipping: Clipping = option("flat, automatic or normalise")
 
 
+@dataclass(frozen=True)
+class DPSGDUser(DPSGD):
+    batch_users: int = option("expected number of users of a step", least=1)
+    examples_per_user: int = option(
+        "random examples of each whose mean gradient is clipped, at most", least=1, most=256
+    )
+
+
 OPTIONS: dict[str, type[Defence]] = {
     "none": Defence,
     "weight_decay": WeightDecay,
@@ -91,4 +99,8 @@ OPTIONS: dict[str, type[Defence]] = {
     "adversarial": Adversarial,
     "confidence_masking": ConfidenceMasking,
     "dpsgd": DPSGD,
+    "dpsgd_user": DPSGDUser,
+    "dpsgd_group": DPSGD,
 }
+PRIVATE = ("dpsgd", "dpsgd_user", "dpsgd_group")
+"""Those with an epsilon."""

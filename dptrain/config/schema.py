@@ -10,7 +10,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from dptrain.config.defences import AUGMENTATIONS, Augmentation, Defence, SmallerModel
+from dptrain.config.defences import (
+    AUGMENTATIONS,
+    PRIVATE,
+    Augmentation,
+    Defence,
+    DPSGDUser,
+    SmallerModel,
+)
 from dptrain.config.fields import FINITE, check_fields, check_name, option, require
 from dptrain.core.types import Decision, EngineKind, NoiseSource, OptimiserKind, Precision, Schedule
 
@@ -50,6 +57,15 @@ class DatasetConfig:
     group: str | None = option(
         "of a table: the column that names the unit of privacy; one row of each is used"
     )
+    unit: str | None = option(
+        "of a table: the column that names users; all rows of one are in a training set, or none"
+    )
+    unit_rows: int | None = option(
+        "with unit: rows that are used of each user at most; null: all", least=1
+    )
+    unit_count: int | None = option(
+        "with unit: rows of the pool, for settings that draw rows; null: counted", least=1
+    )
     header: bool = option(
         "of a CSV: whether its first line names the columns; else they are c0, c1, ..."
     )
@@ -87,7 +103,8 @@ class DatasetConfig:
     @property
     def known(self) -> bool:
         """Whether the sizes of the splits are given; else they follow from the data."""
-        return None not in (self.pool, self.population, self.test)
+        counted = self.unit is not None and self.unit_count is None
+        return None not in (self.pool, self.population, self.test) and not counted
 
 
 @dataclass(frozen=True)
@@ -273,14 +290,21 @@ class Config:
 
     @property
     def public_n(self) -> int:
-        """The declared size of a training set: half the pool. Public, and the same whatever the
-        memberships are.
+        """The declared number of examples of a training set: half of those of the pool. Public, and
+        the same whatever the memberships are.
         """
+        return (self.dataset.unit_count or self.pool) // 2
+
+    @property
+    def public_users(self) -> int:
+        """The declared number of users of a training set: half of those of the pool."""
         return self.pool // 2
 
     @property
     def pool(self) -> int:
-        """Number of candidates. Raises ValueError where it is left to the data (splits.sized)."""
+        """Number of candidates, users where there are such. Raises ValueError where it is left to
+        the data (splits.sized).
+        """
         if self.dataset.pool is None:
             raise ValueError("the size of the pool follows from the data")
         return self.dataset.pool
@@ -343,6 +367,12 @@ def check_batch(config: Config) -> None:
     size = config.training.batch_size
     limit = f"must lie in 1..{n} (the size of a training set), got {size}"
     require(size <= n, "training.batch_size", limit)
+    if isinstance(of_users := config.defence.get("dpsgd_user"), DPSGDUser):
+        users = config.public_users
+        few = f"must lie below 1/users = {1 / users:.3g}, got {delta:g}"
+        require(delta < 1 / users, "privacy.delta", few)
+        limit = f"must be at most {users} (half the users of the pool), got {of_users.batch_users}"
+        require(of_users.batch_users <= users, "defence.dpsgd_user.batch_users", limit)
     require(config.steps < 2**31, "training.epochs", "gives more than 2^31 steps; lower it")
 
 
@@ -386,8 +416,29 @@ def _check_defences(config: Config) -> None:
     private = {epsilon for epsilon in config.epsilons if math.isfinite(epsilon)}
     for needed, wanted in (("none", len(private) < len(config.epsilons)), ("dpsgd", private)):
         epsilon = "inf" if needed == "none" else f"{min(private, default=0):g}"
+        of_kind = PRIVATE if needed == "dpsgd" else (needed,)
         require(
-            not wanted or needed in config.defence,
+            not wanted or any(name in config.defence for name in of_kind),
             "epsilons",
             f"{epsilon} needs the defence {needed!r}; add it to defence=[...]",
         )
+    _check_users(config)
+
+
+def _check_users(config: Config) -> None:
+    data = config.dataset
+    for name in ("dpsgd_user", "dpsgd_group"):
+        fix = "protects users; say which column names them, dataset.unit=COLUMN"
+        require(name not in config.defence or data.unit is not None, f"defence.{name}", fix)
+    fix = "calibrates for all rows of a user: bound them, such as dataset.unit_rows=4"
+    bounded = "dpsgd_group" not in config.defence or data.unit_rows is not None
+    require(bounded, "defence.dpsgd_group", fix)
+    for key in ("unit_rows", "unit_count"):
+        fix = "is of users; say which column names them, dataset.unit=COLUMN"
+        require(getattr(data, key) is None or data.unit is not None, f"dataset.{key}", fix)
+    for key in ("group", "time"):
+        both = data.unit is not None and getattr(data, key) is not None
+        require(not both, f"dataset.{key}", "does not go with dataset.unit; leave one of them out")
+    fix = "are of examples, and dpsgd_user draws users; leave them out"
+    views = "dpsgd_user" in config.defence and len(config.training.augmentations) > 0
+    require(not views, "training.augmentations", fix)

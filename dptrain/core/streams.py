@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from jaxtyping import Bool, Integer
+from jaxtyping import Bool, Int, Integer
 
 KEY_BYTES = 32
 
@@ -30,6 +31,7 @@ class Purpose(IntEnum):
     QUERY = 8
     REGULARISER = 9
     TAIL = 10
+    ROWS = 11
 
 
 def os_key() -> bytes:
@@ -96,6 +98,40 @@ def poisson(
     # Coin i falls heads when its 64 bits lie below batch_size / public_n of their range; `<=` on
     # the last value, since 2^64 does not fit.
     return np.flatnonzero((bits <= np.uint64((batch_size << 64) // public_n - 1)) & membership)
+
+
+@dataclass(frozen=True)
+class Users:
+    """Whose the examples of a data set are. rows: the places of all examples, those of one user
+    beside each other; starts: where each user's begin among them, and the end, int64 [U + 1].
+    """
+
+    rows: np.ndarray
+    starts: np.ndarray
+
+    @staticmethod
+    def of(units: Int[np.ndarray, " N"]) -> Users:
+        """units: the number of each example's user, from 0, every number there."""
+        counts = np.bincount(units)
+        return Users(np.argsort(units, kind="stable"), np.r_[0, np.cumsum(counts)])
+
+    def draw(
+        self, key: bytes, step: int, users: Int[np.ndarray, " b"], most: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Up to `most` random examples of each of some users: places [b, most], and the share of
+        each in the mean, float32 [b, most], 0 where a user has fewer. A function of (key, step).
+        """
+        rng = generator(key, Purpose.ROWS, step)
+        places = np.empty((len(users), most), dtype=np.int64)
+        shares = np.zeros((len(users), most), dtype=np.float32)
+        for row, share, user in zip(places, shares, users, strict=True):
+            theirs = self.rows[self.starts[user] : self.starts[user + 1]]
+            if len(theirs) > most:
+                theirs = theirs[rng.choice(len(theirs), most, replace=False, shuffle=False)]
+            row[:] = theirs[0]
+            row[: len(theirs)] = theirs
+            share[: len(theirs)] = 1 / len(theirs)
+        return places, shares
 
 
 def pad(batches: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -34,15 +34,23 @@ class Neighbouring(StrEnum):
     """
 
 
+class Unit(StrEnum):
+    """What is drawn into a batch, and whose gradient is clipped as one."""
+
+    EXAMPLE = "example"
+    USER = "user"
+    """All examples of one user: of a person, or of whatever a column of the table names."""
+
+
 @dataclass(frozen=True)
 class Mechanism:
     """What a trainer ran, exactly; the accountant bounds it or refuses it.
 
     Every field is a public constant, fixed before the data are read. Each of `steps` steps includes
-    each example independently with probability `batch_size / public_n`, clips its gradient to L2
-    norm `clip`, sums, adds N(0, (noise_multiplier * clip)^2) to every coordinate and divides by
+    each unit independently with probability `batch_size / public_n`, clips its gradient to L2 norm
+    `clip`, sums, adds N(0, (noise_multiplier * clip)^2) to every coordinate and divides by
     `divisor` (Abadi et al. 2016, algorithm 1). `clip = inf` with `noise_multiplier = 0` is plain
-    SGD.
+    SGD. A user's gradient is the mean over some of their examples (McMahan et al. 2018).
     """
 
     sampling: Sampling
@@ -53,6 +61,7 @@ class Mechanism:
     clip: float
     divisor: int
     neighbouring: Neighbouring = Neighbouring.ADD_REMOVE
+    unit: Unit = Unit.EXAMPLE
 
     @property
     def sample_rate(self) -> Fraction:
@@ -210,8 +219,9 @@ class Release:
 @dataclass(frozen=True)
 class Recipe:
     """How parameters move, given the mechanism's noisy sums. The accountant need not see it: what
-    precedes the clip changes one example's gradient only, and what follows the noise is
-    post-processing.
+    precedes the clip changes one unit's gradient only, and what follows the noise is
+    post-processing. examples_per_user: how many of a user's examples their gradient is the mean
+    of, at most.
     """
 
     optimiser: Optimiser
@@ -220,12 +230,13 @@ class Recipe:
     views: Views = field(default_factory=Views)
     regularisation: Regularisation = field(default_factory=Regularisation)
     release: Release = field(default_factory=Release)
+    examples_per_user: int = 1
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to train. `epsilon` is the target at `delta`, None without privacy. model: options of
-    the model that differ from the sweep's.
+    """One way to train. `epsilon` is the target at `delta`, None without privacy, of `group`
+    examples that come and go together. model: options of the model that differ from the sweep's.
     """
 
     name: str
@@ -235,6 +246,7 @@ class Setting:
     mechanism: Mechanism
     recipe: Recipe
     model: tuple[tuple[str, Any], ...] = ()
+    group: int = 1
 
     def shaping(self) -> list[object]:
         """What of a setting shapes its models, as JSON."""

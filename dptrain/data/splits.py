@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Int
 
 from dptrain.config.schema import MIN_POOL, DatasetConfig
@@ -44,7 +45,9 @@ class Examples:
 class Dataset:
     """pool: what the models train on, each on its own half; population: no model's; test: for
     utility only; classes: how many. The first `canaries` of the pool are canaries; `copies` of its
-    examples are equal to another one of the three parts.
+    examples are equal to another one of the three parts. users: whose each example of the pool is,
+    numbered from 0 in the order of the pool, where users are in a training set or not; test_users:
+    the same of the test set.
     """
 
     pool: Examples
@@ -53,6 +56,8 @@ class Dataset:
     classes: int
     canaries: int = 0
     copies: int = 0
+    users: np.ndarray | None = None
+    test_users: np.ndarray | None = None
 
     @property
     def parts(self) -> dict[str, Examples]:
@@ -65,6 +70,8 @@ class Dataset:
             for array in (part.inputs, part.labels):
                 hashed.update(repr((array.shape, array.dtype)).encode())
                 hashed.update(np.ascontiguousarray(array).tobytes())
+        if self.users is not None:
+            hashed.update(self.users.tobytes())
         return hashed.hexdigest()
 
 
@@ -75,7 +82,8 @@ class Source:
     nobody whom a model is given to; split: indices of pool, population and test, where what is
     fitted on the population decides which others can be used; how: what is done to inputs, as plain
     data (data.columns.Encoded, or the mean and deviation of bytes / 255); names: of the classes,
-    where they are not numbers from 0.
+    where they are not numbers from 0. users: whose each example is, int64, where sizes of parts
+    count users, and user: what one is called.
     """
 
     preprocessing: str
@@ -89,6 +97,12 @@ class Source:
     split: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
     how: Mapping[str, Any] = field(default_factory=dict)
     names: tuple[str, ...] = ()
+    users: np.ndarray | None = None
+    user: str = ""
+
+    def count(self, part: Int[np.ndarray, " n"]) -> int:
+        """How many users, or examples where there are none, some examples are of."""
+        return len(part) if self.users is None else len(np.unique(self.users[part]))
 
 
 def order_of(config: DatasetConfig, seed: int, size: int) -> np.ndarray:
@@ -122,7 +136,8 @@ def sized(config: DatasetConfig, declared: Source) -> DatasetConfig:
     """
     if config.known:
         return config
-    pool, population, test = map(len, parts(config, 0, declared))
+    split = parts(config, 0, declared)
+    pool, population, test = map(declared.count, split)
     least = {"pool": (pool, MIN_POOL), "population": (population, 1), "test": (test, 1)}
     for part, (count, needed) in least.items():
         if count < needed:
@@ -132,7 +147,10 @@ def sized(config: DatasetConfig, declared: Source) -> DatasetConfig:
                 + (f", or a finer {config.time}" if config.time is not None else ""),
                 part,
             )
-    return replace(config, pool=pool, population=population, test=test)
+    rows = config.unit_count
+    if declared.users is not None and rows is None:
+        rows = split[0].size
+    return replace(config, pool=pool, population=population, test=test, unit_count=rows)
 
 
 def require_enough(config: DatasetConfig, size: int) -> None:
@@ -199,8 +217,16 @@ def load(declared: Source, config: DatasetConfig, seed: int, tokens: bool = Fals
         )
     if not tokens and examples.inputs.dtype != np.float32:
         examples = Examples(examples.inputs.astype(np.float32), examples.labels, examples.ids)
-    pool, population, test = (examples.take(part) for part in parts(config, seed, declared))
-    if k := config.canaries:
+    inside, *others = parts(config, seed, declared)
+    users, of_test, k = None, None, config.canaries
+    if declared.users is not None:  # those of one user beside each other, canaries first
+        users = pd.factorize(declared.users[inside])[0].astype(np.int64)
+        order = np.argsort(users, kind="stable")
+        inside, users = inside[order], users[order]
+        of_test = pd.factorize(declared.users[others[1]])[0].astype(np.int64)
+        k = int((users < k).sum())
+    pool, population, test = (examples.take(part) for part in (inside, *others))
+    if k:
         rng = generator(seeded_key(seed, config.name), Purpose.CANARY)
         made = CANARIES[config.canary](pool.inputs[:k], pool.labels[:k], declared.classes, rng)
         inputs, labels = (
@@ -208,4 +234,5 @@ def load(declared: Source, config: DatasetConfig, seed: int, tokens: bool = Fals
             for new, old in zip(made, (pool.inputs, pool.labels), strict=True)
         )
         pool = Examples(inputs, labels, pool.ids)
-    return Dataset(pool, population, test, declared.classes, k, copies([pool, population, test]))
+    same = copies([pool, population, test])
+    return Dataset(pool, population, test, declared.classes, k, same, users, of_test)

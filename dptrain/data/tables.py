@@ -19,7 +19,7 @@ import pandas as pd
 import yaml
 from jaxtyping import Float, Int
 
-from dptrain.config.schema import DatasetConfig
+from dptrain.config.schema import MIN_POOL, DatasetConfig
 from dptrain.core.errors import DataError, first_line, printable
 from dptrain.core.limits import MOST_CLASSES, require_regular
 from dptrain.data import columns
@@ -63,7 +63,7 @@ class Table:
     int64, -1 where its label is no class; classes: as the table writes them; both empty without a
     target. split: places of pool, population and test among the rows. how: how rows got into the
     parts, in words. notes: what a user should know. given: what the user says of columns. digest:
-    of the table and the schema.
+    of the table and the schema. users: whose each row is, int64, where a column names users.
     """
 
     rows: pd.DataFrame
@@ -76,6 +76,7 @@ class Table:
     notes: tuple[str, ...]
     given: Mapping[str, Column]
     digest: str
+    users: np.ndarray | None = None
 
     @property
     def alone(self) -> dict[str, float]:
@@ -104,6 +105,7 @@ def table_source(frame: pd.DataFrame, config: DatasetConfig, seed: int, made_of:
     place = np.argsort(back)
     pool, population, test = (place[part] for part in table.split)
     unit = f"one {config.group} (a group, of which one row is kept)" if config.group else None
+    users = None if table.users is None else table.users[back]
     return Source(
         _text(config, table),
         inputs.shape[1:],
@@ -116,6 +118,8 @@ def table_source(frame: pd.DataFrame, config: DatasetConfig, seed: int, made_of:
         (pool, population, test),
         {**encoded.how, "missing": [*MISSING, *NOTHING], "header": config.header},
         tuple(map(columns.named, table.classes)),
+        users,
+        config.unit or "",
     )
 
 
@@ -130,25 +134,29 @@ def taken(
     whole = sizes(config, len(frame))
     asked, config = config, replace(config, population=whole.population, test=whole.test)
     rows, notes = _rows(frame, config, seed)
-    names = [
-        name for name in rows.columns if name not in (config.target, config.group, config.time)
-    ]
+    aside = (config.target, config.group, config.time, config.unit)
+    names = [name for name in rows.columns if name not in aside]
     given, listed, made_of = _given(config, list(rows.columns), names, made_of)
     if not names:
         raise DataError("no column is left beside the target; give a table with some", "path")
     if listed is not None and config.target is not None:
         rows = _of_classes(rows, listed, config, notes)
-    dealt = _deal(rows, config, whole.test / max(1, sum(whole)))
+    users = None
+    if config.unit is not None:
+        users = pd.factorize(rows[config.unit].astype(str))[0]
+        dealt = _deal_users(users, asked)
+    else:
+        dealt = _deal(rows, config, whole.test / max(1, sum(whole)))
     classes: Sequence[Any] = ()
     labels = np.zeros(len(rows), dtype=np.int64)
     if config.target is not None:
         labels, classes = _labels(rows[config.target], dealt.population, listed)
-    split = _split(config, asked, labels, dealt)
+    split = _split(config, asked, labels, dealt, users)
     if lost := int((labels < 0).sum()):
         notes.append(f"{lost:,} rows left out, whose label is no class of the population")
     kinds = {name: columns.kind_of(rows[name], dealt.population, given.get(name)) for name in names}
     parts = (tuple(names), kinds, labels, tuple(classes), split, dealt.how, tuple(notes))
-    return Table(rows, *parts, given, made_of)
+    return Table(rows, *parts, given, made_of, users)
 
 
 def _hints(table: Table, target: str | None) -> list[str]:
@@ -194,6 +202,12 @@ def _text(config: DatasetConfig, table: Table) -> str:
         "these classes, or that copies another"
         + (f", or that is not the first of its {config.group}" if config.group else "")
         + (f", or that has no {config.time}" if config.time else "")
+        + (f", or that has no {config.unit}" if config.unit else "")
+        + (
+            f", or that comes after {config.unit_rows} of its {config.unit}"
+            if config.unit_rows
+            else ""
+        )
         + sizes_follow
     )
 
@@ -217,6 +231,16 @@ def _deal(rows: pd.DataFrame, config: DatasetConfig, later: float) -> _Dealt:
         "population is taken"
     )
     return _Dealt(past[: wanted.population], past[wanted.population :], places[times > cut], how)
+
+
+def _deal_users(users: Int[np.ndarray, " N"], config: DatasetConfig) -> _Dealt:
+    """By users, in the order in which they first occur among the rows as those are dealt out: sizes
+    count users. Which of the others' rows are of the pool and which of the test set is seen later.
+    """
+    wanted = sizes(config, int(users.max()) + 1)
+    places = np.arange(len(users))
+    known = users < wanted.population
+    return _Dealt(places[known], places[~known], places[:0])
 
 
 def _times(column: pd.Series, name: str) -> Float[np.ndarray, " N"]:
@@ -256,11 +280,18 @@ def _of_classes(
 
 
 def _split(
-    config: DatasetConfig, asked: DatasetConfig, labels: Int[np.ndarray, " N"], dealt: _Dealt
+    config: DatasetConfig,
+    asked: DatasetConfig,
+    labels: Int[np.ndarray, " N"],
+    dealt: _Dealt,
+    users: Int[np.ndarray, " N"] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Places of pool, population and test, whose rows have a label that is a class. asked: with
-    the sizes that the user gave. Raises DataError where there are too few.
+    the sizes that the user gave; users: whose each row is. Raises DataError where there are too
+    few.
     """
+    if users is not None:
+        return _split_users(asked, users, dealt, dealt.pool[labels[dealt.pool] >= 0])
     wanted = sizes(config, len(labels))
     usable = labels >= 0
     lost = int((~usable).sum())
@@ -281,6 +312,31 @@ def _split(
             require_enough(config, len(dealt.population) + len(test) + len(pool))
     # A size that is left open is counted here, and the statement says so.
     return pool[: config.pool or len(pool) // 2 * 2], dealt.population, test
+
+
+def _split_users(
+    config: DatasetConfig,
+    users: Int[np.ndarray, " N"],
+    dealt: _Dealt,
+    usable: Int[np.ndarray, " n"],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """By users, the test set first. usable: places of rows that are not of the population. Raises
+    DataError where there are too few users.
+    """
+    wanted = sizes(config, int(users.max()) + 1)
+    codes = pd.factorize(users[usable])[0]
+    count = int(codes.max(initial=-1)) + 1
+    most = count - wanted.test
+    pool = config.pool or most // 2 * 2
+    if most < pool or pool < MIN_POOL:
+        raise DataError(
+            f"{config.unit} has {count + wanted.population:,} different values that can be used, "
+            f"and pool + population + test is {wanted.population + wanted.test:,} + "
+            f"{max(pool, MIN_POOL):,} of them; use smaller splits",
+            "unit",
+        )
+    test, inside = codes < wanted.test, (codes >= wanted.test) & (codes < wanted.test + pool)
+    return usable[inside], dealt.population, usable[test]
 
 
 def _require_both(config: DatasetConfig, pool: int, test: int) -> None:
@@ -405,11 +461,11 @@ def _columns(frame: pd.DataFrame, config: DatasetConfig, aimless: bool) -> pd.Da
     shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
     if config.target is None and not aimless:
         raise DataError(f"give the column to predict, one of {shown}", "target")
-    for key in ("target", "group", "time"):
+    for key in ("target", "group", "time", "unit"):
         name = getattr(config, key)
         if name is not None and name not in names:
             raise DataError(f"there is no column {name!r}; choose from {shown}", f"{key}")
-    for key in ("group", "time"):
+    for key in ("group", "time", "unit"):
         if config.target is not None and config.target == getattr(config, key):
             raise DataError("is the target; give another column", key)
     if not len(frame):
@@ -428,7 +484,11 @@ def _rows(frame: pd.DataFrame, config: DatasetConfig, seed: int) -> tuple[pd.Dat
     frame = frame.iloc[order_of(config, seed, len(frame))]
 
     def missing(name: object) -> list[str]:
-        return [] if name == config.group else MISSING + NOTHING * (name != config.target)
+        return (
+            []
+            if name in (config.group, config.unit)
+            else MISSING + NOTHING * (name != config.target)
+        )
 
     try:
         frame = frame.apply(lambda column: _trimmed(column, missing(column.name)))
@@ -451,7 +511,27 @@ def _rows(frame: pd.DataFrame, config: DatasetConfig, seed: int) -> tuple[pd.Dat
         raise DataError(f"no row has a value in {config.target!r}; choose another column", "target")
     if config.group is not None:
         once = _one_of_each(once, config.group, config, notes)
+    if config.unit is not None:
+        once = _of_users(once, config, notes)
     return once, notes
+
+
+def _of_users(rows: pd.DataFrame, config: DatasetConfig, notes: list[str]) -> pd.DataFrame:
+    """Rows that belong to a user, of each at most so many as are asked for, the first in the order
+    of the deal.
+    """
+    ids = rows[config.unit]
+    known = rows[~(ids.isna() | (ids.astype(str) == ""))]
+    if lost := len(rows) - len(known):
+        notes.append(f"{lost:,} rows without a {config.unit} left out")
+    if config.unit_rows is None:
+        return known
+    few = known[known.groupby(config.unit).cumcount() < config.unit_rows]
+    if lost := len(known) - len(few):
+        notes.append(
+            f"{lost:,} rows left out, so that no {config.unit} has more than {config.unit_rows}"
+        )
+    return few
 
 
 def _one_of_each(

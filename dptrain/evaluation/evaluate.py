@@ -5,7 +5,7 @@ here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Shaped
 from dptrain.attacks import ALONE, RERUN
 from dptrain.attacks.scores import Scores
 from dptrain.core.errors import Refusal
+from dptrain.core.streams import Users
 from dptrain.evaluation import metrics, thresholds, vulnerability
 from dptrain.evaluation.attack_rows import attack_rows, refused_rows
 from dptrain.evaluation.rows import Row, Subject
@@ -45,6 +46,7 @@ def evaluate(  # noqa: PLR0913  # four of them have defaults, by keyword only
     canaries: Bool[np.ndarray, " N"] | None = None,
     run: Run = thresholds.run,
     on_attack: Callable[[str], None] = lambda _name: None,
+    users: Users | None = None,
 ) -> Evaluation:
     """Run attacks, options each, on a setting.
 
@@ -57,10 +59,17 @@ def evaluate(  # noqa: PLR0913  # four of them have defaults, by keyword only
         canaries: bool [N]; examples that get rows of their own.
         run: runs an attack, perhaps from a cache.
         on_attack: called with the name of each attack before it runs.
+        users: whose each example is, where users are in a training set or not: attacks and audits
+            are then on users, and rows of single examples, whose coins are not their own, stand
+            beside them without a proof.
     """
     result = Evaluation()
     ids = np.arange(len(scores.labels)) if ids is None else ids
-    member = scores.membership[scores.attacked]
+    units = scores
+    if users is not None:
+        units, ids = by_user(scores, users), ids[users.rows[users.starts[:-1]]]
+        canaries = None if canaries is None else canaries[users.rows[users.starts[:-1]]]
+    member = units.membership[units.attacked]
     vulnerable: dict[str, list[vulnerability.Record]] = {}
     stability: dict[str, float | None] = {}
     hits: dict[str, np.ndarray] = {}
@@ -72,14 +81,21 @@ def evaluate(  # noqa: PLR0913  # four of them have defaults, by keyword only
             result.rows.extend(refused_rows(subject, name, str(refusal), scores))
             continue
         note = thresholds.variant(scores, name, options)
-        result.rows.extend(attack_rows(subject, name, attacked, scores, audits, note))
+        whole = attacked
+        if users is not None:
+            plain = replace(subject, proved=None, curve=None)
+            single = attack_rows(plain, name, attacked, scores, (), note)
+            result.rows.extend(replace(row, examples="rows") for row in single)
+            whole = AttackScores(mean_by_user(attacked.matrix, users))
+        result.rows.extend(attack_rows(subject, name, whole, units, audits, note))
         if canaries is not None and canaries.any():
-            result.rows.extend(attack_rows(subject, name, attacked, scores, audits, note, canaries))
-        matrix = attacked.matrix if not scores.targets else attacked.matrix[scores.attacked]
+            result.rows.extend(attack_rows(subject, name, whole, units, audits, note, canaries))
+        matrix = whole.matrix if not units.targets else whole.matrix[units.attacked]
         result.curves[name] = metrics.roc(matrix, member)
         called = vulnerability.called_members(matrix, member)
-        vulnerable[name] = vulnerability.vulnerable(matrix, member, called, scores.labels, ids)
-        stability[name] = _stability(scores, name, options, run, matrix)
+        vulnerable[name] = vulnerability.vulnerable(matrix, member, called, units.labels, ids)
+        of_rows = attacked.matrix if not scores.targets else attacked.matrix[scores.attacked]
+        stability[name] = _stability(scores, name, options, run, of_rows)
         hits[name] = called & member
     result.exposed.update(
         vulnerable=vulnerable,
@@ -87,6 +103,22 @@ def evaluate(  # noqa: PLR0913  # four of them have defaults, by keyword only
         agreement=vulnerability.agreement(hits, ids),
     )
     return result
+
+
+def by_user(scores: Scores, users: Users) -> Scores:
+    """Who is a member, [M, U], and nothing else of what the models say."""
+    first = users.rows[users.starts[:-1]]
+    membership = scores.membership[:, first]
+    nothing = np.zeros((*membership.shape, 1))
+    labels = np.zeros(len(first), dtype=np.int64)
+    return Scores(None, labels, membership, given_loss=nothing, targets=scores.targets)
+
+
+def mean_by_user(matrix: Float[np.ndarray, "M N"], users: Users) -> Float[np.ndarray, "M U"]:
+    """The mean of an attack's scores over the examples of each user."""
+    sums = np.add.reduceat(matrix[:, users.rows], users.starts[:-1], axis=1)
+    means: np.ndarray = sums / np.diff(users.starts)
+    return means
 
 
 def _stability(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy import special, stats
 
 from dptrain.core.types import Interval
@@ -83,10 +83,16 @@ def fleet_interval(
     return of
 
 
-def leave_out(examples: int) -> Float[np.ndarray, "G N"]:
-    """Weights of `examples` that leave out one of BLOCKS random blocks each."""
-    blocks = min(BLOCKS, examples)
-    block = np.random.default_rng(0).permutation(examples) % blocks
+def leave_out(
+    examples: int, users: Int[np.ndarray, " N"] | None = None
+) -> Float[np.ndarray, "G N"]:
+    """Weights of `examples` that leave out one of BLOCKS random blocks each. users: whose each is,
+    numbered from 0: those of one user, which are alike, are in one block.
+    """
+    of = np.arange(examples) if users is None else users
+    count = int(of.max(initial=-1)) + 1
+    blocks = min(BLOCKS, count)
+    block = (np.random.default_rng(0).permutation(count) % max(1, blocks))[of]
     weights: np.ndarray = (block != np.arange(blocks)[:, None]).astype(float)
     return weights
 

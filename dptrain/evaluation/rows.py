@@ -108,7 +108,8 @@ class Row:
     attack is None for what is no attack's. `estimate` is None where the number was refused, and
     `note` says why. A lower bound has no `high`. targets: attacked models; n_in and n_out: members
     and non-members summed over them. contradicted: whether the measurement lies above the proved
-    `ceiling`, beyond chance. examples: all, or canaries only.
+    `ceiling`, beyond chance. examples: all, or canaries only; where users are in a training set or
+    not, all of both are users, and rows are their single examples.
     """
 
     setting: str

@@ -218,14 +218,16 @@ def metric_of(name: str) -> Metric:
     return Metric(Kind(f"test_{name}"))
 
 
-def resamples(models: Iterable[Predictions]) -> Resamples:
+def resamples(
+    models: Iterable[Predictions], users: Int[np.ndarray, " T"] | None = None
+) -> Resamples:
     """Every utility of some models on one test set. What a model says is held no longer than it
-    takes to measure it.
+    takes to measure it. users: whose each example is, where several are of one.
     """
     measured: dict[str, list[np.ndarray]] = {name: [] for name in UTILITIES}
     for model in models:
         examples = len(model.labels)
-        weights = np.concatenate([np.ones((1, examples)), intervals.leave_out(examples)])
+        weights = np.concatenate([np.ones((1, examples)), intervals.leave_out(examples, users)])
         for name, utility in UTILITIES.items():
             measured[name].append(utility.of(model)(weights))
     return {name: np.stack(values, axis=1) for name, values in measured.items()}

@@ -53,6 +53,17 @@ class Fleet:
         config = self.config
         return fingerprint("split", self.data_digest, config.seed, config.pool)
 
+    @cached_property
+    def users(self) -> streams.Users | None:
+        """Whose the examples of the pool are, where users are in a training set or not."""
+        users = self.dataset.users
+        return None if users is None else streams.Users.of(users)
+
+    def of_users(self, table: Shaped[np.ndarray, "K N"]) -> np.ndarray:
+        """What is the same for all examples of a user, once for each, [K, U]."""
+        assert self.users is not None
+        return table[:, self.users.rows[self.users.starts[:-1]]]
+
     @property
     def ledger_folder(self) -> Path:
         return self.store.root / "ledger"

@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 from dptrain.config import defences
-from dptrain.config.defences import DPSGD, Defence
+from dptrain.config.defences import DPSGD, Defence, DPSGDUser
 from dptrain.config.schema import Config
 from dptrain.core.errors import TargetError, TrainingError
 from dptrain.core.types import (
@@ -25,6 +26,7 @@ from dptrain.core.types import (
     Release,
     Sampling,
     Setting,
+    Unit,
     Views,
 )
 from dptrain.privacy import pld
@@ -60,7 +62,7 @@ def none(config: Config, defence: Defence) -> list[Setting]:
     """Plain SGD: no clipping, no noise, no epsilon. The baseline where an epsilon is inf, and
     wherever other plain defences are compared.
     """
-    compared = any(name not in ("none", "dpsgd") for name in config.defence)
+    compared = any(name not in ("none", *defences.PRIVATE) for name in config.defence)
     wanted = compared or any(math.isinf(epsilon) for epsilon in config.epsilons)
     return [_plain(config, "none", _recipe(config, defence))] if wanted else []
 
@@ -158,15 +160,69 @@ def dpsgd(config: Config, defence: DPSGD) -> list[Setting]:
     Raises TargetError for an epsilon that no noise reaches.
     """
     start = without_noise(config, defence)
+    delta = config.privacy.delta
+    return [
+        private(config, defence, epsilon, _calibrated(start, epsilon, delta))
+        for epsilon in _targets(config)
+    ]
+
+
+def dpsgd_user(config: Config, defence: DPSGDUser) -> list[Setting]:
+    """User-level DP-SGD (McMahan et al. 2018): users are drawn by coins, and the mean gradient of
+    some of the examples of each is clipped as one. Raises TargetError as dpsgd does.
+    """
+    batch, users = defence.batch_users, config.public_users
+    steps = math.ceil(Fraction(str(config.training.epochs)) * users / batch)
+    start = Mechanism(
+        Sampling.POISSON, batch, users, steps, 0.0, defence.clip, batch, unit=Unit.USER
+    )
     settings = []
-    for epsilon in sorted((e for e in config.epsilons if math.isfinite(e)), reverse=True):
-        try:
-            mechanism = pld.calibrate(start, epsilon, config.privacy.delta)
-        except ValueError as error:
-            fix = "ask for a larger epsilon or fewer epochs"
-            raise TargetError(f"{error}; {fix}", "epsilons") from None
-        settings.append(private(config, defence, epsilon, mechanism))
+    for epsilon in _targets(config):
+        mechanism = _calibrated(start, epsilon, config.privacy.delta)
+        setting = private(config, defence, epsilon, mechanism)
+        recipe = replace(setting.recipe, examples_per_user=defence.examples_per_user)
+        settings.append(_renamed(setting, "dpsgd_user", recipe))
     return settings
+
+
+def dpsgd_group(config: Config, defence: DPSGD) -> list[Setting]:
+    """DP-SGD of examples, with so much noise that all rows of a user together are within epsilon
+    (privacy.pld.group_epsilon). Raises TargetError as dpsgd does.
+    """
+    start, size = without_noise(config, defence), config.dataset.unit_rows or 1
+    settings = []
+    for epsilon in _targets(config):
+
+        def risk(ran: Mechanism) -> float:
+            return pld.group_epsilon(ran, config.privacy.delta, size)
+
+        try:
+            mechanism = pld.least_noise(start, risk, epsilon, f"epsilon {epsilon:g} of {size} rows")
+        except ValueError as error:
+            fix = "ask for a larger epsilon, or for fewer rows of a user"
+            raise TargetError(f"{error}; {fix}", "epsilons") from None
+        setting = replace(private(config, defence, epsilon, mechanism), group=size)
+        settings.append(_renamed(setting, "dpsgd_group", setting.recipe))
+    return settings
+
+
+def _renamed(setting: Setting, defence: str, recipe: Recipe) -> Setting:
+    name = setting.name.replace(setting.defence, defence, 1)
+    return replace(setting, name=name, defence=defence, recipe=recipe)
+
+
+def _targets(config: Config) -> list[float]:
+    """The finite epsilons, the largest first."""
+    return sorted((each for each in config.epsilons if math.isfinite(each)), reverse=True)
+
+
+def _calibrated(start: Mechanism, epsilon: float, delta: float) -> Mechanism:
+    """Raises TargetError for an epsilon that no noise reaches."""
+    try:
+        return pld.calibrate(start, epsilon, delta)
+    except ValueError as error:
+        fix = "ask for a larger epsilon or fewer epochs"
+        raise TargetError(f"{error}; {fix}", "epsilons") from None
 
 
 def without_noise(config: Config, defence: DPSGD) -> Mechanism:
@@ -201,6 +257,8 @@ DEFENCES: dict[str, Callable[[Config, Any], list[Setting]]] = {
     "adversarial": adversarial,
     "confidence_masking": confidence_masking,
     "dpsgd": dpsgd,
+    "dpsgd_user": dpsgd_user,
+    "dpsgd_group": dpsgd_group,
 }
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from dptrain.core import streams
 from dptrain.core.store import to_json, to_npy
-from dptrain.core.types import NoiseSource, Setting
+from dptrain.core.types import NoiseSource, Setting, Unit
 from dptrain.fleet import models as trained
 from dptrain.fleet.executors.base import Emit, Interrupted, Place, Work
 from dptrain.fleet.fleet import Fleet
@@ -150,11 +150,13 @@ def advance(
     progress.state, progress.ran = progress.state.to(fleet.device), None  # it says less by now
     model = fleet.module(setting).to(fleet.device)
     observer = _Observer(fleet, setting, model, progress)
+    members, drawn = fleet.membership[progress.models], setting.mechanism.unit == Unit.USER
     data = TrainingData(
         fleet.tensors["pool"],
         torch.from_numpy(fleet.dataset.pool.labels).to(fleet.device),
-        fleet.membership[progress.models],
+        fleet.of_users(members) if drawn else members,
         observer.outside(),
+        fleet.users if drawn else None,
     )
     placed = fleet.placement
     trainer = Trainer.of(

@@ -22,7 +22,7 @@ from dptrain.attacks.leaks import blind
 from dptrain.attacks.scores import Scores
 from dptrain.core import limits
 from dptrain.core.store import code_fingerprint, fingerprint, to_json, versions
-from dptrain.core.types import Decision, Setting
+from dptrain.core.types import Decision, Setting, Unit
 from dptrain.evaluation import thresholds, utility
 from dptrain.evaluation.attack_rows import blind_row
 from dptrain.evaluation.evaluate import evaluate
@@ -105,7 +105,8 @@ def evaluate_sweep(
     in_order = [evaluated[setting.name] for setting in settings]
     test, classes = fleet.dataset.test.labels, fleet.dataset.classes
     known = fleet.dataset.population.labels
-    constant = utility.resamples([utility.constant(known, test, classes)])
+    said = [utility.constant(known, test, classes)]
+    constant = utility.resamples(said, fleet.dataset.test_users)
     return SweepEvaluation(
         [
             *(row for part in in_order for row in part.rows),
@@ -198,9 +199,9 @@ def _evaluate_setting(fleet: Fleet, setting: Setting, emit: Emit) -> Evaluated:
             thresholds.append(of_test.threshold)
             yield of_test
 
-    measured = utility.resamples(models())
+    measured = utility.resamples(models(), dataset.test_users)
     counts = np.bincount(dataset.test.labels, minlength=dataset.classes)
-    subject = subject_of(setting)
+    subject = subject_of(setting, dataset.users is not None)
 
     def run_attack(scores: Scores, name: str, options: Mapping[str, Any]) -> AttackScores:
         try:
@@ -215,16 +216,18 @@ def _evaluate_setting(fleet: Fleet, setting: Setting, emit: Emit) -> Evaluated:
         config.attacks,
         config.audits,
         ids=dataset.pool.ids,
-        canaries=np.arange(config.pool) < dataset.canaries,
+        canaries=np.arange(scores.labels.size) < dataset.canaries,
         run=run_attack,
         on_attack=lambda attack: emit(f"{attack} on {setting.name}"),
+        users=fleet.users,
     )
     rows = [
         *utility.utility_rows(subject, measured, counts, note=_decided(fleet)),
         utility.train_row(subject, np.stack(right), fleet.membership),
         *_with_refutations(fleet, setting, evaluated.rows),
     ]
-    n_out = int((~fleet.membership).sum())
+    units = fleet.membership if fleet.users is None else fleet.of_users(fleet.membership)
+    n_out = int((~units).sum())
     curve = figures.Roc(setting.name, evaluated.curves, subject.curve, n_out)
     return Evaluated(
         setting.name, rows, curve, evaluated.exposed, measured, thresholds, fleet.store.used
@@ -263,9 +266,15 @@ def _place(row: Row) -> str:
     return f"{row.attack} {row.metric.name} {row.examples}"
 
 
-def subject_of(setting: Setting) -> Subject:
+def subject_of(setting: Setting, users: bool = False) -> Subject:
+    """A setting with what is proved of it. users: whether users are in a training set or not, of
+    whom noise that was calibrated for single examples proves nothing.
+    """
     ran, names = setting.mechanism, (setting.name, setting.defence, setting.epsilon, setting.delta)
-    if not ran.private:
+    if ran.private and setting.group > 1:
+        epsilon = pld.group_epsilon(ran, setting.delta, setting.group)
+        return Subject(*names, epsilon, pld.claimed_trade_off(epsilon, setting.delta))
+    if not ran.private or (users and ran.unit == Unit.EXAMPLE):
         return Subject(*names)
     return Subject(*names, pld.epsilon(ran, setting.delta), pld.trade_off(ran))
 
@@ -352,8 +361,12 @@ def _blind_row(fleet: Fleet, beside: Executor) -> Callable[[], Row]:
     split = (fleet.data_digest, fleet.config.seed, len(pairs))
     key = fingerprint("blind", code_fingerprint("core", "attacks"), versions(), *split)
     files = fleet.store.arrays("attack", key)
+    rows = np.arange(pool.labels.size)
+    if fleet.users is not None:
+        # One of each user: others of theirs look alike, and would tell their membership.
+        rows, pairs = fleet.users.rows[fleet.users.starts[:-1]], fleet.of_users(pairs)
     guesses = [
-        beside.submit(blind, pool.inputs, pool.labels, member, threads=1)
+        beside.submit(blind, pool.inputs[rows], pool.labels[rows], member, threads=1)
         for member in (pairs if files is None else ())
     ]
 

@@ -96,6 +96,11 @@ def _plan(config: Config) -> Plan:
     engine, reason = choose_engine(None if wanted == AUTO else EngineKind(wanted), trained, shape)
     _refuse_regularisers(settings, engine)
     notes = [*source.notes]
+    if source.users is not None and "dpsgd" in config.defence:
+        notes.append(
+            f"dpsgd protects single rows, and every row of a {source.user} comes and goes with the "
+            "others here: no ceiling stands beside its attacks"
+        )
     if reason:
         notes.append(f"engine {engine}, one model at a time: {reason}")
     name = str(config.model["name"])

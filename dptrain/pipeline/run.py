@@ -115,6 +115,9 @@ def _opening(ready: Plan) -> str:
     sizes = splits.sizes(data, ready.source.size)
     used = sum(sizes)
     parts = f"pool {sizes.pool:,}, population {sizes.population:,}, test {sizes.test:,}"
+    if ready.source.users is not None:
+        parts += f" different {ready.source.user}"
+        used = sum(map(len, splits.parts(data, config.seed, ready.source)))
     count = len(ready.settings)
     return (
         f"{data.name}: {used:,} of {ready.source.size:,} rows used ({parts}); "
@@ -134,6 +137,8 @@ def load(ready: Plan, store: Store) -> Fleet:
         validation.refuse_mixing(model, shape, rows)
     key = streams.seeded_key(config.seed, "membership")
     members = streams.memberships(config.models_per_setting, config.pool, key)
+    if dataset.users is not None:  # a coin for each user
+        members = members[:, dataset.users]
     placement = placed(ready, store)
     return Fleet(
         config, store, ready.engine, placement, ready.device, ready.architecture, dataset, members
@@ -173,6 +178,7 @@ def circumstances(ready: Plan) -> Circumstances:
         noise=ready.config.privacy.noise,
         preprocessing=ready.source.preprocessing,
         unit=ready.source.unit or UNIT,
+        user=ready.source.user,
         grouped=ready.source.unit is not None,
         counted=ready.counted,
         supplied=ready.supplied,

@@ -33,10 +33,15 @@ def train(
     """Train what is missing of every setting; returns how many models that was. Raises FolderError
     and FleetError where disk or memory do not hold it.
     """
-    folder, steps = ready.config.folder, ready.config.steps
-    total = sum(len(trained_models.missing(fleet, setting)) for setting in ready.settings)
+    folder = ready.config.folder
+    missing = [len(trained_models.missing(fleet, setting)) for setting in ready.settings]
+    total = sum(missing)
     if not total:
         return 0
+    steps = sum(
+        count * setting.mechanism.steps
+        for count, setting in zip(missing, ready.settings, strict=True)
+    )
     headers = {name: header(statement) for name, statement in statements.items()}
     jobs = [
         (setting, block)
@@ -44,7 +49,7 @@ def train(
         for block in trained_models.blocks(fleet, setting)
     ]
     _warn_of_spending_again(ready, fleet)
-    progress = Progress(total * steps, "step", show_progress)
+    progress = Progress(steps, "step", show_progress)
     fleet.prepare()
     expected = estimate(fleet, ready.settings, statements)
     expected.require_fit(folder)
@@ -60,7 +65,7 @@ def train(
             progress.update(event.models * event.steps)
             number = ready.settings.index(event.setting) + 1
             where = f"setting {number}/{len(ready.settings)} {event.setting.name}"
-            progress.describe(f"{where}, model {int(progress.done / steps)}/{total}")
+            progress.describe(f"{where}, model {int(progress.done / steps * total)}/{total}")
 
         execute(Assignment(fleet, jobs, headers, on_event, stop.is_set))
         if stop.is_set():  # asked for when the last model had just ended

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from dptrain.core.errors import LedgerError
-from dptrain.core.types import Mechanism, Neighbouring, Sampling
+from dptrain.core.types import Mechanism, Neighbouring, Sampling, Unit
 
 
 @dataclass
@@ -230,6 +230,7 @@ def _used(row: dict[str, Any]) -> Mechanism:
         steps=1,
         noise_multiplier=noise,
         neighbouring=Neighbouring(row["neighbouring"]),
+        unit=Unit(row.get("unit", Unit.EXAMPLE)),
         **plain,
     )
 

@@ -21,6 +21,7 @@ from dptrain.core.types import (
     Rows,
     Sampling,
     Setting,
+    Unit,
     Views,
 )
 from dptrain.privacy import pld, rdp
@@ -160,7 +161,9 @@ class PrivacyStatement:
     Without privacy epsilon, target_epsilon, clip, accountants, group, mu, ceilings and hardening
     are None. sample_rate is the fraction batch_size / public_n, exactly. group: epsilon of people
     with so many examples, empty where the unit is a person (`grouped`). counted: whether n follows
-    from the number of rows, and was not declared. rows: what a final model learnt from, and
+    from the number of rows, and was not declared. drawn: what n counts and batches hold;
+    examples_per_user: how many of a user's are in a step, at most; group_size: how many examples
+    epsilon is of. rows: what a final model learnt from, and
     canaries: how many of its n are such; chosen_among: settings of the sweep that it was chosen
     from, 0 where there was none; selection: how it was chosen where epsilon covers the choice, of
     which then neither group nor mu is known. supplied_weights: names of initial weights that the
@@ -192,6 +195,9 @@ class PrivacyStatement:
     release: Release
     model_options: Mapping[str, Any]
     preprocessing: str
+    drawn: Unit = Unit.EXAMPLE
+    examples_per_user: int = 1
+    group_size: int = 1
     rows: Rows | None = None
     canaries: int = 0
     chosen_among: int = 0
@@ -220,6 +226,7 @@ class PrivacyStatement:
             "neighbouring": Neighbouring,
             "noise": NoiseSource,
             "optimiser": OptimiserKind,
+            "drawn": Unit,
         }
         parts = {
             "regularisation": Regularisation,
@@ -230,7 +237,7 @@ class PrivacyStatement:
             "selection": Selection,
         }
         values = dict(record)
-        values |= {name: kind(values[name]) for name, kind in enums.items()}
+        values |= {name: kind(values[name]) for name, kind in enums.items() if name in values}
         values |= {name: kind(**values[name]) for name, kind in parts.items() if values.get(name)}
         views = values["views"]
         values["views"] = Views(tuple(views["augmentations"]), views["multiplicity"])
@@ -258,7 +265,8 @@ def _finite(value: Any) -> Any:
 @dataclass(frozen=True, kw_only=True)
 class Circumstances:
     """What a statement says beside its setting. supplied: weights that the model's builder brings
-    along; grouped: whether the unit is all that belongs to one person; counted: whether n follows
+    along; user: what a user is called, where such are in a training set or not; grouped: whether
+    the unit is all that belongs to one person; counted: whether n follows
     from the number of rows, and was not declared; rows, canaries and chosen_among: of a final
     model.
     """
@@ -266,6 +274,7 @@ class Circumstances:
     noise: NoiseSource
     preprocessing: str
     unit: str = UNIT
+    user: str = ""
     grouped: bool = False
     counted: bool = False
     supplied: Sequence[str] = ()
@@ -281,6 +290,7 @@ def planned(setting: Setting, around: Circumstances) -> PrivacyStatement:
     opinion of another accountant (`with_prv`).
     """
     ran, recipe = setting.mechanism, setting.recipe
+    around = _of_unit(setting, around)
     statement = PrivacyStatement(
         released=around.released,
         private=ran.private,
@@ -296,6 +306,9 @@ def planned(setting: Setting, around: Circumstances) -> PrivacyStatement:
         divisor=ran.divisor,
         sampling=ran.sampling,
         neighbouring=ran.neighbouring,
+        drawn=ran.unit,
+        examples_per_user=recipe.examples_per_user,
+        group_size=setting.group,
         unit=around.unit,
         grouped=around.grouped,
         counted=around.counted,
@@ -309,7 +322,20 @@ def planned(setting: Setting, around: Circumstances) -> PrivacyStatement:
         versions=around.versions,
         **_of_recipe(recipe),
     )
+    if setting.group > 1:
+        return _proved_of_group(statement, ran, setting.group)
     return _proved(statement, ran, around) if ran.private else statement
+
+
+def _of_unit(setting: Setting, around: Circumstances) -> Circumstances:
+    """The circumstances with the unit of one setting: users or examples, of the same data."""
+    whole = f"one {around.user}: all rows of it in the pool"
+    if setting.mechanism.unit == Unit.USER:
+        return replace(around, unit=whole, grouped=True)
+    if setting.group > 1:
+        bounded = f"{whole}, which are {setting.group} at most"
+        return replace(around, unit=bounded, grouped=True)
+    return around
 
 
 def with_prv(statement: PrivacyStatement, prv: float | None) -> PrivacyStatement:
@@ -349,6 +375,16 @@ def _of_recipe(recipe: Recipe) -> dict[str, Any]:
         "regularisation": recipe.regularisation,
         "release": recipe.release,
     }
+
+
+def _proved_of_group(statement: PrivacyStatement, ran: Mechanism, size: int) -> PrivacyStatement:
+    """The same, of `size` examples that come and go together, of which no more is known than
+    epsilon at delta.
+    """
+    of_one = _proved(statement, ran, Circumstances(noise=statement.noise, preprocessing=""))
+    epsilon = pld.group_epsilon(ran, statement.delta, size)
+    curve = pld.claimed_trade_off(epsilon, statement.delta)
+    return replace(of_one, epsilon=epsilon, group={}, mu=None, ceilings=_ceilings(curve))
 
 
 def _proved(statement: PrivacyStatement, ran: Mechanism, around: Circumstances) -> PrivacyStatement:

@@ -236,7 +236,9 @@ def utility_of(fleet: Fleet, setting: Setting, index: int, threshold: float | No
     logits = trained_models.logits(fleet, setting)["test"][index, :, 0]
     said = utility.Predictions.of(log_softmax(logits.astype(float), axis=-1), test, threshold)
     counts = np.bincount(test, minlength=classes)
-    return utility.utility_rows(subject_of(setting), utility.resamples([said]), counts)
+    return utility.utility_rows(
+        subject_of(setting), utility.resamples([said], fleet.dataset.test_users), counts
+    )
 
 
 def module_of(fleet: Fleet, setting: Setting, index: int) -> nn.Module:

@@ -78,7 +78,10 @@ def learnt_from(of_sweep: Plan, config: WholeConfig) -> Dataset:
     learnt += [parts.population] if config.rows == Rows.ALL else []
     if count := config.dataset.canaries:
         learnt = [_canaries(parts, config, count), *learnt]
-    return Dataset(_together(learnt), parts.population, parts.test, parts.classes, count, 0)
+    whole = _together(learnt)
+    return Dataset(
+        whole, parts.population, parts.test, parts.classes, count, 0, parts.users, parts.test_users
+    )
 
 
 def _canaries(parts: Dataset, config: WholeConfig, count: int) -> Examples:
@@ -100,8 +103,14 @@ def _canaries(parts: Dataset, config: WholeConfig, count: int) -> Examples:
 
 
 def require_outsiders(setting: Setting, config: WholeConfig) -> None:
-    """Raise ReleaseError for what needs a population that the model does not learn from."""
+    """Raise ReleaseError for what needs a population that the model does not learn from, and for
+    what is not known of users.
+    """
     recipe = setting.recipe
+    if config.dataset.unit is not None and config.rows != Rows.POOL:
+        raise ReleaseError("sizes count users, and those of the pool alone are known", "rows")
+    if config.dataset.unit is not None and config.dataset.canaries:
+        raise ReleaseError("are single rows; of users use 0", "dataset.canaries")
     needed = {
         "early stopping": recipe.release.early_stopping,
         "adversarial regularisation": recipe.regularisation.adversary > 0,
@@ -122,7 +131,7 @@ def _together(parts: Sequence[Examples]) -> Examples:
 def fleet_of(ready: Plan, store: Store, dataset: Dataset) -> Fleet:
     """Of the one model: it learns from every row, and from each canary by a coin."""
     config = ready.config
-    members: Bool[np.ndarray, "1 N"] = np.ones((1, config.pool), dtype=bool)
+    members: Bool[np.ndarray, "1 N"] = np.ones((1, dataset.pool.labels.size), dtype=bool)
     key = streams.seeded_key(config.seed, "release")
     coins = streams.generator(key, streams.Purpose.MEMBERSHIP).random(dataset.canaries) < 0.5
     members[0, : dataset.canaries] = coins

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from dptrain.core.types import NoiseSource, Rows
+from dptrain.core.types import NoiseSource, Rows, Unit
 from dptrain.privacy.statement import (
     Evaluated,
     MeasuredBound,
@@ -67,6 +67,8 @@ def claim(statement: PrivacyStatement) -> str:
     if not statement.private:
         return "no differential privacy"
     spent = f"({rounded_up(statement.epsilon, 2)}, {statement.delta:g})-DP"
+    if statement.drawn == Unit.USER or statement.group_size > 1:
+        spent = f"{spent} for all rows of a user"
     if statement.noise == NoiseSource.SEEDED:
         return f"{spent}, but none against whoever knows the seed"
     if statement.supplied_weights:
@@ -192,7 +194,7 @@ def _neighbours(statement: PrivacyStatement) -> str:
 def _trained_on(statement: PrivacyStatement) -> str:
     """What n counts."""
     if statement.rows is None:
-        return "half the pool"
+        return "half the users of the pool" if statement.drawn == Unit.USER else "half the pool"
     canaries = (
         f", and {statement.canaries} canaries, each in by a coin" if statement.canaries else ""
     )
@@ -216,6 +218,11 @@ def _unit(statement: PrivacyStatement) -> str:
 def _mechanism(statement: PrivacyStatement) -> str:
     count = statement.views.multiplicity
     views = f", the mean over {count} views of an example clipped as one" if count > 1 else ""
+    if statement.drawn == Unit.USER:
+        views = (
+            f", the mean over at most {statement.examples_per_user} random examples of a user "
+            "clipped as one, users drawn by coins"
+        )
     return (
         f"DP-SGD: noise multiplier {statement.noise_multiplier:.4f}, clip {statement.clip:g} "
         f"({statement.clipping}){views}, q = {statement.sample_rate}, T = {statement.steps}, "
@@ -234,6 +241,11 @@ def _accountants(statement: PrivacyStatement) -> str:
             f"al. 2024), by Renyi divergences {rounded_up(how.renyi, 3)} (Papernot and Steinke "
             f"2022), of which the less holds; this model alone: {rounded_up(epsilons.pld, 3)}, "
         )
+    if statement.group_size > 1:
+        chosen = (
+            f"{rounded_up(statement.epsilon, 3)} for {statement.group_size} examples at once, by "
+            f"the PLD of their mixture (Ganesh 2024); for one: {rounded_up(epsilons.pld, 3)}, "
+        )
     return (
         f"{chosen}{epsilons.method}, dp-accounting "
         f"{statement.versions.get('dp-accounting', '')}, rounded upwards; second opinions: Opacus "
@@ -247,13 +259,15 @@ def _ceilings(statement: PrivacyStatement) -> str:
     ceilings = statement.ceilings
     assert ceilings is not None
     rates = ceilings.tpr_at_fpr
+    whole = statement.drawn == Unit.USER or statement.group_size > 1
     return (
-        f"any attack on one example: TPR at most {rounded_up(rates['0.001'], 4)} at FPR .1 %, "
+        f"any attack on one {'user' if whole else 'example'}: TPR at most "
+        f"{rounded_up(rates['0.001'], 4)} at FPR .1 %, "
         f"{rounded_up(rates['0.01'], 4)} at 1 %; advantage at most "
         f"{rounded_up(ceilings.advantage, 3)}; AUC at most {rounded_up(ceilings.auc, 3)}"
         + (
             f"; {rounded_up(statement.mu, 3)}-GDP at every delta from {statement.delta:g} up"
-            if statement.selection is None
+            if statement.mu is not None
             else ""
         )
     )

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from dptrain.core import streams
-from dptrain.core.types import EngineKind, Mechanism, Recipe, Sampling, Setting
+from dptrain.core.types import EngineKind, Mechanism, Recipe, Sampling, Setting, Unit
 from dptrain.training import adversary, augmentation
 from dptrain.training.gradients.base import Clipper, Engine
 from dptrain.training.gradients.engines import ENGINES
@@ -32,13 +32,15 @@ from dptrain.training.state import State, average
 @dataclass(frozen=True)
 class TrainingData:
     """inputs [N, *shape] and labels [N] on the device of the models; membership bool [K, N], who
-    trains on what; outside: inputs and labels that no model trains on, for an adversary.
+    trains on what; outside: inputs and labels that no model trains on, for an adversary. users:
+    whose the examples are, where users are drawn; membership is theirs then, [K, U].
     """
 
     inputs: Tensor
     labels: Tensor
     membership: np.ndarray
     outside: tuple[Tensor, Tensor] | None = None
+    users: streams.Users | None = None
 
 
 class _Buffers:
@@ -102,6 +104,8 @@ class Trainer:
         ran, recipe = setting.mechanism, setting.recipe
         if ran.sampling != Sampling.POISSON:
             raise ValueError(f"this loop draws Poisson batches, and the plan says {ran.sampling}")
+        if (ran.unit == Unit.USER) != (data.users is not None):
+            raise ValueError(f"the plan draws units of kind {ran.unit}, and the data others")
         if recipe.regularisation.adversary and data.outside is None:
             raise ValueError("an adversary needs examples that no model trains on")
         built = ENGINES[engine](model, recipe.precision)
@@ -119,13 +123,16 @@ class Trainer:
 @dataclass(frozen=True)
 class StepBatch:
     """The batches of one step side by side: indices [K, B], weights bool [K, B] (False for
-    padding), the number of examples of each model, and the draws [K, B, V, 3] of their views.
+    padding), the number of units of each model, and the draws [K, B, V, 3] of their views. Of
+    users, examples [K, B, V] are the places of theirs, and shares [K, B, V] those in the mean.
     """
 
     indices: Tensor
     weights: Tensor
     counts: Sequence[int]
     views: Tensor | None
+    examples: Tensor | None = None
+    shares: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -188,7 +195,17 @@ def draw_batch(trainer: Trainer, step: int) -> StepBatch:
     drawn = None
     if views.augmentations:
         drawn = augmentation.draw(trainer.keys, step, counts, views.multiplicity).to(device)
-    return StepBatch(indices, weights, counts, drawn)
+    if data.users is None:
+        return StepBatch(indices, weights, counts, drawn)
+    most, everyone = trainer.recipe.examples_per_user, streams.pad(batches)[0]
+    theirs = [
+        data.users.draw(key, step, users, most)
+        for key, users in zip(trainer.keys, everyone, strict=True)
+    ]
+    examples, shares = (
+        torch.from_numpy(np.stack(each)).to(device) for each in zip(*theirs, strict=True)
+    )
+    return StepBatch(indices, weights, counts, drawn, examples, shares)
 
 
 def train_step(
@@ -249,9 +266,15 @@ def _sum_gradients(
         rows, weights = batch.indices[:, at], batch.weights[:, at]
         out = trainer.buffers.sums("part", parameters) if start else gradients
         of_part, seen = _seen(trainer, batch, at, loss)
-        losses[:, at] = trainer.engine(
-            parameters, seen, labels[rows], weights, factor, out, of_part
-        )
+        if batch.examples is not None and batch.shares is not None:
+            of_users, shares = labels[batch.examples[:, at]], batch.shares[:, at]
+            losses[:, at] = trainer.engine(
+                parameters, seen, of_users, weights, factor, out, of_part, shares
+            )
+        else:
+            losses[:, at] = trainer.engine(
+                parameters, seen, labels[rows], weights, factor, out, of_part
+            )
         if start:
             for name, gradient in gradients.items():
                 gradient.add_(out[name])
@@ -263,6 +286,10 @@ def _seen(
 ) -> tuple[StepLoss | None, Tensor]:
     """What the models see of a part of the batch, [K, b, V, *shape], and the loss of that part."""
     data, buffers = trainer.data, trainer.buffers
+    if batch.examples is not None:
+        theirs = batch.examples[:, at]
+        seen = buffers.gather(data.inputs, theirs.flatten(1))
+        return None, seen.unflatten(1, theirs.shape[1:])
 
     def views(rows: Int[Tensor, "K b"], drawn: Int[Tensor, "K b V 3"] | None) -> Tensor:
         """Of examples [K, b]: [K, b, V, *shape]."""

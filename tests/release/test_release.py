@@ -25,6 +25,7 @@ from dptrain.release.export import layers_of
 from tests.common import TINY
 
 N = 400
+pytestmark = pytest.mark.long
 
 
 def frame(seed=0):
@@ -272,8 +273,8 @@ def test_nothing_that_was_measured_is_given_away(swept, exported):
     "rows",
     [
         "pool",
-        pytest.param("pool_and_test", marks=pytest.mark.long),
-        pytest.param("all", marks=pytest.mark.long),
+        "pool_and_test",
+        "all",
     ],
 )
 def test_a_final_model_learns_from_all_rows_that_are_asked_for(rows, swept, tmp_path):

@@ -17,6 +17,7 @@ from dptrain.privacy.selection import Trials
 from dptrain.release import tune as tuning
 from tests.common import TINY
 
+pytestmark = pytest.mark.long
 OPTIONS = [
     *(part for part in TINY if not part.startswith(("models_per", "epsilons"))),
     "epsilon=8",
@@ -136,7 +137,6 @@ def test_equal_scores_are_told_apart_by_the_models_and_not_by_their_order(monkey
         tuning._best(attempts, [None] * 3, config)
 
 
-@pytest.mark.long
 def test_calibrated_candidates_stay_within_the_target_together():
     starts = [
         Mechanism(Sampling.POISSON, batch, 4000, steps, 0.0, clip, batch)

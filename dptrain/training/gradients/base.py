@@ -57,44 +57,48 @@ class Clipper:
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples of K models: inputs [K, B, V, *shape] in V views, labels [K, B], and weights bool
-    [K, B], False for padding.
+    """Units of K models: inputs [K, B, V, *shape] in V views, labels [K, B], or [K, B, V] of
+    users, whose views are examples; weights bool [K, B], False for padding; shares [K, B, V] of
+    the views in a unit's mean, None for equal ones.
     """
 
     inputs: Tensor
     labels: Tensor
     weights: Tensor
+    shares: Tensor | None = None
 
 
 class Engine(ABC):
     """Computes sums of clipped per-example gradients of K models."""
 
-    def __call__(
+    def __call__(  # noqa: PLR0913  # the last two have defaults
         self,
         parameters: Stack,
         inputs: Shaped[Tensor, "K B V ..."],
-        labels: Int[Tensor, "K B"],
+        labels: Int[Tensor, "K B ..."],
         weights: Bool[Tensor, "K B"],
         factor: Factor | None,
         out: Stack,
         loss: StepLoss | None = None,
+        shares: Float[Tensor, "K B V"] | None = None,
     ) -> Tensor:
         """Fill `out` with the sums, and return the losses [K, B] from before the step.
 
         Args:
             parameters: those of K models, each [K, *shape].
             inputs: [K, B, V, *shape]; V views of an example count as one example.
-            labels: [K, B].
+            labels: [K, B], or [K, B, V] where views are the examples of a user.
             weights: bool [K, B], False for padding.
             factor: what a gradient of some norm is multiplied by; None sums without clipping, the
                 plain SGD of any trainer.
             out: where the sums go, each [K, *shape].
             loss: what plain SGD minimises instead of the cross-entropy.
+            shares: of the views in the mean of their unit; None for equal ones.
 
         Raises:
             ValueError: for a `loss` where gradients are clipped, since it may mix examples.
         """
-        batch = Batch(inputs, labels, weights)
+        batch = Batch(inputs, labels, weights, shares)
         if factor is None:
             return self._plain_sums(parameters, batch, out, loss)
         if loss is not None:
@@ -129,11 +133,17 @@ def layout(model: nn.Module, inputs: Shaped[Tensor, "n ..."]) -> Tensor:
     return inputs
 
 
-def mean_losses(logits: Float[Tensor, "n C"], labels: Int[Tensor, "K B"], views: int) -> Tensor:
+def mean_losses(
+    logits: Float[Tensor, "n C"],
+    labels: Int[Tensor, "K B ..."],
+    views: int,
+    shares: Float[Tensor, "K B V"] | None = None,
+) -> Tensor:
     """Cross-entropy [K, B] in float32 of logits [K * B * V, C], mean over the views."""
-    repeated = labels.flatten().repeat_interleave(views)
-    losses = nn.functional.cross_entropy(wide(logits), repeated, reduction="none")
-    return losses.view(*labels.shape, views).mean(-1)
+    each = labels if labels.dim() == 3 else labels[..., None].expand(*labels.shape, views)
+    losses = nn.functional.cross_entropy(wide(logits), each.flatten(), reduction="none")
+    by_view = losses.view(each.shape)
+    return by_view.mean(-1) if shares is None else (by_view * shares).sum(-1)
 
 
 def of_parameters(flags: Bool[Tensor, " K"], values: Shaped[Tensor, "K ..."]) -> Tensor:

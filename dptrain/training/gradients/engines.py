@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
@@ -40,10 +40,14 @@ class _OneModelAtATime(Engine):
 
     @abstractmethod
     def _samples(
-        self, parameters: Stack, views: Shaped[Tensor, "B V ..."], labels: Int[Tensor, " B"]
+        self,
+        parameters: Stack,
+        views: Shaped[Tensor, "B V ..."],
+        labels: Int[Tensor, "B ..."],
+        shares: Float[Tensor, "B V"],
     ) -> tuple[Samples, Tensor]:
-        """Of one model's parameters, views [B, V, *shape] and labels [B]: gradients and losses
-        [B].
+        """Of one model's parameters, views [B, V, *shape], labels [B] or [B, V], and shares of the
+        views [B, V]: gradients and losses [B].
         """
 
     def _clipped_sums(self, parameters: Stack, batch: Batch, factor: Factor, out: Stack) -> Tensor:
@@ -75,14 +79,22 @@ class _OneModelAtATime(Engine):
         self, parameters: Stack, batch: Batch, out: Stack, add_up: Callable[[Samples, int], None]
     ) -> Tensor:
         dtype = next(iter(out.values())).dtype
-        losses = torch.zeros(batch.labels.shape, dtype=dtype, device=batch.inputs.device)
+        losses = torch.zeros(batch.weights.shape, dtype=dtype, device=batch.inputs.device)
+        shares = batch.shares
+        if shares is None:
+            count = batch.inputs.shape[2]
+            shares = torch.full(
+                (*batch.weights.shape, count), 1 / count, dtype=dtype, device=losses.device
+            )
         for row, used in enumerate(batch.weights):
             for total in out.values():
                 total[row].zero_()
             if not used.any():
                 continue
             model = {name: value[row] for name, value in parameters.items()}
-            samples, each = self._samples(model, batch.inputs[row, used], batch.labels[row, used])
+            samples, each = self._samples(
+                model, batch.inputs[row, used], batch.labels[row, used], shares[row, used]
+            )
             add_up(samples, row)
             losses[row, used] = each
         return losses
@@ -102,7 +114,11 @@ class OpacusEngine(_OneModelAtATime):
             self.model = GradSampleModule(copy.deepcopy(model), loss_reduction="sum")
 
     def _samples(
-        self, parameters: Stack, views: Shaped[Tensor, "B V ..."], labels: Int[Tensor, " B"]
+        self,
+        parameters: Stack,
+        views: Shaped[Tensor, "B V ..."],
+        labels: Int[Tensor, "B ..."],
+        shares: Float[Tensor, "B V"],
     ) -> tuple[Samples, Tensor]:
         named = dict(self.model._module.named_parameters())
         with torch.no_grad():
@@ -113,7 +129,8 @@ class OpacusEngine(_OneModelAtATime):
             # Inputs need no gradient here.
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
             with torch.autocast(views.device.type, torch.bfloat16, enabled=self.half):
-                each = mean_losses(self.model(views.flatten(0, 1)), labels[None], views.shape[1])[0]
+                logits = self.model(views.flatten(0, 1))
+                each = mean_losses(logits, labels[None], views.shape[1], shares[None])[0]
             each.sum().backward()
         samples = {
             name: self._per_example(name, parameter, *views.shape[:2])
@@ -142,19 +159,26 @@ class VmapEngine(_OneModelAtATime):
         self.model = copy.deepcopy(model)
 
     def _samples(
-        self, parameters: Stack, views: Shaped[Tensor, "B V ..."], labels: Int[Tensor, " B"]
+        self,
+        parameters: Stack,
+        views: Shaped[Tensor, "B V ..."],
+        labels: Int[Tensor, "B ..."],
+        shares: Float[Tensor, "B V"],
     ) -> tuple[Samples, Tensor]:
         def loss(
-            values: Samples, example: Shaped[Tensor, "V ..."], label: Int[Tensor, ""]
+            values: Samples,
+            example: Shaped[Tensor, "V ..."],
+            label: Int[Tensor, " ..."],
+            share: Float[Tensor, " V"],
         ) -> tuple[Tensor, Tensor]:
-            """Of the views [V, *shape] of one example, each seen alone."""
+            """Of the views [V, *shape] of one unit, each seen alone."""
             logits = one_by_one(lambda view: functional_call(self.model, values, (view,)))(example)
-            each = mean_losses(logits, label.view(1, 1), len(example))[0, 0]
+            each = mean_losses(logits, label[None, None], len(example), share[None, None])[0, 0]
             return each, each
 
         with torch.autocast(views.device.type, torch.bfloat16, enabled=self.half):
-            samples, each = vmap(grad(loss, has_aux=True), (None, 0, 0))(
-                dict(parameters), views, labels
+            samples, each = vmap(grad(loss, has_aux=True), (None, 0, 0, 0))(
+                dict(parameters), views, labels, shares
             )
         return {name: wide(sample) for name, sample in samples.items()}, each.detach()
 
