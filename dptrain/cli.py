@@ -423,7 +423,8 @@ def _print_sweep(result: Result, statements: bool) -> int:
     folder = result.folder
     print(tables.table(*tables.summary(result.rows, result.utility)) + "\n")
     print("\n".join(tables.legend(result.rows)))
-    print("\n".join([*tables.said_of_constant(result.differences, result.utility), ""]))
+    said = tables.said_of_constant(result.differences, result.utility)
+    print("\n".join([*said, *tables.said_of_smallest(result.groups), ""]))
     if statements:
         common, rest = shared(result.statements)
         if common:

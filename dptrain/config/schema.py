@@ -19,7 +19,15 @@ from dptrain.config.defences import (
     SmallerModel,
 )
 from dptrain.config.fields import FINITE, check_fields, check_name, option, require
-from dptrain.core.types import Decision, EngineKind, NoiseSource, OptimiserKind, Precision, Schedule
+from dptrain.core.types import (
+    ClassWeights,
+    Decision,
+    EngineKind,
+    NoiseSource,
+    OptimiserKind,
+    Precision,
+    Schedule,
+)
 
 CANARIES = ("mislabelled", "blank", "noise", "gradient")
 UTILITIES = (
@@ -131,6 +139,9 @@ class TrainingConfig:
     )
     precision: Precision = option(
         "of forward and backward pass: float32 or bfloat16; norms and sums are float32"
+    )
+    class_weights: ClassWeights = option(
+        "of each example's loss: none, or balanced, by the classes of the population"
     )
     engine: str = option(
         "auto, stacked (fast), opacus or vmap (other modules)", choices=(AUTO, *EngineKind)
@@ -267,6 +278,10 @@ class Config:
     )
     decision: Decision = option(
         "of a model of two classes: highest (posterior), or fitted (threshold, on the population)"
+    )
+    groups: tuple[str, ...] = option(
+        "of a table: columns by whose values utility and risk are also given, such as [sex,race]",
+        unique=True,
     )
     queries: QueriesConfig = option("what some attacks ask the models")
     executor: ExecutorConfig = option("on which machines to train")

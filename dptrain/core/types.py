@@ -131,6 +131,14 @@ class Precision(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+class ClassWeights(StrEnum):
+    """What an example's loss is multiplied by."""
+
+    NONE = "none"
+    BALANCED = "balanced"
+    """So that every class weighs as much, by its frequency in the population."""
+
+
 class Decision(StrEnum):
     """How a model of two classes decides; one of more always decides for its highest posterior."""
 
@@ -221,7 +229,7 @@ class Recipe:
     """How parameters move, given the mechanism's noisy sums. The accountant need not see it: what
     precedes the clip changes one unit's gradient only, and what follows the noise is
     post-processing. examples_per_user: how many of a user's examples their gradient is the mean
-    of, at most.
+    of, at most. class_weights: what a loss is multiplied by, before the gradient is clipped.
     """
 
     optimiser: Optimiser
@@ -231,6 +239,7 @@ class Recipe:
     regularisation: Regularisation = field(default_factory=Regularisation)
     release: Release = field(default_factory=Release)
     examples_per_user: int = 1
+    class_weights: ClassWeights = ClassWeights.NONE
 
 
 @dataclass(frozen=True)

@@ -349,6 +349,12 @@ def _varies(numbers: Float[np.ndarray, " P"]) -> bool:
     return math.isfinite(spread) and spread > 1e-12 * max(1.0, float(np.abs(known).max()))
 
 
+def texts_of(column: pd.Series) -> np.ndarray:
+    """Every value as text, `missing` where there is none."""
+    texts: np.ndarray = _texts(column).to_numpy(dtype=str)
+    return texts
+
+
 def _texts(column: pd.Series, listed: Sequence[str] | None = None) -> pd.Series:
     """Categories as text; REST for what a schema does not list."""
     texts = column.astype(object).where(column.notna(), "missing").map(named).astype(object)

@@ -47,7 +47,7 @@ class Dataset:
     utility only; classes: how many. The first `canaries` of the pool are canaries; `copies` of its
     examples are equal to another one of the three parts. users: whose each example of the pool is,
     numbered from 0 in the order of the pool, where users are in a training set or not; test_users:
-    the same of the test set.
+    the same of the test set. groups: by column, the texts of pool and test examples there.
     """
 
     pool: Examples
@@ -58,6 +58,7 @@ class Dataset:
     copies: int = 0
     users: np.ndarray | None = None
     test_users: np.ndarray | None = None
+    groups: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
     @property
     def parts(self) -> dict[str, Examples]:
@@ -82,7 +83,8 @@ class Source:
     nobody whom a model is given to; split: indices of pool, population and test, where what is
     fitted on the population decides which others can be used; how: what is done to inputs, as plain
     data (data.columns.Encoded, or the mean and deviation of bytes / 255); names: of the classes,
-    where they are not numbers from 0. users: whose each example is, int64, where sizes of parts
+    where they are not numbers from 0. column: from the name of a column of a table to the text of
+    each example there. users: whose each example is, int64, where sizes of parts
     count users, and user: what one is called.
     """
 
@@ -97,6 +99,7 @@ class Source:
     split: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
     how: Mapping[str, Any] = field(default_factory=dict)
     names: tuple[str, ...] = ()
+    column: Callable[[str], np.ndarray] | None = None
     users: np.ndarray | None = None
     user: str = ""
 
@@ -200,12 +203,19 @@ def copies(of: Sequence[Examples]) -> int:
     return sum(counts[row] > 1 for row in rows[0])
 
 
-def load(declared: Source, config: DatasetConfig, seed: int, tokens: bool = False) -> Dataset:
+def load(
+    declared: Source,
+    config: DatasetConfig,
+    seed: int,
+    tokens: bool = False,
+    groups: Sequence[str] = (),
+) -> Dataset:
     """Read a data set, shuffle it (files come sorted by class) and split it into parts of the given
     sizes.
 
     tokens: whether the model takes whole numbers, which then stay what they are; else all inputs
-    are float32. Raises DataError when the file does not hold what its Source declares.
+    are float32. groups: columns by which results are parted. Raises DataError when the file does
+    not hold what its Source declares.
     """
     examples = declared.read()
     expected = (declared.size, *declared.shape)
@@ -235,4 +245,9 @@ def load(declared: Source, config: DatasetConfig, seed: int, tokens: bool = Fals
         )
         pool = Examples(inputs, labels, pool.ids)
     same = copies([pool, population, test])
-    return Dataset(pool, population, test, declared.classes, k, same, users, of_test)
+    by_column = {}
+    for name in groups:
+        assert declared.column is not None
+        texts = declared.column(name)
+        by_column[name] = texts[inside], texts[others[1]]
+    return Dataset(pool, population, test, declared.classes, k, same, users, of_test, by_column)

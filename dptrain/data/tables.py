@@ -118,6 +118,7 @@ def table_source(frame: pd.DataFrame, config: DatasetConfig, seed: int, made_of:
         (pool, population, test),
         {**encoded.how, "missing": [*MISSING, *NOTHING], "header": config.header},
         tuple(map(columns.named, table.classes)),
+        lambda name: columns.texts_of(rows[name])[back],
         users,
         config.unit or "",
     )

@@ -17,7 +17,7 @@ from dptrain import models
 from dptrain.config.schema import Config
 from dptrain.core import streams
 from dptrain.core.store import Store, code_fingerprint, fingerprint, from_npy, to_npy, versions
-from dptrain.core.types import EngineKind, Setting
+from dptrain.core.types import ClassWeights, EngineKind, Setting
 from dptrain.data.splits import Dataset
 from dptrain.fleet.blueprint import build
 from dptrain.fleet.placement import Placement
@@ -58,6 +58,18 @@ class Fleet:
         """Whose the examples of the pool are, where users are in a training set or not."""
         users = self.dataset.users
         return None if users is None else streams.Users.of(users)
+
+    def class_weights(self, setting: Setting) -> Tensor | None:
+        """What the loss of each class is multiplied by, [C]: (P / C) / its population examples, as
+        in scikit-learn; a class that the population does not have weighs as the rarest that it has.
+        """
+        if setting.recipe.class_weights == ClassWeights.NONE:
+            return None
+        labels = self.dataset.population.labels
+        counts = np.bincount(labels, minlength=self.dataset.classes).astype(np.float64)
+        counts[counts == 0] = counts[counts > 0].min()
+        weights = labels.size / (self.dataset.classes * counts)
+        return torch.from_numpy(weights.astype(np.float32)).to(self.device)
 
     def of_users(self, table: Shaped[np.ndarray, "K N"]) -> np.ndarray:
         """What is the same for all examples of a user, once for each, [K, U]."""

@@ -48,6 +48,7 @@ def _recipe(config: Config, defence: Defence, clipping: Clipping = Clipping.FLAT
         training.precision,
         Views(training.augmentations, training.multiplicity),
         release=Release(training.average),
+        class_weights=training.class_weights,
     )
 
 

@@ -157,6 +157,7 @@ def advance(
         fleet.of_users(members) if drawn else members,
         observer.outside(),
         fleet.users if drawn else None,
+        fleet.class_weights(setting),
     )
     placed = fleet.placement
     trainer = Trainer.of(

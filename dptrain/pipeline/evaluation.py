@@ -21,12 +21,14 @@ from dptrain.attacks import code_of, needs
 from dptrain.attacks.leaks import blind
 from dptrain.attacks.scores import Scores
 from dptrain.core import limits
+from dptrain.core.errors import Refusal
 from dptrain.core.store import code_fingerprint, fingerprint, to_json, versions
 from dptrain.core.types import Decision, Setting, Unit
-from dptrain.evaluation import thresholds, utility
+from dptrain.evaluation import subgroups, thresholds, utility
 from dptrain.evaluation.attack_rows import blind_row
-from dptrain.evaluation.evaluate import evaluate
+from dptrain.evaluation.evaluate import evaluate, mean_by_user
 from dptrain.evaluation.rows import Row, Subject
+from dptrain.evaluation.subgroups import GroupRow, Resampled, UtilityByGroup
 from dptrain.evaluation.thresholds import AttackScores
 from dptrain.fleet import models as trained
 from dptrain.fleet.executors.base import Emit, Place, Work
@@ -53,7 +55,8 @@ class SweepEvaluation:
     """rows: every number; curves: the ROCs of each setting; exposed: setting to the record of
     `vulnerability`; differences: by utility and setting, [estimate, low, high] of its value less
     that of another setting, or of the constant prediction; thresholds: of each setting, the
-    log-odds from which on each model decides for the second of two classes, where they are fitted.
+    log-odds from which on each model decides for the second of two classes, where they are fitted;
+    groups: numbers by subgroup.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -61,12 +64,14 @@ class SweepEvaluation:
     exposed: dict[str, Any] = field(default_factory=dict)
     differences: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
     thresholds: dict[str, list[float | None]] = field(default_factory=dict)
+    groups: list[GroupRow] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Evaluated:
     """The evaluation of a setting, by whichever process. utility: of its models, for differences;
-    thresholds: at which they decide; used: what it took of the store.
+    thresholds: at which they decide; by_group and risks: utility and risk by subgroup; used: what
+    it took of the store.
     """
 
     setting: str
@@ -75,6 +80,8 @@ class Evaluated:
     exposed: Any
     utility: utility.Resamples
     thresholds: list[float | None]
+    by_group: Resampled
+    risks: list[GroupRow]
     used: set[tuple[str, str]]
 
 
@@ -117,7 +124,38 @@ def evaluate_sweep(
         {part.setting: part.exposed for part in in_order},
         _differences({part.setting: part.utility for part in in_order}, constant),
         {part.setting: part.thresholds for part in in_order},
+        _group_rows(fleet, in_order),
     )
+
+
+def _group_rows(fleet: Fleet, evaluated: Sequence[Evaluated]) -> list[GroupRow]:
+    """Of all settings; those after the baseline, plain SGD, are compared with it."""
+    masks = _masks(fleet)[1]
+    baseline = next((part.by_group for part in evaluated if part.setting == "none"), None)
+    rows = []
+    for part in evaluated:
+        compared = None if part.setting == "none" else baseline
+        labels, many = fleet.dataset.test.labels, _many(fleet)
+        rows += subgroups.utility_rows(part.setting, part.by_group, compared, masks, labels, many)
+        rows += part.risks
+    return rows
+
+
+def _masks(fleet: Fleet) -> tuple[subgroups.Masks, subgroups.Masks]:
+    """The groups of the units of the pool, canaries left out, and of the test set."""
+    columns, users = fleet.dataset.groups, fleet.users
+    made = np.arange(fleet.dataset.pool.labels.size) < fleet.dataset.canaries
+    rows = np.arange(made.size) if users is None else users.rows[users.starts[:-1]]
+    of_pool = subgroups.masks_of({name: texts[rows] for name, (texts, _) in columns.items()})
+    of_test = subgroups.masks_of({name: texts for name, (_, texts) in columns.items()})
+    return {name: mask & ~made[rows] for name, mask in of_pool.items()}, of_test
+
+
+def _many(fleet: Fleet) -> int:
+    """How many numbers of a setting are given of its groups, whose intervals hold at once."""
+    measures = len({"accuracy", fleet.config.utility}) + len(fleet.config.attacks)
+    names = {name for masks in _masks(fleet) for name in masks}
+    return measures * len(names)
 
 
 def _evaluate_settings(
@@ -197,8 +235,10 @@ def _evaluate_setting(fleet: Fleet, setting: Setting, emit: Emit) -> Evaluated:
         for of_pool, of_test in _predictions(fleet, scores, test):
             right.append(of_pool.right)
             thresholds.append(of_test.threshold)
+            by_group.add(of_test)
             yield of_test
 
+    by_group = UtilityByGroup(_masks(fleet)[1], ("accuracy", config.utility), dataset.test_users)
     measured = utility.resamples(models(), dataset.test_users)
     counts = np.bincount(dataset.test.labels, minlength=dataset.classes)
     subject = subject_of(setting, dataset.users is not None)
@@ -230,8 +270,30 @@ def _evaluate_setting(fleet: Fleet, setting: Setting, emit: Emit) -> Evaluated:
     n_out = int((~units).sum())
     curve = figures.Roc(setting.name, evaluated.curves, subject.curve, n_out)
     return Evaluated(
-        setting.name, rows, curve, evaluated.exposed, measured, thresholds, fleet.store.used
+        setting.name,
+        rows,
+        curve,
+        evaluated.exposed,
+        measured,
+        thresholds,
+        by_group.resampled(),
+        _risks(fleet, setting, scores) if dataset.groups else [],
+        fleet.store.used,
     )
+
+
+def _risks(fleet: Fleet, setting: Setting, scores: Scores) -> list[GroupRow]:
+    """Every attack's AUC on each group of the pool; what it gave lies in the store already."""
+    rows, masks, users = [], _masks(fleet)[0], fleet.users
+    member = fleet.membership if users is None else fleet.of_users(fleet.membership)
+    for name, options in fleet.config.attacks.items():
+        try:
+            matrix = _attack_scores(fleet, scores, name, options).matrix
+        except Refusal:
+            continue
+        of_units = matrix if users is None else mean_by_user(matrix, users)
+        rows += subgroups.risk_rows(setting.name, name, of_units, member, masks, _many(fleet))
+    return rows
 
 
 def _with_refutations(fleet: Fleet, setting: Setting, rows: Sequence[Row]) -> list[Row]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dptrain.core.store import digests, seal, to_json, unseal, versions, write_atomic
 from dptrain.evaluation.rows import Row
+from dptrain.evaluation.subgroups import GroupRow
 from dptrain.fleet import models as trained
 from dptrain.fleet.fleet import Fleet
 from dptrain.pipeline.evaluation import SweepEvaluation
@@ -41,8 +42,8 @@ OUTPUTS = (
 @dataclass(frozen=True)
 class Result:
     """A finished sweep: its folder, its rows, a statement for each setting, the number of models
-    trained by this very call, the utility that its table shows, and the differences between its
-    settings.
+    trained by this very call, the utility that its table shows, the differences between its
+    settings, and its numbers by subgroup.
     """
 
     folder: Path
@@ -51,6 +52,7 @@ class Result:
     trained: int
     utility: str = "accuracy"
     differences: tables.Differences = field(default_factory=dict)
+    groups: tuple[GroupRow, ...] = ()
 
     def to_frame(self) -> pd.DataFrame:
         """A line for each number; the columns are those of rows.Row."""
@@ -97,6 +99,7 @@ def write_outputs(
         versions=versions(),
         utility=config.utility,
         differences=evaluation.differences,
+        groups=evaluation.groups,
     )
     write_atomic(folder / "report.html", page(report).encode())
     summary = tables.table(*tables.summary(rows, config.utility))
@@ -127,6 +130,7 @@ def _record(
         "exposed": evaluation.exposed,
         "differences": evaluation.differences,
         "thresholds": evaluation.thresholds,
+        "groups": [row.to_json() for row in evaluation.groups],
         "config": ready.config.to_json(),
         "versions": versions(),
         "ledger": spent.digest,
@@ -150,4 +154,6 @@ def read_result(folder: Path, ready: Plan) -> Result | None:
         return None
     statements = {name: PrivacyStatement.of(item) for name, item in record["privacy"].items()}
     rows = tuple(Row.of(row) for row in record["rows"])
-    return Result(folder, rows, statements, 0, ready.config.utility, record["differences"])
+    groups = tuple(GroupRow.of(row) for row in record["groups"])
+    differences = record["differences"]
+    return Result(folder, rows, statements, 0, ready.config.utility, differences, groups)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import torch
 
 from dptrain import attacks, models
@@ -13,8 +14,9 @@ from dptrain.config.keys import named
 from dptrain.config.schema import AUTO, Config
 from dptrain.core.errors import AttackError, DataError, SettingError
 from dptrain.core.store import PACKAGES, code_fingerprint, fingerprint, versions
-from dptrain.core.types import Decision, EngineKind, Setting
+from dptrain.core.types import ClassWeights, Decision, EngineKind, Setting
 from dptrain.data import datasets, splits
+from dptrain.evaluation.subgroups import MOST_GROUPS
 from dptrain.fleet.blueprint import architecture, build, supplied
 from dptrain.fleet.placement import choose_device, choose_engine
 from dptrain.fleet.settings import settings as planned_settings
@@ -88,6 +90,7 @@ def _plan(config: Config) -> Plan:
     validation.refuse_mixing(model, source.shape)
     tokens = validation.takes_tokens(model, source.shape)
     _refuse_tokens(config, tokens)
+    _require_groups(config, source)
     refuse_sampler(config.training.batch_size, config.public_n)
     settings = tuple(planned_settings(config))
     trained, shape = models.trained(model), models.trained_shape(model, source.shape)
@@ -124,6 +127,20 @@ def _supplied(config: Config, source: splits.Source) -> tuple[str, ...]:
     return tuple(supplied(*pair))
 
 
+def _require_groups(config: Config, source: splits.Source) -> None:
+    """Raise ConfigError for columns that the data do not have."""
+    for name in config.groups:
+        fits = source.column is not None
+        require(fits, "groups", f"are columns of a table, and {config.dataset.name} is none")
+        assert source.column is not None
+        try:
+            count = len(np.unique(source.column(name)))
+        except KeyError:
+            require(False, "groups", f"there is no column {name!r}; see dptrain inspect")
+        most = f"{name} has {count:,} values, and there may be {MOST_GROUPS}; choose another"
+        require(count <= MOST_GROUPS, "groups", most)
+
+
 def _check_settings(
     config: Config,
     settings: tuple[Setting, ...],
@@ -132,6 +149,10 @@ def _check_settings(
 ) -> None:
     """Raise for a setting that does not fit the data, or whose own model must not be trained."""
     for setting in settings:
+        weighted = setting.recipe.class_weights != ClassWeights.NONE
+        if weighted and setting.recipe.regularisation.active:
+            fix = "changes the loss itself; leave it out, or use training.class_weights=none"
+            raise SettingError(f"{setting.name} {fix}")
         views = setting.recipe.views.augmentations
         if views and views != config.training.augmentations:
             require_images(shape, partial(SettingError, about=setting.defence))

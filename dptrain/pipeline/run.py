@@ -101,7 +101,8 @@ def _sweep(ready: Plan, show_progress: bool) -> Result:
             trained_models.relabel(fleet, setting, header(complete[setting.name]))
         write_outputs(ready, fleet, evaluation, complete, spent)
     rows, utility = tuple(evaluation.rows), ready.config.utility
-    return Result(folder, rows, complete, count, utility, evaluation.differences)
+    groups = tuple(evaluation.groups)
+    return Result(folder, rows, complete, count, utility, evaluation.differences, groups)
 
 
 def _say(line: str, show_progress: bool) -> None:
@@ -129,7 +130,7 @@ def _opening(ready: Plan) -> str:
 def load(ready: Plan, store: Store) -> Fleet:
     """Read the data, and place the fleet on this machine."""
     config = ready.config
-    dataset = splits.load(ready.source, config.dataset, config.seed, ready.tokens)
+    dataset = splits.load(ready.source, config.dataset, config.seed, ready.tokens, config.groups)
     rows = torch.from_numpy(dataset.population.inputs[: validation.PROBED])
     shape = dataset.pool.inputs.shape[1:]
     for options in {setting.model for setting in ready.settings}:

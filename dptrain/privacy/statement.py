@@ -10,6 +10,7 @@ from typing import Any
 
 from dptrain.core.types import (
     GRID,
+    ClassWeights,
     Clipping,
     Mechanism,
     Neighbouring,
@@ -163,7 +164,7 @@ class PrivacyStatement:
     with so many examples, empty where the unit is a person (`grouped`). counted: whether n follows
     from the number of rows, and was not declared. drawn: what n counts and batches hold;
     examples_per_user: how many of a user's are in a step, at most; group_size: how many examples
-    epsilon is of. rows: what a final model learnt from, and
+    epsilon is of. class_weights: of each example's loss, by the population. rows: what a final model learnt from, and
     canaries: how many of its n are such; chosen_among: settings of the sweep that it was chosen
     from, 0 where there was none; selection: how it was chosen where epsilon covers the choice, of
     which then neither group nor mu is known. supplied_weights: names of initial weights that the
@@ -198,6 +199,7 @@ class PrivacyStatement:
     drawn: Unit = Unit.EXAMPLE
     examples_per_user: int = 1
     group_size: int = 1
+    class_weights: ClassWeights = ClassWeights.NONE
     rows: Rows | None = None
     canaries: int = 0
     chosen_among: int = 0
@@ -227,6 +229,7 @@ class PrivacyStatement:
             "noise": NoiseSource,
             "optimiser": OptimiserKind,
             "drawn": Unit,
+            "class_weights": ClassWeights,
         }
         parts = {
             "regularisation": Regularisation,
@@ -371,6 +374,7 @@ def _of_recipe(recipe: Recipe) -> dict[str, Any]:
     return {
         "optimiser": recipe.optimiser.kind,
         "weight_decay": recipe.optimiser.weight_decay,
+        "class_weights": recipe.class_weights,
         "views": recipe.views,
         "regularisation": recipe.regularisation,
         "release": recipe.release,

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from dptrain.evaluation.rows import BLIND, Row
+from dptrain.evaluation.subgroups import GroupRow
 from dptrain.evaluation.utility import UTILITIES
 from dptrain.privacy.statement import PrivacyStatement
 from dptrain.report.statement import shared
@@ -20,10 +21,12 @@ from dptrain.report.tables import (
     attacks,
     cell,
     differences,
+    groups,
     legend,
     number,
     refuted,
     said_of_constant,
+    said_of_smallest,
     summary,
     utilities,
     warnings,
@@ -39,6 +42,7 @@ EVERY = (
     "setting",
     "attack",
     "metric",
+    "examples",
     "estimate [95 % interval] <= ceiling",
     "targets",
     "members",
@@ -68,7 +72,8 @@ class Report:
     name: its title. rows: every number. statements: setting to what is claimed of it; empty for
     scores of other people's models. figures: title to PNG. exposed: setting to the record of
     exposed examples. config: the configuration as text. versions: of all packages. utility: what
-    stands first in the summary. differences: of utilities between settings.
+    stands first in the summary. differences: of utilities between settings. groups: numbers by
+    subgroup.
     """
 
     name: str
@@ -80,6 +85,7 @@ class Report:
     versions: Mapping[str, str]
     utility: str = "accuracy"
     differences: Differences = field(default_factory=dict)
+    groups: Sequence[GroupRow] = ()
 
 
 def page(report: Report) -> str:
@@ -97,6 +103,11 @@ def page(report: Report) -> str:
         title=UTILITIES[report.utility].title,
         differences=differences(report.differences, report.utility),
         figures=images,
+        groups={
+            setting: groups(report.groups, setting)
+            for setting in dict.fromkeys(row.setting for row in report.groups)
+        },
+        smallest=said_of_smallest(report.groups),
         sections=[_section(rows, setting, report.exposed.get(setting, {})) for setting in attacked],
         common=common,
         statements=rest,
@@ -122,6 +133,7 @@ def _line(row: Row) -> list[str]:
         row.setting,
         row.attack or "",
         row.metric.name,
+        row.examples,
         cell(row),
         str(row.targets),
         f"{row.n_in:,}",

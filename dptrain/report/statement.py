@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from dptrain.core.types import NoiseSource, Rows, Unit
+from dptrain.core.types import ClassWeights, NoiseSource, Rows, Unit
 from dptrain.privacy.statement import (
     Evaluated,
     MeasuredBound,
@@ -129,6 +129,10 @@ def _added(statement: PrivacyStatement) -> str:
             f"of its confidences the top {release.top} given with {release.digits} decimals",
         ),
         (views, f"augmentations {', '.join(views)}"),
+        (
+            statement.class_weights == ClassWeights.BALANCED,
+            "losses weighted by the classes of the population",
+        ),
     ]
     options = ", ".join(f"{key} {value}" for key, value in statement.model_options.items())
     parts.append((options, f"model with {options}"))
@@ -223,6 +227,8 @@ def _mechanism(statement: PrivacyStatement) -> str:
             f", the mean over at most {statement.examples_per_user} random examples of a user "
             "clipped as one, users drawn by coins"
         )
+    if statement.class_weights == ClassWeights.BALANCED:
+        views += ", losses weighted by the classes of the population before the clip"
     return (
         f"DP-SGD: noise multiplier {statement.noise_multiplier:.4f}, clip {statement.clip:g} "
         f"({statement.clipping}){views}, q = {statement.sample_rate}, T = {statement.steps}, "

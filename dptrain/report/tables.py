@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from dptrain.evaluation.rows import AUC, BLIND, TEST_ACCURACY, Row
+from dptrain.evaluation.subgroups import GroupRow
 from dptrain.evaluation.utility import CONSTANT, UTILITIES, metric_of
 
 Table = tuple[list[str], list[list[str]]]
@@ -125,6 +126,43 @@ def measures(rows: Sequence[Row]) -> Table:
     return ["utility on the test set", "value [95 % interval]"], body
 
 
+def groups(rows: Sequence[GroupRow], setting: str) -> Table:
+    """Head and body of the numbers of one setting by subgroup, the smallest group first."""
+    of_setting = [row for row in rows if row.setting == setting]
+    compared = any(row.change for row in of_setting)
+    body = []
+    for row in sorted(of_setting, key=lambda row: (row.rows, row.group)):
+        shown = [_difference(limits) for limits in (row.gap, row.change, row.excess)]
+        value = row.note if row.value is None else _between(row.value)
+        parts = [row.group, row.measure, f"{row.rows:,}", value, shown[0]]
+        body.append([*parts, *(shown[1:] if compared else [])])
+    head = ["group", "measure", "rows", "value", "less all others"]
+    return [*head, *(["less none", "more than others"] if compared else [])], body
+
+
+def said_of_smallest(rows: Sequence[GroupRow]) -> list[str]:
+    """What each setting costs the smallest group, a sentence each."""
+    lines = []
+    for setting in dict.fromkeys(row.setting for row in rows):
+        compared = [row for row in rows if row.setting == setting and row.change]
+        row = min(compared, key=lambda row: (row.rows, row.measure), default=None)
+        if row is None or row.value is None or row.change is None or row.excess is None:
+            continue
+        _, low, high = row.excess
+        apart = "no more or less than" if low <= 0 <= high else "other than"
+        lines.append(
+            f"{setting}, smallest group {row.group} ({row.rows:,} rows): {row.measure} "
+            f"{_between(row.value)}, less none {_between(row.change)}: {apart} the others' "
+            f"change, by {_between(row.excess)}."
+        )
+    return lines
+
+
+def _between(limits: Sequence[float]) -> str:
+    estimate, low, high = limits
+    return f"{number(estimate)} [{number(low)}, {number(high)}]"
+
+
 def trials(
     candidates: Sequence[str], drawn: Sequence[tuple[str, float | None]], chosen: int, utility: str
 ) -> Table:
@@ -159,9 +197,9 @@ def differences(paired: Differences, utility: str) -> Table:
 def _difference(limits: Sequence[float] | None) -> str:
     if limits is None:
         return "-"
-    estimate, low, high = limits
+    _, low, high = limits
     mark = " *" if low <= 0 <= high else ""
-    return f"{number(estimate)} [{number(low)}, {number(high)}]{mark}"
+    return f"{_between(limits)}{mark}"
 
 
 def said_of_constant(paired: Differences, utility: str) -> list[str]:

@@ -33,7 +33,8 @@ from dptrain.training.state import State, average
 class TrainingData:
     """inputs [N, *shape] and labels [N] on the device of the models; membership bool [K, N], who
     trains on what; outside: inputs and labels that no model trains on, for an adversary. users:
-    whose the examples are, where users are drawn; membership is theirs then, [K, U].
+    whose the examples are, where users are drawn; membership is theirs then, [K, U]. class_weights:
+    what the loss of an example of each class is multiplied by, [C].
     """
 
     inputs: Tensor
@@ -41,6 +42,7 @@ class TrainingData:
     membership: np.ndarray
     outside: tuple[Tensor, Tensor] | None = None
     users: streams.Users | None = None
+    class_weights: Tensor | None = None
 
 
 class _Buffers:
@@ -266,19 +268,28 @@ def _sum_gradients(
         rows, weights = batch.indices[:, at], batch.weights[:, at]
         out = trainer.buffers.sums("part", parameters) if start else gradients
         of_part, seen = _seen(trainer, batch, at, loss)
-        if batch.examples is not None and batch.shares is not None:
-            of_users, shares = labels[batch.examples[:, at]], batch.shares[:, at]
-            losses[:, at] = trainer.engine(
-                parameters, seen, of_users, weights, factor, out, of_part, shares
-            )
-        else:
-            losses[:, at] = trainer.engine(
-                parameters, seen, labels[rows], weights, factor, out, of_part
-            )
+        of_units = labels[rows if batch.examples is None else batch.examples[:, at]]
+        shares = _shares(trainer, batch, at, of_units, seen.shape[2])
+        losses[:, at] = trainer.engine(
+            parameters, seen, of_units, weights, factor, out, of_part, shares
+        )
         if start:
             for name, gradient in gradients.items():
                 gradient.add_(out[name])
     return losses
+
+
+def _shares(
+    trainer: Trainer, batch: StepBatch, at: slice, labels: Int[Tensor, "K b ..."], views: int
+) -> Tensor | None:
+    """What each view's loss counts for in its unit's, [K, b, V]; None for equal shares."""
+    shares = None if batch.shares is None else batch.shares[:, at]
+    if trainer.data.class_weights is None:
+        return shares
+    of_class = trainer.data.class_weights[labels]
+    if shares is not None:
+        return shares * of_class
+    return (of_class / views)[..., None].expand(*of_class.shape, views)
 
 
 def _seen(

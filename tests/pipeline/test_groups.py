@@ -1,0 +1,55 @@
+"""Subgroups in a sweep: they change no model, and stand in metrics, report and result."""
+
+import pytest
+
+import dptrain
+from dptrain.core.errors import ConfigError
+from dptrain.core.store import unseal
+from tests.helpers.sweep import parameters
+from tests.release.test_release import OPTIONS, frame
+
+pytestmark = pytest.mark.long
+
+
+def test_groups_train_nothing_and_stand_in_the_report(tmp_path):
+    frame().to_csv(tmp_path / "t.csv", index=False)
+    options = [*OPTIONS, f"dataset.path={tmp_path}/t.csv", f"output={tmp_path}/run"]
+    dptrain.sweep(*options)
+    before = parameters(tmp_path / "run")
+    result = dptrain.sweep(*options, "groups=[flag,city]")
+    assert result.trained == 0
+    assert parameters(tmp_path / "run") == before
+    groups = {row.group for row in result.groups}
+    assert {"flag=True", "flag=False", "city=Bern", "city=missing"} <= groups
+    measures = {row.measure for row in result.groups}
+    assert measures == {"test accuracy", "loss AUC"}
+    refused = [row for row in result.groups if row.group == "city=missing"]
+    assert all(row.value is None and "refused" in row.note for row in refused)
+    compared = [row for row in result.groups if row.change]
+    assert {row.setting for row in compared} == {"dpsgd-8"}
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Subgroups" in page
+    assert "dpsgd-8, smallest group" in page
+    record = unseal((tmp_path / "run" / "metrics.json").read_bytes())
+    assert len(record["groups"]) == len(result.groups)
+    assert dptrain.sweep(*options, "groups=[flag,city]").groups == result.groups
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        ("[nobody]", "groups: there is no column 'nobody'"),
+        ("[income]", "groups: income has"),
+        ("[city,city]", "groups: each may stand there once"),
+    ],
+)
+def test_groups_that_are_none(groups, said, tmp_path):
+    frame().to_csv(tmp_path / "t.csv", index=False)
+    options = [*OPTIONS, f"dataset.path={tmp_path}/t.csv", f"output={tmp_path}/run"]
+    with pytest.raises(ConfigError, match=said):
+        dptrain.sweep(*options, f"groups={groups}")
+
+
+def test_images_have_no_groups(tmp_path, tiny):
+    with pytest.raises(ConfigError, match="groups: are columns of a table, and mnist5k is none"):
+        dptrain.sweep(*tiny, "groups=[sex]", f"output={tmp_path}")
