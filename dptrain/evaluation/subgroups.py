@@ -51,7 +51,7 @@ class GroupRow:
     @staticmethod
     def of(record: Mapping[str, Any]) -> GroupRow:
         """The inverse of to_json, as JSON gives it back."""
-        plain = {
+        plain: dict[str, Any] = {
             name: tuple(each) if isinstance(each, list) else each for name, each in record.items()
         }
         return GroupRow(**plain)

@@ -164,11 +164,11 @@ class PrivacyStatement:
     with so many examples, empty where the unit is a person (`grouped`). counted: whether n follows
     from the number of rows, and was not declared. drawn: what n counts and batches hold;
     examples_per_user: how many of a user's are in a step, at most; group_size: how many examples
-    epsilon is of. class_weights: of each example's loss, by the population. rows: what a final model learnt from, and
-    canaries: how many of its n are such; chosen_among: settings of the sweep that it was chosen
-    from, 0 where there was none; selection: how it was chosen where epsilon covers the choice, of
-    which then neither group nor mu is known. supplied_weights: names of initial weights that the
-    model's builder brings along. evaluated: None before the run.
+    epsilon is of. class_weights: of each example's loss, by the population. rows: what a final
+    model learnt from, and canaries: how many of its n are such; chosen_among: settings of the sweep
+    that it was chosen from, 0 where there was none; selection: how it was chosen where epsilon
+    covers the choice, of which then neither group nor mu is known. supplied_weights: names of
+    initial weights that the model's builder brings along. evaluated: None before the run.
     """
 
     released: Released
