@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Shaped
 from scipy import stats
 from scipy.stats import rankdata
 from sklearn.ensemble import ExtraTreesClassifier
@@ -103,7 +103,7 @@ not.
 
 def blind(
     inputs: Shaped[np.ndarray, "N ..."],
-    labels: Int[np.ndarray, " N"],
+    labels: Shaped[np.ndarray, " N"],
     member: Bool[np.ndarray, " N"],
     seed: int = 0,
     threads: int = -1,

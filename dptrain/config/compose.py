@@ -42,6 +42,7 @@ from dptrain.config.schema import Config
 from dptrain.core import plugins
 from dptrain.core.errors import ConfigError, printable
 from dptrain.core.store import unseal
+from dptrain.core.types import Task
 
 SCHEMAS: dict[str, type] = {
     "sweep": Config,
@@ -93,7 +94,8 @@ def load(
         given = [*(_key_of(override) for override in (*overrides, *chosen)), *values]
         plain = _of_run(plain, given)
     named = any(re.match(r"defences?=", override) for override in (*overrides, *chosen))
-    return _configuration(command, plain, named)
+    chosen_attacks = any(re.match(r"\+*attacks[=.]", each) for each in (*overrides, *chosen))
+    return _configuration(command, plain, named, chosen_attacks)
 
 
 def _key_of(override: str) -> str:
@@ -151,8 +153,17 @@ def text(command: str, overrides: Sequence[str], folders: Sequence[Path] = ()) -
     return result
 
 
-def _configuration(command: str, plain: dict[str, Any], named: bool) -> Any:
-    """named: whether the user chose the defences, and so means the baseline among them."""
+def _configuration(
+    command: str, plain: dict[str, Any], named: bool, chosen_attacks: bool = False
+) -> Any:
+    """named: whether the user chose the defences, and so means the baseline among them;
+    chosen_attacks: whether the attacks too.
+    """
+    if plain.get("dataset", {}).get("task") == Task.REGRESSION and "utility" in plain:
+        # The defaults are those of the other task.
+        plain["utility"] = "rmse" if plain["utility"] == "accuracy" else plain["utility"]
+        if not chosen_attacks:
+            plain["attacks"].pop("shadow", None)
     if command in ("sweep", "train"):
         epsilons = plain.get("epsilons")
         if isinstance(epsilons, int | float) and not isinstance(epsilons, bool):
@@ -194,6 +205,9 @@ def _as_choices(
     """Values that choose a file of a group, as overrides, and the others."""
     chosen, others = [], {}
     for key, value in values.items():
+        if key == "task":
+            others["dataset.task"] = value
+            continue
         names = list(value) if isinstance(value, list | tuple) else [value]
         named = all(isinstance(name, str) for name in names)
         if key in (*groups(folders), "defences") and named:
@@ -241,6 +255,7 @@ def _compose(command: str, overrides: list[str], folders: Sequence[Path]) -> dic
 def _hydra_words(override: str) -> str:
     """An override of ours in Hydra's words: its `++` adds names to a mapping that has none yet."""
     override = re.sub(r"^defences=", "defence=", override)
+    override = re.sub(r"^task=", "dataset.task=", override)
     return re.sub(r"^(?=dataset\.ordinal[.=])", "++", override)
 
 

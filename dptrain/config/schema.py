@@ -23,10 +23,12 @@ from dptrain.core.types import (
     ClassWeights,
     Decision,
     EngineKind,
+    Loss,
     NoiseSource,
     OptimiserKind,
     Precision,
     Schedule,
+    Task,
 )
 
 CANARIES = ("mislabelled", "blank", "noise", "gradient")
@@ -39,7 +41,11 @@ UTILITIES = (
     "log_loss",
     "brier",
     "calibration_error",
+    "rmse",
+    "mae",
+    "r2",
 )
+OF_REGRESSION = ("rmse", "mae", "r2")
 AUDITS = ("one_run", "one_run_fdp", "clopper_pearson", "gdp", "joint_beta")
 """The keys of the registries of those names; here because a configuration is checked before torch
 is loaded.
@@ -64,6 +70,10 @@ class DatasetConfig:
     target: str | None = option("of a table: the column to predict")
     group: str | None = option(
         "of a table: the column that names the unit of privacy; one row of each is used"
+    )
+    task: Task = option("classification, or regression of a target between public bounds")
+    bounds: tuple[float, ...] = option(
+        "of a regression: the least and the greatest target, public; what lies beyond is cut"
     )
     unit: str | None = option(
         "of a table: the column that names users; all rows of one are in a training set, or none"
@@ -139,6 +149,9 @@ class TrainingConfig:
     )
     precision: Precision = option(
         "of forward and backward pass: float32 or bfloat16; norms and sums are float32"
+    )
+    error: Loss = option(
+        "of a regression, minimised: squared or absolute", choices=(Loss.SQUARED, Loss.ABSOLUTE)
     )
     class_weights: ClassWeights = option(
         "of each example's loss: none, or balanced, by the classes of the population"
@@ -438,6 +451,27 @@ def _check_defences(config: Config) -> None:
             f"{epsilon} needs the defence {needed!r}; add it to defence=[...]",
         )
     _check_users(config)
+    _check_task(config)
+
+
+def _check_task(config: Config) -> None:
+    data, numbers = config.dataset, config.dataset.task == Task.REGRESSION
+    fix = "of a regression: the least and the greatest target that may be, such as [0,100]"
+    fits = len(data.bounds) == 2 and data.bounds[0] < data.bounds[-1]
+    require(fits or not numbers, "dataset.bounds", f"give those {fix}")
+    require(numbers or not data.bounds, "dataset.bounds", "are of task=regression; leave them out")
+    of_task = OF_REGRESSION if numbers else UTILITIES[: -len(OF_REGRESSION)]
+    fix = f"is no measure of a {data.task}; choose from {', '.join(of_task)}"
+    require(config.utility in of_task, "utility", fix)
+    fix = "is of classes, and this is a regression; leave it out"
+    require(not numbers or data.canaries == 0, "dataset.canaries", fix)
+    weighted = config.training.class_weights != ClassWeights.NONE
+    require(not numbers or not weighted, "training.class_weights", fix)
+    fitted = config.decision == Decision.FITTED
+    require(not numbers or not fitted, "decision", fix)
+    for name in config.defence:
+        smooth = ("label_smoothing", "mixup", "relaxloss", "adversarial", "confidence_masking")
+        require(not numbers or name not in smooth, f"defence.{name}", fix)
 
 
 def _check_users(config: Config) -> None:

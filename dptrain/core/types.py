@@ -131,6 +131,23 @@ class Precision(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+class Task(StrEnum):
+    """What is predicted."""
+
+    CLASSIFICATION = "classification"
+    REGRESSION = "regression"
+    """A number between public bounds, which are -1 and 1 to the model."""
+
+
+class Loss(StrEnum):
+    """What is minimised of an example."""
+
+    CROSS_ENTROPY = "cross_entropy"
+    SQUARED = "squared"
+    """Half the square of the error."""
+    ABSOLUTE = "absolute"
+
+
 class ClassWeights(StrEnum):
     """What an example's loss is multiplied by."""
 
@@ -240,6 +257,7 @@ class Recipe:
     release: Release = field(default_factory=Release)
     examples_per_user: int = 1
     class_weights: ClassWeights = ClassWeights.NONE
+    loss: Loss = Loss.CROSS_ENTROPY
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import yaml
 
 from dptrain.config.commands import InspectConfig
 from dptrain.core.errors import DataError
+from dptrain.core.types import Task
 from dptrain.data import columns, datasets, table_files, tables
 from dptrain.data.columns import (
     NAMES_ROWS,
@@ -94,9 +95,9 @@ def inspect(config: InspectConfig) -> Inspection:
         _facts(table.rows[name], table.kinds.get(name), name in table.given, alone.get(name))
         for name in table.rows.columns
     )
-    classes = {} if data.target is None else _counts(table)
+    classes = {} if data.target is None or data.task == Task.REGRESSION else _counts(table)
     notes = list(table.notes)
-    if data.target is not None:
+    if classes and data.target is not None:
         notes += _target_notes(table.rows[data.target], classes)
     pool, population, test = map(len, table.split)
     return Inspection(
@@ -189,7 +190,10 @@ def _target_notes(labels: pd.Series, classes: Mapping[str, int]) -> list[str]:
     """labels: of all rows."""
     numbers = all_numeric(labels, np.arange(len(labels)))
     if numbers is not None and len(classes) > MOST_LABELS:
-        return [f"the target has {len(classes):,} different numbers: each is a class of its own"]
+        return [
+            f"the target has {len(classes):,} different numbers: task=regression and "
+            "dataset.bounds=[LEAST,GREATEST] predict a quantity; else each is a class of its own"
+        ]
     first, share = next(iter(classes)), max(classes.values()) / sum(classes.values())
     if share < SKEWED:
         return []

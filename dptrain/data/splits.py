@@ -25,7 +25,8 @@ from dptrain.data.canaries import CANARIES
 
 @dataclass(frozen=True)
 class Examples:
-    """inputs: float32 [N, *shape], or int64 for tokens; labels: int64 [N]; ids: int64 [N], the row
+    """inputs: float32 [N, *shape], or int64 for tokens; labels: int64 [N], or the targets of a
+    regression, float32 from -1 to 1; ids: int64 [N], the row
     of each in the user's file, counted from 0, where that is not simply its place here.
     """
 

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from dptrain.config.schema import MIN_POOL, DatasetConfig
 from dptrain.core.errors import DataError, first_line, printable
 from dptrain.core.limits import MOST_CLASSES, require_regular
+from dptrain.core.types import Task
 from dptrain.data import columns
 from dptrain.data.columns import Column, Kind, all_numeric, named, numbers_of
 from dptrain.data.splits import Examples, Source, order_of, require_enough, sizes
@@ -34,6 +35,10 @@ LEFT_OUT = {
 """Why a column is no input, in the words of the statement."""
 MOST_COLUMNS, SCHEMA_BYTES = 10_000, 10_000_000
 FITTED = "the population split only (whose rows are not protected)"
+MANY_NUMBERS, SOME_NUMBERS = 100, 20
+"""Different numbers of a target above which they are taken for a quantity, and those that never
+are.
+"""
 MISSING = ["", "?", "NA", "N/A", "NaN", "nan", "NULL", "null"]
 NOTHING = ["na", "n/a", "None", "none", "-"]
 """Texts for a value that is not there. Those of NOTHING are only in a column to learn from: as a
@@ -85,6 +90,8 @@ class Table:
         """
         population = self.split[1]
         used = [name for name, kind in self.kinds.items() if kind.used]
+        if self.labels.dtype.kind == "f":
+            return {}
         return columns.predicts_alone(self.rows.iloc[population], self.labels[population], used)
 
 
@@ -101,7 +108,8 @@ def table_source(frame: pd.DataFrame, config: DatasetConfig, seed: int, made_of:
     encoded = columns.encode(rows[list(table.inputs)], table.split[1], table.given, table.kinds)
     inputs = encoded.values
     back = np.argsort(rows.index)  # as they stand in the file
-    examples = Examples(inputs[back], np.maximum(labels, 0)[back], rows.index.to_numpy()[back])
+    known = np.where(usable_of(labels), labels, 0)[back].astype(labels.dtype)
+    examples = Examples(inputs[back], known, rows.index.to_numpy()[back])
     place = np.argsort(back)
     pool, population, test = (place[part] for part in table.split)
     unit = f"one {config.group} (a group, of which one row is kept)" if config.group else None
@@ -109,14 +117,19 @@ def table_source(frame: pd.DataFrame, config: DatasetConfig, seed: int, made_of:
     return Source(
         _text(config, table),
         inputs.shape[1:],
-        len(table.classes),
+        len(table.classes) or 1,
         len(labels),
         lambda: examples,
         table.digest,
         unit,
         (*table.notes, *_hints(table, config.target)),
         (pool, population, test),
-        {**encoded.how, "missing": [*MISSING, *NOTHING], "header": config.header},
+        {
+            **encoded.how,
+            "missing": [*MISSING, *NOTHING],
+            "header": config.header,
+            "bounds": list(config.bounds),
+        },
         tuple(map(columns.named, table.classes)),
         lambda name: columns.texts_of(rows[name])[back],
         users,
@@ -150,11 +163,16 @@ def taken(
         dealt = _deal(rows, config, whole.test / max(1, sum(whole)))
     classes: Sequence[Any] = ()
     labels = np.zeros(len(rows), dtype=np.int64)
-    if config.target is not None:
+    if config.task == Task.REGRESSION and config.target is not None:
+        labels = _targets(rows[config.target], config.bounds)
+    elif config.target is not None:
         labels, classes = _labels(rows[config.target], dealt.population, listed)
-    split = _split(config, asked, labels, dealt, users)
-    if lost := int((labels < 0).sum()):
-        notes.append(f"{lost:,} rows left out, whose label is no class of the population")
+        if listed is None and not aimless:
+            _question(config.target, classes, len(dealt.population))
+    split = _split(config, asked, usable_of(labels), dealt, users)
+    if lost := int((~usable_of(labels)).sum()):
+        wanted = "number" if labels.dtype.kind == "f" else "class of the population"
+        notes.append(f"{lost:,} rows left out, whose label is no {wanted}")
     kinds = {name: columns.kind_of(rows[name], dealt.population, given.get(name)) for name in names}
     parts = (tuple(names), kinds, labels, tuple(classes), split, dealt.how, tuple(notes))
     return Table(rows, *parts, given, made_of, users)
@@ -198,7 +216,7 @@ def _text(config: DatasetConfig, table: Table) -> str:
         f"{numbers} columns of numbers standardised and {counts[Kind.CATEGORY]} "
         f"of categories one-hot, by {source}{left_out}"
         f"; numbers that are none become the mean, unknown categories share a column or "
-        f"have none, {len(table.classes)} classes{table.how}"
+        f"have none, {_predicted(config, table)}{table.how}"
         "; what depends on private rows: a row is left out that has no label, or none of "
         "these classes, or that copies another"
         + (f", or that is not the first of its {config.group}" if config.group else "")
@@ -211,6 +229,15 @@ def _text(config: DatasetConfig, table: Table) -> str:
         )
         + sizes_follow
     )
+
+
+def _predicted(config: DatasetConfig, table: Table) -> str:
+    if config.task == Task.REGRESSION:
+        low, high = config.bounds
+        return (
+            f"targets cut to the public bounds {low:g} and {high:g}, which the model has as -1, 1"
+        )
+    return f"{len(table.classes)} classes"
 
 
 def _deal(rows: pd.DataFrame, config: DatasetConfig, later: float) -> _Dealt:
@@ -283,18 +310,19 @@ def _of_classes(
 def _split(
     config: DatasetConfig,
     asked: DatasetConfig,
-    labels: Int[np.ndarray, " N"],
+    labels: Bool[np.ndarray, " N"],
     dealt: _Dealt,
     users: Int[np.ndarray, " N"] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Places of pool, population and test, whose rows have a label that is a class. asked: with
-    the sizes that the user gave; users: whose each row is. Raises DataError where there are too
-    few.
+    """Places of pool, population and test, whose rows have a label that can be used, as `labels`
+    says of each. asked: with the sizes that the user gave; users: whose each row is. Raises
+    DataError where there are too few.
     """
     if users is not None:
-        return _split_users(asked, users, dealt, dealt.pool[labels[dealt.pool] >= 0])
+        known = dealt.population[labels[dealt.population]]
+        return _split_users(asked, users, known, dealt.pool[labels[dealt.pool]])
     wanted = sizes(config, len(labels))
-    usable = labels >= 0
+    usable = labels
     lost = int((~usable).sum())
     if usable.sum() < sum(wanted) <= len(labels) and config.pool is not None:
         raise DataError(
@@ -312,17 +340,18 @@ def _split(
         if config.pool is not None:
             require_enough(config, len(dealt.population) + len(test) + len(pool))
     # A size that is left open is counted here, and the statement says so.
-    return pool[: config.pool or len(pool) // 2 * 2], dealt.population, test
+    known = dealt.population[usable[dealt.population]]
+    return pool[: config.pool or len(pool) // 2 * 2], known, test
 
 
 def _split_users(
     config: DatasetConfig,
     users: Int[np.ndarray, " N"],
-    dealt: _Dealt,
+    known: Int[np.ndarray, " P"],
     usable: Int[np.ndarray, " n"],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """By users, the test set first. usable: places of rows that are not of the population. Raises
-    DataError where there are too few users.
+    """By users, the test set first. known: places of the rows of the population; usable: of those
+    of others that can be used. Raises DataError where there are too few users.
     """
     wanted = sizes(config, int(users.max()) + 1)
     codes = pd.factorize(users[usable])[0]
@@ -337,7 +366,7 @@ def _split_users(
             "unit",
         )
     test, inside = codes < wanted.test, (codes >= wanted.test) & (codes < wanted.test + pool)
-    return usable[inside], dealt.population, usable[test]
+    return usable[inside], known, usable[test]
 
 
 def _require_both(config: DatasetConfig, pool: int, test: int) -> None:
@@ -570,6 +599,42 @@ def _trimmed(column: pd.Series, missing: list[str]) -> pd.Series:
     else:
         column = column.str.strip()
     return column.mask(column.isin(missing))
+
+
+def usable_of(labels: Shaped[np.ndarray, " N"]) -> np.ndarray:
+    """Which labels are a class or, as targets of a regression, a number."""
+    flags: np.ndarray = ~np.isnan(labels) if labels.dtype.kind == "f" else labels >= 0
+    return flags
+
+
+def _targets(column: pd.Series, bounds: Sequence[float]) -> Float[np.ndarray, " N"]:
+    """The targets of a regression, float32 from -1 to 1, cut at public bounds; nan for what is no
+    number. Raises DataError where none is.
+    """
+    numbers = numbers_of(column)
+    if numbers is None or np.isnan(numbers).all():
+        raise DataError("holds no numbers, and a regression predicts them", "target")
+    if len(bounds) != 2:
+        raise DataError("give the least and the greatest target, such as [0,100]", "bounds")
+    low, high = bounds
+    scaled = 2 * (np.clip(numbers, low, high) - low) / (high - low) - 1
+    targets: np.ndarray = scaled.astype(np.float32)
+    return targets
+
+
+def _question(target: str, classes: Sequence[Any], population: int) -> None:
+    """Raise DataError for a target that looks like a quantity: many different numbers, or next to
+    as many as the population has rows.
+    """
+    many = len(classes) > min(MANY_NUMBERS, max(SOME_NUMBERS, population // 3))
+    if many and not isinstance(classes[0], str):
+        low, high = f"{min(classes):g}", f"{max(classes):g}"
+        raise DataError(
+            f"{target} has {len(classes):,} different numbers on the population alone: if "
+            f"it is a quantity, use task=regression bounds=[LEAST,GREATEST], which hold "
+            f"{low} and {high} and are public; if they are classes, name them in schema=FILE",
+            "target",
+        )
 
 
 def _labels(

@@ -31,6 +31,9 @@ class Kind(StrEnum):
     TEST_LOG_LOSS = "test_log_loss"
     TEST_BRIER = "test_brier"
     TEST_CALIBRATION_ERROR = "test_calibration_error"
+    TEST_RMSE = "test_rmse"
+    TEST_MAE = "test_mae"
+    TEST_R2 = "test_r2"
     TRAIN_ACCURACY = "train_accuracy"
 
 

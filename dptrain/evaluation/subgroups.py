@@ -19,7 +19,7 @@ from dptrain.core.types import Interval
 from dptrain.evaluation import intervals, metrics
 from dptrain.evaluation.metrics import PerTarget
 from dptrain.evaluation.rankings import Rankings
-from dptrain.evaluation.utility import FEW, UTILITIES, Predictions
+from dptrain.evaluation.utility import FEW, UTILITIES, Answers, Estimates
 
 MOST_GROUPS = 50
 """Of one column: one with more values is no grouping of people."""
@@ -88,11 +88,11 @@ class UtilityByGroup:
         self._users = users
         self._values: dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray]]] = {}
 
-    def add(self, said: Predictions) -> None:
+    def add(self, said: Answers) -> None:
         """What one model says of the test set."""
         if not self._masks:
             return
-        examples = len(said.labels)
+        examples = len(said.targets if isinstance(said, Estimates) else said.labels)
         weights = np.concatenate(
             [np.ones((1, examples)), intervals.leave_out(examples, self._users)]
         )
@@ -115,7 +115,7 @@ def utility_rows(
     values: Resampled,
     baseline: Resampled | None,
     masks: Masks,
-    labels: Int[np.ndarray, " T"],
+    labels: Shaped[np.ndarray, " T"],
     many: int,
 ) -> list[GroupRow]:
     """A row for each group and utility of a setting. baseline: the values of the models, trained on
@@ -202,7 +202,7 @@ def _few(count: int) -> str:
 
 
 def _widened(
-    name: str, values: Float[np.ndarray, "G M"], labels: Int[np.ndarray, " n"], many: int
+    name: str, values: Float[np.ndarray, "G M"], labels: Shaped[np.ndarray, " n"], many: int
 ) -> Limits | None:
     """The interval of a utility of a group with such labels. That of a rate holds the interval of
     Clopper and Pearson, and so does that of what weighs classes alike, over the rarest.
@@ -211,8 +211,8 @@ def _widened(
         return None
     utility, confidence = UTILITIES[name], at_once(many)
     interval = intervals.of_resamples(values, utility.bounds)(confidence)
-    counts = np.bincount(labels)
     if utility.rate or utility.by_class:
+        counts = np.bincount(labels)
         trials = len(labels) if utility.rate else int(counts[counts > 0].min())
         interval = intervals.widen(interval, trials, confidence, utility.bounds)
     return _ends(interval)

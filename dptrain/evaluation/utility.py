@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -87,6 +88,22 @@ class Predictions:
         return [Ranking.of(scores, is_class) for scores, is_class in columns]
 
 
+@dataclass(frozen=True)
+class Estimates:
+    """What one model of a regression says of T examples: values [T], the targets [T]; both in the
+    user's units.
+    """
+
+    values: np.ndarray
+    targets: np.ndarray
+
+    @property
+    def errors(self) -> np.ndarray:
+        result: np.ndarray = self.values - self.targets
+        return result
+
+
+Answers = Predictions | Estimates
 Measured = Callable[[np.ndarray], np.ndarray]
 """Weights of the examples [R, T] -> the measure in each resample [R]; nan where it has none."""
 
@@ -178,20 +195,44 @@ def _calibration_error(model: Predictions) -> Measured:
     return lambda weights: _ratio(np.abs(weights @ of_bin).sum(axis=1), weights.sum(axis=1))
 
 
+def _rmse(model: Estimates) -> Measured:
+    """Root of the mean squared error."""
+    squared = _mean(np.square(model.errors))
+    return lambda weights: np.sqrt(squared(weights))
+
+
+def _mae(model: Estimates) -> Measured:
+    """Mean absolute error."""
+    return _mean(np.abs(model.errors))
+
+
+def _r2(model: Estimates) -> Measured:
+    """1 less the squared error over that of the mean of these targets."""
+    squared, centred = np.square(model.errors), model.targets - model.targets.mean()
+
+    def of(weights: Float[np.ndarray, "R T"]) -> np.ndarray:
+        total = weights.sum(axis=1)
+        spread = weights @ np.square(centred) - np.square(weights @ centred) / np.maximum(total, 1)
+        return 1 - _ratio(weights @ squared, np.where(spread > 0, spread, np.nan))
+
+    return of
+
+
 @dataclass(frozen=True)
 class Utility:
-    """A measure of predictions. higher: whether more is better; rate: whether it is a share of the
-    examples; by_class: whether every class weighs alike, however few examples it has; decided:
-    whether it is of decisions, and not of posteriors.
+    """A measure of predictions, or of the numbers of a regression. higher: whether more is better;
+    rate: whether it is a share of the examples; by_class: whether every class weighs alike, however
+    few examples it has; decided: whether it is of decisions, and not of posteriors.
     """
 
     title: str
-    of: Callable[[Predictions], Measured]
+    of: Callable[[Any], Measured]
     bounds: tuple[float, float] = (0.0, 1.0)
     higher: bool = True
     rate: bool = False
     by_class: bool = False
     decided: bool = False
+    regression: bool = False
 
 
 UTILITIES: dict[str, Utility] = {
@@ -205,6 +246,9 @@ UTILITIES: dict[str, Utility] = {
     "log_loss": Utility("log loss", _log_loss, (0.0, -np.log(LEAST_PROBABILITY)), higher=False),
     "brier": Utility("Brier score", _brier, (0.0, 2.0), higher=False),
     "calibration_error": Utility("calibration error", _calibration_error, higher=False),
+    "rmse": Utility("RMSE", _rmse, (0.0, np.inf), higher=False, regression=True),
+    "mae": Utility("MAE", _mae, (0.0, np.inf), higher=False, regression=True),
+    "r2": Utility("R2", _r2, (-np.inf, 1.0), regression=True),
 }
 
 Resamples = Mapping[str, np.ndarray]
@@ -218,18 +262,18 @@ def metric_of(name: str) -> Metric:
     return Metric(Kind(f"test_{name}"))
 
 
-def resamples(
-    models: Iterable[Predictions], users: Int[np.ndarray, " T"] | None = None
-) -> Resamples:
+def resamples(models: Iterable[Answers], users: Int[np.ndarray, " T"] | None = None) -> Resamples:
     """Every utility of some models on one test set. What a model says is held no longer than it
     takes to measure it. users: whose each example is, where several are of one.
     """
-    measured: dict[str, list[np.ndarray]] = {name: [] for name in UTILITIES}
+    measured: dict[str, list[np.ndarray]] = {}
     for model in models:
-        examples = len(model.labels)
+        numbers = isinstance(model, Estimates)
+        examples = len(model.targets if isinstance(model, Estimates) else model.labels)
         weights = np.concatenate([np.ones((1, examples)), intervals.leave_out(examples, users)])
         for name, utility in UTILITIES.items():
-            measured[name].append(utility.of(model)(weights))
+            if utility.regression == numbers:
+                measured.setdefault(name, []).append(utility.of(model)(weights))
     return {name: np.stack(values, axis=1) for name, values in measured.items()}
 
 
@@ -249,7 +293,7 @@ def utility_rows(
         fixed: whether it is CONSTANT, which no training varies.
         note: how the models decide, for the measures of decisions.
     """
-    examples, models = int(counts.sum()), measured["accuracy"].shape[1]
+    examples, models = int(counts.sum()), next(iter(measured.values())).shape[1]
     lacking = int((counts == 0).sum())
     rows = []
     for name, values in measured.items():
@@ -263,7 +307,7 @@ def utility_rows(
         still = interval.high - interval.low <= ROUNDING
         if utility.by_class and not fixed and (rarest < FEW or still):
             interval = intervals.widen(interval, rarest, intervals.CONFIDENCE)
-        elif utility.rate or (still and not utility.by_class):
+        elif utility.rate or (still and not utility.by_class and not utility.regression):
             interval = intervals.widen(interval, examples, intervals.CONFIDENCE, utility.bounds)
         counted = replace(interval, n_in=0, n_out=examples * models)
         present = f"mean over the classes present; {lacking} are not" if lacking else ""
@@ -277,6 +321,8 @@ def difference(name: str, first: Resamples, second: Resamples) -> Interval | Non
     and all saw the same test set, so what they have in common drops out. None where it has no
     value.
     """
+    if name not in first:
+        return None
     low, high = UTILITIES[name].bounds
     values = first[name] - second[name]
     if not np.isfinite(values[0]).all():
@@ -292,6 +338,11 @@ def constant(
     with np.errstate(divide="ignore"):  # a class that the population does not have
         posterior = np.log(frequencies)
     return Predictions.of(np.tile(posterior, (len(labels), 1)), labels)
+
+
+def constant_number(known: Float[np.ndarray, " P"], targets: Float[np.ndarray, " T"]) -> Estimates:
+    """CONSTANT of a regression: the mean of the population, of every example of the test set."""
+    return Estimates(np.full(len(targets), float(np.mean(known))), targets)
 
 
 def constant_rows(measured: Resamples, counts: Int[np.ndarray, " C"]) -> list[Row]:

@@ -18,6 +18,7 @@ from dptrain.config.schema import Config
 from dptrain.core.errors import TargetError, TrainingError
 from dptrain.core.types import (
     Clipping,
+    Loss,
     Mechanism,
     Optimiser,
     OptimiserKind,
@@ -26,6 +27,7 @@ from dptrain.core.types import (
     Release,
     Sampling,
     Setting,
+    Task,
     Unit,
     Views,
 )
@@ -49,6 +51,7 @@ def _recipe(config: Config, defence: Defence, clipping: Clipping = Clipping.FLAT
         Views(training.augmentations, training.multiplicity),
         release=Release(training.average),
         class_weights=training.class_weights,
+        loss=training.error if config.dataset.task == Task.REGRESSION else Loss.CROSS_ENTROPY,
     )
 
 

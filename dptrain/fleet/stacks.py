@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from dptrain.core import streams
 from dptrain.core.store import to_json, to_npy
-from dptrain.core.types import NoiseSource, Setting, Unit
+from dptrain.core.types import Loss, NoiseSource, Setting, Unit
 from dptrain.fleet import models as trained
 from dptrain.fleet.executors.base import Emit, Interrupted, Place, Work
 from dptrain.fleet.fleet import Fleet
@@ -187,6 +187,10 @@ class _Observer:
     model: nn.Module
     progress: Progress
 
+    @property
+    def _kind(self) -> Loss:
+        return self.setting.recipe.loss
+
     def outside(self) -> tuple[Tensor, Tensor]:
         """Inputs and labels of the population."""
         labels = torch.from_numpy(self.fleet.dataset.population.labels).to(self.fleet.device)
@@ -203,21 +207,25 @@ class _Observer:
 
     def _add_to_trajectory(self, state: State) -> None:
         pool, labels = self.fleet.tensors["pool"], self.fleet.dataset.pool.labels
-        losses = inference.losses(self.model, state.released, pool, torch.from_numpy(labels))
+        known = torch.from_numpy(labels)
+        losses = inference.losses(self.model, state.released, pool, known, self._kind)
         self.progress.trajectory.append(losses)
 
     def _add_to_curve(self, state: State, record: StepRecord) -> Point:
         if self.setting.recipe.release.early_stopping:
-            losses = inference.losses(self.model, state.parameters, *self.outside()).mean(1)
+            outside = inference.losses(self.model, state.parameters, *self.outside(), self._kind)
+            losses = outside.mean(1)
             keep_best(state, torch.from_numpy(losses).to(self.fleet.device))
         logits = inference.logits(self.model, state.released, self.fleet.tensors["test"])
-        right = logits.argmax(-1) == self.fleet.dataset.test.labels
+        labels = self.fleet.dataset.test.labels
+        numbers = self._kind != Loss.CROSS_ENTROPY
+        right = logits.argmax(-1) == labels
         total = torch.where(record.weights, record.losses, 0).sum()
         mean = float(total / record.weights.sum().clamp(min=1))
         point: Point = {
             "step": state.step,
             "loss": mean if math.isfinite(mean) else None,
-            "test_accuracy": float(right.mean()),
+            "test_accuracy": None if numbers else float(right.mean()),
         }
         self.progress.curve.append(point)
         return point

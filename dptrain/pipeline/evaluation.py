@@ -13,18 +13,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 
 from dptrain.attacks import code_of, needs
 from dptrain.attacks.leaks import blind
 from dptrain.attacks.scores import Scores
+from dptrain.config.schema import Config
 from dptrain.core import limits
 from dptrain.core.errors import Refusal
 from dptrain.core.store import code_fingerprint, fingerprint, to_json, versions
 from dptrain.core.types import Decision, Setting, Unit
-from dptrain.evaluation import subgroups, thresholds, utility
+from dptrain.data.splits import Dataset
+from dptrain.evaluation import regression, subgroups, thresholds, utility
 from dptrain.evaluation.attack_rows import blind_row
 from dptrain.evaluation.evaluate import evaluate, mean_by_user
 from dptrain.evaluation.rows import Row, Subject
@@ -112,12 +114,18 @@ def evaluate_sweep(
     in_order = [evaluated[setting.name] for setting in settings]
     test, classes = fleet.dataset.test.labels, fleet.dataset.classes
     known = fleet.dataset.population.labels
-    said = [utility.constant(known, test, classes)]
+    numbers = regression.of(fleet.config)
+    said = [
+        utility.constant(known, test, classes)
+        if numbers is None
+        else utility.constant_number(numbers.units(known), numbers.units(test))
+    ]
+    counts = counts_of(fleet.dataset, test)
     constant = utility.resamples(said, fleet.dataset.test_users)
     return SweepEvaluation(
         [
             *(row for part in in_order for row in part.rows),
-            *utility.constant_rows(constant, np.bincount(test, minlength=classes)),
+            *utility.constant_rows(constant, counts),
             blind_baseline,
         ],
         [part.curve for part in in_order],
@@ -151,9 +159,15 @@ def _masks(fleet: Fleet) -> tuple[subgroups.Masks, subgroups.Masks]:
     return {name: mask & ~made[rows] for name, mask in of_pool.items()}, of_test
 
 
+def _shown(fleet: Fleet) -> tuple[str, ...]:
+    """Utilities that are given of each group."""
+    chosen = fleet.config.utility
+    return (chosen,) if utility.UTILITIES[chosen].regression else ("accuracy", chosen)
+
+
 def _many(fleet: Fleet) -> int:
     """How many numbers of a setting are given of its groups, whose intervals hold at once."""
-    measures = len({"accuracy", fleet.config.utility}) + len(fleet.config.attacks)
+    measures = len(set(_shown(fleet))) + len(fleet.config.attacks)
     names = {name for masks in _masks(fleet) for name in masks}
     return measures * len(names)
 
@@ -231,16 +245,23 @@ def _evaluate_setting(fleet: Fleet, setting: Setting, emit: Emit) -> Evaluated:
     right: list[np.ndarray] = []
     thresholds: list[float | None] = []
 
-    def models() -> Iterator[utility.Predictions]:
+    def models() -> Iterator[utility.Answers]:
+        if numbers is not None:
+            for of_model in test[:, :, 0]:
+                said = answers(config, of_model, dataset.test.labels)
+                by_group.add(said)
+                yield said
+            return
         for of_pool, of_test in _predictions(fleet, scores, test):
             right.append(of_pool.right)
             thresholds.append(of_test.threshold)
             by_group.add(of_test)
             yield of_test
 
-    by_group = UtilityByGroup(_masks(fleet)[1], ("accuracy", config.utility), dataset.test_users)
+    by_group = UtilityByGroup(_masks(fleet)[1], _shown(fleet), dataset.test_users)
+    numbers = regression.of(config)
     measured = utility.resamples(models(), dataset.test_users)
-    counts = np.bincount(dataset.test.labels, minlength=dataset.classes)
+    counts = counts_of(dataset, dataset.test.labels)
     subject = subject_of(setting, dataset.users is not None)
 
     def run_attack(scores: Scores, name: str, options: Mapping[str, Any]) -> AttackScores:
@@ -263,7 +284,7 @@ def _evaluate_setting(fleet: Fleet, setting: Setting, emit: Emit) -> Evaluated:
     )
     rows = [
         *utility.utility_rows(subject, measured, counts, note=_decided(fleet)),
-        utility.train_row(subject, np.stack(right), fleet.membership),
+        *([utility.train_row(subject, np.stack(right), fleet.membership)] if right else []),
         *_with_refutations(fleet, setting, evaluated.rows),
     ]
     units = fleet.membership if fleet.users is None else fleet.of_users(fleet.membership)
@@ -348,9 +369,30 @@ def _scores(fleet: Fleet, setting: Setting) -> tuple[Scores, np.ndarray]:
     pool, population = fleet.dataset.pool, fleet.dataset.population
     logits = trained.logits(fleet, setting)
     nobody = np.zeros((len(fleet.membership), len(population.labels)), dtype=bool)
-    outside = Scores(logits["population"], population.labels, nobody, inputs=population.inputs)
     attacks = fleet.config.attacks.items()
     wanted = sorted({extra for name, options in attacks for extra in needs(name, options)})
+    if (numbers := regression.of(fleet.config)) is not None:
+        of_pool, of_population = numbers.losses(
+            (logits["pool"], pool.labels), (logits["population"], population.labels)
+        )
+        nothing = np.zeros(pool.labels.size, dtype=np.int64)
+        outside = Scores(
+            None,
+            np.zeros(population.labels.size, dtype=np.int64),
+            nobody,
+            given_loss=of_population,
+            inputs=population.inputs,
+        )
+        scores = Scores(
+            None,
+            nothing,
+            fleet.membership,
+            given_loss=of_pool,
+            inputs=pool.inputs,
+            population=outside,
+        )
+        return scores, logits["test"]
+    outside = Scores(logits["population"], population.labels, nobody, inputs=population.inputs)
     scores = Scores(
         logits["pool"],
         pool.labels,
@@ -383,6 +425,25 @@ def _predictions(
             utility.Predictions.of(_log_posterior(of_pool), scores.labels, threshold),
             utility.Predictions.of(_log_posterior(of_test), data.test.labels, threshold),
         )
+
+
+def answers(
+    config: Config,
+    said: Float[np.ndarray, "T C"],
+    labels: Shaped[np.ndarray, " T"],
+    threshold: float | None = None,
+) -> utility.Answers:
+    """What one model's outputs on some examples come to, by the task of a configuration."""
+    if (numbers := regression.of(config)) is not None:
+        return numbers.estimates(said[:, 0], labels)
+    return utility.Predictions.of(_log_posterior(said[:, None]), labels, threshold)
+
+
+def counts_of(dataset: Dataset, labels: Shaped[np.ndarray, " T"]) -> np.ndarray:
+    """Examples of each class among some, or of all in a regression."""
+    if labels.dtype.kind == "f":
+        return np.array([labels.size])
+    return np.bincount(labels, minlength=dataset.classes)
 
 
 def _decided(fleet: Fleet) -> str:

@@ -14,7 +14,7 @@ from dptrain.config.keys import named
 from dptrain.config.schema import AUTO, Config
 from dptrain.core.errors import AttackError, DataError, SettingError
 from dptrain.core.store import PACKAGES, code_fingerprint, fingerprint, versions
-from dptrain.core.types import ClassWeights, Decision, EngineKind, Setting
+from dptrain.core.types import ClassWeights, Decision, EngineKind, Setting, Task
 from dptrain.data import datasets, splits
 from dptrain.evaluation.subgroups import MOST_GROUPS
 from dptrain.fleet.blueprint import architecture, build, supplied
@@ -23,6 +23,9 @@ from dptrain.fleet.settings import settings as planned_settings
 from dptrain.models import validation
 from dptrain.training.augmentation import CROP, require_images
 from dptrain.training.checks import refuse_sampler
+
+OF_CLASSES = ("correctness", "entropy", "modified_entropy", "shadow", "label_only", "quantile")
+"""Attacks that read more than the likelihood of the right answer."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ def _plan(config: Config) -> Plan:
     tokens = validation.takes_tokens(model, source.shape)
     _refuse_tokens(config, tokens)
     _require_groups(config, source)
+    _refuse_classes(config)
     refuse_sampler(config.training.batch_size, config.public_n)
     settings = tuple(planned_settings(config))
     trained, shape = models.trained(model), models.trained_shape(model, source.shape)
@@ -196,3 +200,12 @@ def _refuse_tokens(config: Config, tokens: bool) -> None:
             raise AttackError(looked_up, name)
     if "mixup" in config.defence:
         raise SettingError(looked_up, "mixup")
+
+
+def _refuse_classes(config: Config) -> None:
+    """Raise AttackError for what attacks classes, where a number is predicted."""
+    if config.dataset.task != Task.REGRESSION:
+        return
+    for name, options in config.attacks.items():
+        if name in OF_CLASSES or attacks.needs(name, options):
+            raise AttackError("attacks classes, and this is a regression; leave it out", name)

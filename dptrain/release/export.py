@@ -12,10 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save
-from scipy.special import log_softmax
 from torch import Tensor, nn
 
 from dptrain import models
@@ -23,7 +21,7 @@ from dptrain.config import compose
 from dptrain.config.commands import ExportConfig
 from dptrain.core.errors import FolderError, ReleaseError
 from dptrain.core.store import Store, to_json, unseal, write_atomic
-from dptrain.core.types import Setting
+from dptrain.core.types import Setting, Task
 from dptrain.data.splits import Source
 from dptrain.evaluation import utility
 from dptrain.evaluation.rows import Row
@@ -31,7 +29,7 @@ from dptrain.fleet import models as trained_models
 from dptrain.fleet.blueprint import build
 from dptrain.fleet.fleet import Fleet
 from dptrain.models import layers
-from dptrain.pipeline.evaluation import subject_of
+from dptrain.pipeline.evaluation import answers, counts_of, subject_of
 from dptrain.pipeline.outputs import METRICS
 from dptrain.pipeline.plan import Plan, plan
 from dptrain.pipeline.run import load
@@ -71,7 +69,14 @@ class Exported:
         return self.statement if broken else replace(self.statement, evaluated=None)
 
     @property
+    def regression(self) -> bool:
+        return bool(self.source.how.get("bounds"))
+
+    @property
     def classes(self) -> list[str]:
+        """Their names; none in a regression."""
+        if self.regression:
+            return []
         return list(self.source.names) or [str(number) for number in range(self.source.classes)]
 
 
@@ -119,7 +124,7 @@ def write(folder: Path, exported: Exported) -> None:
     record = {
         "title": exported.title,
         "claim": claim(exported.statement),
-        "task": "classification",
+        "task": str(Task.REGRESSION if exported.regression else Task.CLASSIFICATION),
         "model": {"name": exported.name, "options": dict(exported.options)},
         "layers": chain,
         "shape": list(exported.source.shape),
@@ -145,7 +150,11 @@ def _card(exported: Exported, alone: bool) -> str:
     """The model card, in Markdown. alone: whether predict.py can build the model."""
     table = "numbers" in exported.source.how
     inputs = "rows of a table" if table else f"inputs of shape {list(exported.source.shape)}"
-    classes = ", ".join(exported.classes[:20]) + (", ..." if len(exported.classes) > 20 else "")
+    names = ", ".join(exported.classes[:20]) + (", ..." if len(exported.classes) > 20 else "")
+    what, classes = "A classifier", f"for the classes {names}"
+    if exported.regression:
+        low, high = exported.source.how["bounds"]
+        what, classes = "A regression", f"for numbers between {low:g} and {high:g}"
     use = (
         "    python predict.py new.csv > predictions.csv      needs torch and safetensors only\n"
         if table and alone
@@ -159,7 +168,7 @@ def _card(exported: Exported, alone: bool) -> str:
         [
             f"# {exported.title}",
             "",
-            f"A classifier of {inputs}: {exported.name}, for the classes {classes}.",
+            f"{what} of {inputs}: {exported.name}, {classes}.",
             f"Privacy: {claim(exported.statement)}.",
             "",
             "## Use",
@@ -232,13 +241,11 @@ def utility_of(fleet: Fleet, setting: Setting, index: int, threshold: float | No
     """Rows of every utility of one model by itself: those of a fleet are means over models that are
     not given away.
     """
-    test, classes = fleet.dataset.test.labels, fleet.dataset.classes
-    logits = trained_models.logits(fleet, setting)["test"][index, :, 0]
-    said = utility.Predictions.of(log_softmax(logits.astype(float), axis=-1), test, threshold)
-    counts = np.bincount(test, minlength=classes)
-    return utility.utility_rows(
-        subject_of(setting), utility.resamples([said], fleet.dataset.test_users), counts
-    )
+    dataset, test = fleet.dataset, fleet.dataset.test.labels
+    outputs = trained_models.logits(fleet, setting)["test"][index, :, 0]
+    said = answers(fleet.config, outputs, test, threshold)
+    measured = utility.resamples([said], dataset.test_users)
+    return utility.utility_rows(subject_of(setting), measured, counts_of(dataset, test))
 
 
 def module_of(fleet: Fleet, setting: Setting, index: int) -> nn.Module:

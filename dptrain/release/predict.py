@@ -99,18 +99,31 @@ class Model:
 
     def decisions(self, inputs: torch.Tensor) -> list[str]:
         """The class that the model decides for, of each input: that of the highest probability or,
-        where a threshold was fitted for two classes, the second from those log-odds on.
+        where a threshold was fitted for two classes, the second from those log-odds on. The number
+        that a regression predicts, as text.
         """
         outputs, threshold = self.outputs(inputs), self.record["threshold"]
+        if self.record["task"] == "regression":
+            return [f"{value:.9g}" for value in self.values(outputs).tolist()]
         if threshold is None:
             chosen = outputs.argmax(-1).tolist()
         else:
             chosen = (outputs[:, 1] - outputs[:, 0] >= threshold).long().tolist()
         return [self.record["classes"][each] for each in chosen]
 
+    def values(self, outputs: torch.Tensor) -> torch.Tensor:
+        """The numbers of a regression, float32 [N], from its outputs [N, 1] between -1 and 1."""
+        low, high = self.record["inputs"]["bounds"]
+        scaled = outputs[:, 0].double().clamp(-1, 1)
+        values: torch.Tensor = low + (scaled + 1) / 2 * (high - low)
+        return values.float()
+
     def lines(self, inputs: torch.Tensor) -> Iterator[list[str]]:
         """A table of predictions: the names of its columns, and a line for each input."""
         yield ["prediction", *(f"p_{name}" for name in self.record["classes"])]
+        if self.record["task"] == "regression":
+            yield from ([decided] for decided in self.decisions(inputs))
+            return
         for decided, row in zip(
             self.decisions(inputs), self.probabilities(inputs).tolist(), strict=True
         ):

@@ -39,7 +39,7 @@ def load(folder: str | Path) -> Model:
         if record["layers"] is not None:
             module = predict.built_of(record["layers"], lambda: layers)
         else:
-            of, classes = record["model"], len(record["classes"])
+            of, classes = record["model"], len(record["classes"]) or 1
             module = models.build(of["name"], of["options"], record["shape"], classes)
         return Model(path, module)
     except (ValueError, KeyError, TypeError, RuntimeError, OSError, SafetensorError) as error:

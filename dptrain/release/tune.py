@@ -30,6 +30,7 @@ from dptrain.fleet import models as trained_models
 from dptrain.fleet.fleet import Fleet
 from dptrain.fleet.settings import private, without_noise
 from dptrain.fleet.spending import verify
+from dptrain.pipeline.evaluation import answers
 from dptrain.pipeline.plan import Plan, plan
 from dptrain.pipeline.progress import Progress
 from dptrain.pipeline.run import circumstances, claims
@@ -254,11 +255,11 @@ def _trained(attempt: _Attempt, statement: PrivacyStatement, config: TuneConfig)
         fleet.store.write_file("failed", failed, b"diverged")
         return None
     labels = fleet.dataset.population.labels
-    posterior = log_softmax(logits.astype(np.float64), axis=-1)
     threshold = None
     if config.decision == Decision.FITTED:
+        posterior = log_softmax(logits.astype(np.float64), axis=-1)
         threshold = utility.fitted_threshold(config.utility, posterior, labels)
-    said = utility.Predictions.of(posterior, labels, threshold)
+    said = answers(config, logits, labels, threshold)
     [score] = utility.UTILITIES[config.utility].of(said)(np.ones((1, len(labels))))
     return float(score) if np.isfinite(score) else None
 

@@ -246,10 +246,11 @@ def candidates(rows: Sequence[Row], utility: str = "accuracy") -> list[Candidate
             f"this sweep has no {title}; run it again, which trains nothing", "utility"
         )
     result = []
+    one_of = metric_of(utility) if UTILITIES[utility].regression else TEST_ACCURACY
     for accuracy in (
         row
         for row in rows
-        if row.metric == TEST_ACCURACY and row.estimate is not None and row.setting != CONSTANT
+        if row.metric == one_of and row.estimate is not None and row.setting != CONSTANT
     ):
         of_setting = [
             row
@@ -258,6 +259,7 @@ def candidates(rows: Sequence[Row], utility: str = "accuracy") -> list[Candidate
             and row.attack
             and row.attack != BLIND
             and row.estimate is not None
+            and row.examples != "rows"
         ]
         risks, highest, ceilings = {}, {}, {}
         for metric, _ in DEMANDS.values():

@@ -79,7 +79,8 @@ def frontier(rows: Sequence[Row], utility: str = "accuracy") -> Figure:
     }
     constant = values.pop(CONSTANT, None)
     title = f"test {UTILITIES[utility].title}"
-    settings = [row for row in rows if row.metric == TEST_ACCURACY and row.setting != CONSTANT]
+    one_of = metric_of(utility) if UTILITIES[utility].regression else TEST_ACCURACY
+    settings = [row for row in rows if row.metric == one_of and row.setting != CONSTANT]
     order = sorted(settings, key=lambda row: np.inf if row.epsilon is None else row.epsilon)
     place = {row.setting: float(index) for index, row in enumerate(order)}
     compared = sum(row.epsilon is None for row in order) > 1
@@ -116,7 +117,11 @@ def _draw_constant(axes: Axes, constant: Row | None) -> None:
 
 def _draw_risk(axes: Axes, rows: Sequence[Row], place: Mapping[str, float], joined: bool) -> None:
     """AUC of every attack on every setting, under the proved ceilings."""
-    aucs = [row for row in rows if row.metric == AUC and row.attack and row.attack != BLIND]
+    aucs = [
+        row
+        for row in rows
+        if row.metric == AUC and row.attack and row.attack != BLIND and row.examples != "rows"
+    ]
     attacks = list(dict.fromkeys(row.attack or "" for row in aucs))
     for number, attack in enumerate(attacks):
         of_attack = [row for row in aucs if row.attack == attack and row.estimate is not None]

@@ -76,7 +76,8 @@ def summary(rows: Sequence[Row], utility: str = "accuracy") -> Table:
     by_metric = {
         (row.setting, row.attack, row.metric.name): row for row in rows if row.examples == "all"
     }
-    settings = list(dict.fromkeys(row.setting for row in rows if row.metric == TEST_ACCURACY))
+    shown = metric_of(utility)
+    settings = list(dict.fromkeys(row.setting for row in rows if row.metric == shown))
     others = [
         column
         for column in COLUMNS
@@ -84,7 +85,8 @@ def summary(rows: Sequence[Row], utility: str = "accuracy") -> Table:
     ][:SHOWN]
     titles = {metric_of(name).name: f"test {UTILITIES[name].title}" for name in UTILITIES}
     # Of what is no accuracy, the accuracy too: readers know it best.
-    first = dict.fromkeys([metric_of(utility).name, "test_accuracy", "train_accuracy"])
+    too = [] if UTILITIES[utility].regression else ["test_accuracy", "train_accuracy"]
+    first = dict.fromkeys([shown.name, *too])
     titles["train_accuracy"] = "train accuracy"
     broken = refuted(rows)
     body = []
@@ -110,11 +112,12 @@ def utilities(rows: Sequence[Row]) -> Table:
     names = {metric_of(name): name for name in UTILITIES}
     values = {(row.setting, names[row.metric]): row for row in rows if row.metric in names}
     settings = dict.fromkeys(setting for setting, _ in values)
+    there = {name: UTILITIES[name] for name in UTILITIES if any(key[1] == name for key in values)}
     head = [
         "setting",
-        *(each.title + ("" if each.higher else " (less is better)") for each in UTILITIES.values()),
+        *(each.title + ("" if each.higher else " (less is better)") for each in there.values()),
     ]
-    body = [[each, *(cell(values.get((each, name))) for name in UTILITIES)] for each in settings]
+    body = [[each, *(cell(values.get((each, name))) for name in there)] for each in settings]
     return head, body
 
 

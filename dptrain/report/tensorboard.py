@@ -103,7 +103,8 @@ def _write_setting(writer: SummaryWriter, setting: Setting, view: View) -> None:
     for point in view.curves[setting.name]:
         _curve(writer, point)
     measured = {
-        f"{row.attack or 'model'}/{row.metric.name}": row.estimate
+        f"{row.attack or 'model'}/{row.metric.name}"
+        + (f" on {row.examples}" if row.examples != "all" else ""): row.estimate
         for row in view.rows
         if row.setting == setting.name and row.estimate is not None
     }
@@ -130,7 +131,7 @@ def _write_against_epsilon(folder: Path, rows: Sequence[Row]) -> None:
         points: dict[str, list[tuple[float, str, float]]] = {}
         for row in rows:
             number = row.estimate if run == "measured" else row.ceiling
-            if row.epsilon is not None and number is not None:
+            if row.epsilon is not None and number is not None and row.examples == "all":
                 point = (row.epsilon, row.metric.name, number)
                 points.setdefault(row.attack or "model", []).append(point)
         for attack, of_attack in points.items():

@@ -22,7 +22,7 @@ from dptrain.training.state import State
 TRAJECTORY = "trajectory/"
 
 Point = dict[str, float | None]
-"""step, loss (mean over the batch, None where not finite), test_accuracy"""
+"""step, loss (mean over the batch, None where not finite), test_accuracy (None in a regression)"""
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from dptrain.core import streams
 from dptrain.core.errors import TrainingError, first_line
-from dptrain.core.types import Clipping, EngineKind, Precision
+from dptrain.core.types import Clipping, EngineKind, Loss, Precision
 from dptrain.models.validation import inputs, randomised
-from dptrain.training.gradients.base import CLIPPINGS, Factor, stack
+from dptrain.training.gradients.base import CLIPPINGS, Factor, losses_of, stack
 from dptrain.training.gradients.engines import ENGINES
 from dptrain.training.gradients.rules import RULES
 
@@ -172,9 +172,9 @@ def _disagreement(
     for factor, scales in cases:
         sums = {name: torch.zeros_like(value) for name, value in parameters.items()}
         weights = torch.ones(1, examples, dtype=torch.bool)
-        ENGINES[engine](model, Precision.FLOAT32)(
-            parameters, batch[None], labels[None], weights, factor, sums
-        )
+        step = ENGINES[engine](model, Precision.FLOAT32)
+        step.kind = Loss.SQUARED if labels.is_floating_point() else Loss.CROSS_ENTROPY
+        step(parameters, batch[None], labels[None], weights, factor, sums)
         for name, value in sums.items():
             expected = sum(
                 scale * of_example[name]
@@ -196,11 +196,15 @@ def _gradients(
     """
     model_copy = copy.deepcopy(model)
     with torch.no_grad():
-        labels = torch.arange(len(batch)).remainder(model_copy(batch[0]).shape[-1])
+        outputs = model_copy(batch[0]).shape[-1]
+    labels = torch.arange(len(batch)).remainder(outputs)
+    kind = Loss.CROSS_ENTROPY
+    if outputs == 1:  # of a regression
+        labels, kind = torch.linspace(-1, 1, len(batch), dtype=batch.dtype), Loss.SQUARED
     gradients_of_examples = []
     for views, label in zip(batch, labels, strict=True):
         model_copy.zero_grad()
-        nn.functional.cross_entropy(model_copy(views), label.expand(len(views))).backward()
+        losses_of(kind, model_copy(views), label.expand(len(views))).mean().backward()
         gradients_of_examples.append(
             {
                 name: torch.zeros_like(p) if p.grad is None else p.grad.clone()

@@ -6,28 +6,28 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from dptrain.core.types import Loss
 from dptrain.models.row_wise import one_by_one, row_wise
-from dptrain.training.gradients.base import Stack, layout
+from dptrain.training.gradients.base import Stack, layout, losses_of
 
 BLOCK = 512
 """Examples a forward pass; bounds memory whatever the size of the pool."""
 
 
 def losses(
-    model: nn.Module, parameters: Stack, inputs: Shaped[Tensor, "N ..."], labels: Int[Tensor, " N"]
+    model: nn.Module,
+    parameters: Stack,
+    inputs: Shaped[Tensor, "N ..."],
+    labels: Shaped[Tensor, " N"],
+    kind: Loss = Loss.CROSS_ENTROPY,
 ) -> np.ndarray:
-    """Cross-entropy of K stacked models on inputs [N, *shape] with labels [N]: float32 [K, N]."""
+    """Losses of K stacked models on inputs [N, *shape] with labels [N]: float32 [K, N]."""
     said = torch.from_numpy(logits(model, parameters, inputs))
-    return torch.stack(
-        [
-            nn.functional.cross_entropy(logits_of_model, labels.cpu(), reduction="none")
-            for logits_of_model in said
-        ]
-    ).numpy()
+    return torch.stack([losses_of(kind, of_model, labels.cpu()) for of_model in said]).numpy()
 
 
 @torch.no_grad()

@@ -31,10 +31,11 @@ from dptrain.training.state import State, average
 
 @dataclass(frozen=True)
 class TrainingData:
-    """inputs [N, *shape] and labels [N] on the device of the models; membership bool [K, N], who
-    trains on what; outside: inputs and labels that no model trains on, for an adversary. users:
-    whose the examples are, where users are drawn; membership is theirs then, [K, U]. class_weights:
-    what the loss of an example of each class is multiplied by, [C].
+    """inputs [N, *shape] and labels [N], or the targets of a regression, on the device of the
+    models; membership bool [K, N], who trains on what; outside: inputs and labels that no model
+    trains on, for an adversary. users: whose the examples are, where users are drawn; membership is
+    theirs then, [K, U]. class_weights: what the loss of an example of each class is multiplied by,
+    [C].
     """
 
     inputs: Tensor
@@ -111,6 +112,7 @@ class Trainer:
         if recipe.regularisation.adversary and data.outside is None:
             raise ValueError("an adversary needs examples that no model trains on")
         built = ENGINES[engine](model, recipe.precision)
+        built.kind = recipe.loss
         # Everything goes in the model's own order: noise is dealt out by position, and a file
         # gives names back in any order.
         names = tuple(name for name, _ in model.named_parameters())
@@ -280,7 +282,7 @@ def _sum_gradients(
 
 
 def _shares(
-    trainer: Trainer, batch: StepBatch, at: slice, labels: Int[Tensor, "K b ..."], views: int
+    trainer: Trainer, batch: StepBatch, at: slice, labels: Shaped[Tensor, "K b ..."], views: int
 ) -> Tensor | None:
     """What each view's loss counts for in its unit's, [K, b, V]; None for equal shares."""
     shares = None if batch.shares is None else batch.shares[:, at]

@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
-from dptrain.core.types import Clipping
+from dptrain.core.types import Clipping, Loss
 from dptrain.training.gradients.terms import wide
 from dptrain.training.regularisers import StepLoss
 
@@ -69,13 +69,15 @@ class Batch:
 
 
 class Engine(ABC):
-    """Computes sums of clipped per-example gradients of K models."""
+    """Computes sums of clipped per-example gradients of K models. kind: of the loss."""
+
+    kind: Loss = Loss.CROSS_ENTROPY
 
     def __call__(  # noqa: PLR0913  # the last two have defaults
         self,
         parameters: Stack,
         inputs: Shaped[Tensor, "K B V ..."],
-        labels: Int[Tensor, "K B ..."],
+        labels: Shaped[Tensor, "K B ..."],
         weights: Bool[Tensor, "K B"],
         factor: Factor | None,
         out: Stack,
@@ -133,15 +135,24 @@ def layout(model: nn.Module, inputs: Shaped[Tensor, "n ..."]) -> Tensor:
     return inputs
 
 
+def losses_of(kind: Loss, outputs: Float[Tensor, "n C"], labels: Shaped[Tensor, " n"]) -> Tensor:
+    """The loss of each example [n], of logits or, in a regression, of numbers [n, 1]."""
+    if kind == Loss.CROSS_ENTROPY:
+        return nn.functional.cross_entropy(outputs, labels, reduction="none")
+    errors = outputs[:, 0] - labels.to(outputs.dtype)
+    return errors.square() / 2 if kind == Loss.SQUARED else errors.abs()
+
+
 def mean_losses(
     logits: Float[Tensor, "n C"],
-    labels: Int[Tensor, "K B ..."],
+    labels: Shaped[Tensor, "K B ..."],
     views: int,
     shares: Float[Tensor, "K B V"] | None = None,
+    kind: Loss = Loss.CROSS_ENTROPY,
 ) -> Tensor:
-    """Cross-entropy [K, B] in float32 of logits [K * B * V, C], mean over the views."""
+    """Losses [K, B] in float32 of outputs [K * B * V, C], mean over the views."""
     each = labels if labels.dim() == 3 else labels[..., None].expand(*labels.shape, views)
-    losses = nn.functional.cross_entropy(wide(logits), each.flatten(), reduction="none")
+    losses = losses_of(kind, wide(logits), each.flatten())
     by_view = losses.view(each.shape)
     return by_view.mean(-1) if shares is None else (by_view * shares).sum(-1)
 

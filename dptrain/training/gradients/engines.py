@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
@@ -43,7 +43,7 @@ class _OneModelAtATime(Engine):
         self,
         parameters: Stack,
         views: Shaped[Tensor, "B V ..."],
-        labels: Int[Tensor, "B ..."],
+        labels: Shaped[Tensor, "B ..."],
         shares: Float[Tensor, "B V"],
     ) -> tuple[Samples, Tensor]:
         """Of one model's parameters, views [B, V, *shape], labels [B] or [B, V], and shares of the
@@ -117,7 +117,7 @@ class OpacusEngine(_OneModelAtATime):
         self,
         parameters: Stack,
         views: Shaped[Tensor, "B V ..."],
-        labels: Int[Tensor, "B ..."],
+        labels: Shaped[Tensor, "B ..."],
         shares: Float[Tensor, "B V"],
     ) -> tuple[Samples, Tensor]:
         named = dict(self.model._module.named_parameters())
@@ -130,7 +130,7 @@ class OpacusEngine(_OneModelAtATime):
             warnings.filterwarnings("ignore", message="Full backward hook is firing")
             with torch.autocast(views.device.type, torch.bfloat16, enabled=self.half):
                 logits = self.model(views.flatten(0, 1))
-                each = mean_losses(logits, labels[None], views.shape[1], shares[None])[0]
+                each = mean_losses(logits, labels[None], views.shape[1], shares[None], self.kind)[0]
             each.sum().backward()
         samples = {
             name: self._per_example(name, parameter, *views.shape[:2])
@@ -162,18 +162,19 @@ class VmapEngine(_OneModelAtATime):
         self,
         parameters: Stack,
         views: Shaped[Tensor, "B V ..."],
-        labels: Int[Tensor, "B ..."],
+        labels: Shaped[Tensor, "B ..."],
         shares: Float[Tensor, "B V"],
     ) -> tuple[Samples, Tensor]:
         def loss(
             values: Samples,
             example: Shaped[Tensor, "V ..."],
-            label: Int[Tensor, " ..."],
+            label: Shaped[Tensor, " ..."],
             share: Float[Tensor, " V"],
         ) -> tuple[Tensor, Tensor]:
             """Of the views [V, *shape] of one unit, each seen alone."""
             logits = one_by_one(lambda view: functional_call(self.model, values, (view,)))(example)
-            each = mean_losses(logits, label[None, None], len(example), share[None, None])[0, 0]
+            of_unit = label[None, None], len(example), share[None, None]
+            each = mean_losses(logits, *of_unit, self.kind)[0, 0]
             return each, each
 
         with torch.autocast(views.device.type, torch.bfloat16, enabled=self.half):

@@ -93,7 +93,8 @@ class StackedEngine(Engine):
         self._loss, self._parameters, self._taps = loss, self._by_layer(parameters), {}
         with torch.autocast(batch.inputs.device.type, torch.bfloat16, enabled=self.half):
             logits = self._forward(batch.inputs.flatten(0, 2))
-        return mean_losses(logits, batch.labels, batch.inputs.shape[2], batch.shares), logits
+        views = batch.inputs.shape[2]
+        return mean_losses(logits, batch.labels, views, batch.shares, self.kind), logits
 
     def _forget(self) -> None:
         self._parameters, self._taps = {}, {}
