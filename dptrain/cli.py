@@ -418,12 +418,14 @@ def _finished(train: Callable[[], Trained]) -> Trained | None:
 
 def _print_sweep(result: Result, statements: bool) -> int:
     from dptrain.report import tables
+    from dptrain.report.choices import said_alike
     from dptrain.report.statement import claim, shared
 
     folder = result.folder
     print(tables.table(*tables.summary(result.rows, result.utility)) + "\n")
     print("\n".join(tables.legend(result.rows)))
     said = tables.said_of_constant(result.differences, result.utility)
+    said += said_alike(result.differences.get(result.utility, {}), result.utility)
     print("\n".join([*said, *tables.said_of_smallest(result.groups), ""]))
     if statements:
         common, rest = shared(result.statements)

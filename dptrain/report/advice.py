@@ -19,6 +19,7 @@ from dptrain.evaluation.rows import BLIND, TEST_ACCURACY, Row
 from dptrain.evaluation.utility import CONSTANT, UTILITIES, Utility, metric_of
 from dptrain.privacy.statement import PrivacyStatement
 from dptrain.report import tables
+from dptrain.report.choices import price, said_of_epsilon
 from dptrain.report.statement import rounded_up, sentences
 
 DEMANDS = {
@@ -368,10 +369,19 @@ def _notes(
         "single example can be far above its mean. The strongest attack is chosen on "
         "the same numbers, which errs upwards."
     )
+    if either := [*meeting, *undecided]:
+        notes += said_of_epsilon(statements, differences, either[0].measure.title)
     notes.append(
         "Choosing among settings by their utility or attacks on private data costs "
         "privacy that no epsilon here counts."
     )
+    if (priced := price(statements)) is not None:
+        count, spent = priced
+        notes.append(
+            f"That choice is unpriced. Had dptrain tune drawn its trials among these {count} "
+            f"private settings, {count} in the mean, the model that it chose would have epsilon "
+            f"{rounded_up(spent, 2)}, training and choice together."
+        )
     refused = sorted(
         {row.metric.name for row in rows if row.estimate is None and row.examples == "all"}
     )

@@ -162,13 +162,36 @@ def _draw_frontier(
         ]
         best = [(points[index][0], sign * points[index][1]) for index in undominated(points)]
         axes.plot(*zip(*best, strict=True), color="#0072b2", lw=1, drawstyle="steps-post", zorder=0)
+    _draw_proved(axes, strongest, values)
     axes.axvline(0.5, color="#999999", lw=1, ls=":")
     axes.margins(x=0.25, y=0.15)
     axes.grid(alpha=0.3)
     better = "up" if sign > 0 else "down"
     axes.set_title(f"frontier: {better} and left is better", loc="left")
-    axes.set_xlabel("AUC of the strongest attack")
+    axes.set_xlabel("AUC of the strongest attack, and of the strongest that is proved possible")
     axes.set_ylabel(f"test {UTILITIES[utility].title}")
+
+
+def _draw_proved(axes: Axes, strongest: Mapping[str, Row], values: Mapping[str, Row]) -> None:
+    """The frontier of utility against proved risk: private settings at their ceilings."""
+    points = sorted(
+        (row.ceiling, values[setting].estimate or 0.0)
+        for setting, row in strongest.items()
+        if row.ceiling is not None
+    )
+    if points:
+        axes.plot(
+            *zip(*points, strict=True),
+            color=CEILING,
+            marker="|",
+            ms=9,
+            mew=2,
+            lw=1,
+            ls="--",
+            label="at the proved ceiling",
+            zorder=0,
+        )
+        axes.legend(fontsize=8, frameon=False, loc="lower right")
 
 
 def _draw_setting(

@@ -13,6 +13,7 @@ from dptrain.evaluation.rows import BLIND, Row
 from dptrain.evaluation.subgroups import GroupRow
 from dptrain.evaluation.utility import UTILITIES
 from dptrain.privacy.statement import PrivacyStatement
+from dptrain.report.choices import said_alike
 from dptrain.report.statement import shared
 from dptrain.report.tables import (
     REFUTED,
@@ -96,7 +97,11 @@ def page(report: Report) -> str:
     images = {title: base64.b64encode(data).decode() for title, data in report.figures.items()}
     return ENVIRONMENT.get_template("page.html").render(
         name=report.name,
-        legend=[*legend(rows), *said_of_constant(report.differences, report.utility)],
+        legend=[
+            *legend(rows),
+            *said_of_constant(report.differences, report.utility),
+            *said_alike(report.differences.get(report.utility, {}), report.utility),
+        ],
         warnings=warnings(rows),
         summary=summary(rows, report.utility),
         utilities=utilities(rows),

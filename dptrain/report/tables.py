@@ -136,7 +136,7 @@ def groups(rows: Sequence[GroupRow], setting: str) -> Table:
     body = []
     for row in sorted(of_setting, key=lambda row: (row.rows, row.group)):
         shown = [_difference(limits) for limits in (row.gap, row.change, row.excess)]
-        value = row.note if row.value is None else _between(row.value)
+        value = row.note if row.value is None else between(row.value)
         parts = [row.group, row.measure, f"{row.rows:,}", value, shown[0]]
         body.append([*parts, *(shown[1:] if compared else [])])
     head = ["group", "measure", "rows", "value", "less all others"]
@@ -155,13 +155,14 @@ def said_of_smallest(rows: Sequence[GroupRow]) -> list[str]:
         apart = "no more or less than" if low <= 0 <= high else "other than"
         lines.append(
             f"{setting}, smallest group {row.group} ({row.rows:,} rows): {row.measure} "
-            f"{_between(row.value)}, less none {_between(row.change)}: {apart} the others' "
-            f"change, by {_between(row.excess)}."
+            f"{between(row.value)}, less none {between(row.change)}: {apart} the others' "
+            f"change, by {between(row.excess)}."
         )
     return lines
 
 
-def _between(limits: Sequence[float]) -> str:
+def between(limits: Sequence[float]) -> str:
+    """An estimate and its interval."""
     estimate, low, high = limits
     return f"{number(estimate)} [{number(low)}, {number(high)}]"
 
@@ -202,7 +203,7 @@ def _difference(limits: Sequence[float] | None) -> str:
         return "-"
     _, low, high = limits
     mark = " *" if low <= 0 <= high else ""
-    return f"{_between(limits)}{mark}"
+    return f"{between(limits)}{mark}"
 
 
 def said_of_constant(paired: Differences, utility: str) -> list[str]:
