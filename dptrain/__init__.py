@@ -28,11 +28,12 @@ if TYPE_CHECKING:
         train,
         tune,
     )
-    from dptrain.estimator import DPClassifier
+    from dptrain.estimator import DPClassifier, DPRegressor
 
 __version__ = "0.1.0"
 __all__ = [
     "DPClassifier",
+    "DPRegressor",
     "advise",
     "attack",
     "calibrate",
@@ -50,8 +51,8 @@ def __getattr__(name: str) -> Any:
     """The public face, imported when it is asked for: `import dptrain` loads no torch."""
     import importlib
 
-    if name == "DPClassifier":
-        return importlib.import_module("dptrain.estimator").DPClassifier
+    if name in ("DPClassifier", "DPRegressor"):
+        return getattr(importlib.import_module("dptrain.estimator"), name)
     if name in __all__:
         return getattr(importlib.import_module("dptrain.api"), name)
     raise AttributeError(f"module 'dptrain' has no attribute {name!r}")

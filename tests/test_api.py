@@ -23,7 +23,7 @@ def test_importing_loads_no_torch():
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     functions = {"advise", "attack", "calibrate", "estimate", "export", "inspect", "load", "sweep"}
-    assert set(dptrain.__all__) == {"DPClassifier", "train", *functions}
+    assert set(dptrain.__all__) == {"DPClassifier", "DPRegressor", "train", "tune", *functions}
     with pytest.raises(AttributeError, match="no attribute 'swep'"):
         dptrain.swep  # noqa: B018
 

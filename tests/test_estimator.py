@@ -199,3 +199,98 @@ def test_seeded_fits_of_other_initial_weights_share_no_noise():
     starts = [fitted(*one, random_state=state, noise_seed=3, noise=False) for state in (0, 1)]
     moved = [model - start for model, start in zip(models, starts, strict=True)]
     assert abs(np.corrcoef(*moved)[0, 1]) < 0.7
+
+
+@pytest.mark.long
+@parametrize_with_checks(
+    [dptrain.DPRegressor(epsilon=math.inf, bounds=(-300, 300), noise_seed=0, learning_rate=0.01)]
+)
+@pytest.mark.filterwarnings("ignore")
+def test_scikit_learns_own_checks_of_the_regressor(estimator, check):
+    check(estimator)
+
+
+def numbers(rows=600):
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-1, 1, (rows, 3))
+    return X, 50 + 30 * X[:, 0] - 10 * X[:, 1] + rng.normal(0, 2, rows)
+
+
+def test_regressor_learns_between_public_bounds():
+    X, y = numbers()
+    model = dptrain.DPRegressor(bounds=(0, 100), epsilon=8, learning_rate=0.5, batch_size=64)
+    model.fit(X[:500], y[:500])
+    assert model.score(X[500:], y[500:]) > 0.6
+    assert model.epsilon_ <= 8
+    assert (
+        "bounds of the target and number of rows public" in model.privacy_statement_.preprocessing
+    )
+    wild = dptrain.DPRegressor(bounds=(40, 60), epsilon=math.inf, learning_rate=0.5).fit(
+        X, 1000 * y
+    )
+    assert 40 <= wild.predict(X).min() <= wild.predict(X).max() <= 60
+    with pytest.raises(ValueError, match="bounds must be two numbers"):
+        dptrain.DPRegressor(bounds=(5, 5)).fit(X, y)
+    with pytest.raises(ValueError, match="loss must be squared or absolute"):
+        dptrain.DPRegressor(loss="huber").fit(X, y)
+    dptrain.DPRegressor(bounds=(0, 100), loss="absolute", epsilon=math.inf).fit(X, y)
+
+
+class Gate(torch.nn.Module):
+    """No chain of layers of torch.nn."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = torch.nn.Linear(30, 4), torch.nn.Linear(30, 4)
+        self.out = torch.nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.out(torch.tanh(self.left(x)) * torch.sigmoid(self.right(x)))
+
+
+def test_any_module_and_any_registered_model():
+    X, y = data()
+    torch.manual_seed(0)
+    gate = Gate()
+    before = [p.clone() for p in gate.parameters()]
+    model = dptrain.DPClassifier(model=gate, epsilon=8).fit(X[:400], y[:400])
+    assert model.score(X[400:], y[400:]) > 0.8
+    assert all(torch.equal(a, b) for a, b in zip(before, gate.parameters(), strict=True))
+    assert set(model.privacy_statement_.supplied_weights) == {
+        name for name, _ in gate.named_parameters()
+    }
+    named = dptrain.DPClassifier(model="mlp", epsilon=math.inf).fit(X, y)
+    assert named.score(X, y) > 0.85
+    assert named.privacy_statement_.supplied_weights == ()
+    with pytest.raises(ValueError, match="unknown model 'nothing'"):
+        dptrain.DPClassifier(model="nothing").fit(X, y)
+
+
+def test_a_fitted_model_is_exported(tmp_path):
+    X, y = data()
+    model = dptrain.DPClassifier(hidden=(8,), epsilon=8, noise_seed=1).fit(X, y)
+    loaded = dptrain.load(model.export(tmp_path / "model", "breast cancer"))
+    inputs = torch.from_numpy(X.astype(np.float32))
+    np.testing.assert_allclose(loaded.probabilities(inputs), model.predict_proba(X), atol=1e-6)
+    assert loaded.decisions(inputs) == [str(each) for each in model.predict(X)]
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "breast cancer" in card
+    assert "(8.00" in card or "(7.99" in card
+    Z, t = numbers()
+    regressor = dptrain.DPRegressor(bounds=(0, 100), epsilon=math.inf).fit(Z, t)
+    again = dptrain.load(regressor.export(tmp_path / "numbers"))
+    outputs = again.outputs(torch.from_numpy(Z.astype(np.float32)))
+    np.testing.assert_allclose(again.values(outputs), regressor.predict(Z), rtol=1e-5)
+    torch.manual_seed(0)
+    gate = dptrain.DPClassifier(model=Gate(), epsilon=math.inf, epochs=1).fit(X, y)
+    folder = gate.export(tmp_path / "gate")
+    from dptrain.release.predict import Model
+
+    with pytest.raises(ValueError, match="give the module"):
+        Model(folder)
+    np.testing.assert_allclose(
+        Model(folder, Gate()).probabilities(inputs), gate.predict_proba(X), atol=1e-5
+    )
+    (tmp_path / "model" / "mine.txt").write_text("x")
+    with pytest.raises(ValueError, match="holds other files"):
+        model.export(tmp_path / "model")

@@ -57,6 +57,8 @@ class Bounds:
         if high == FINITE:
             start = f"above {low:g}" if self.least is None else f"that is {low:g} or more"
             return f"be a finite number {start} and below 1e30"
+        if low is None:
+            return f"be at most {high:,}" if isinstance(high, int) else f"be at most {high:g}"
         if high is None:
             return f"be above {low:g}" if self.least is None else f"be at least {low:g}"
         if isinstance(low, int) and isinstance(high, int) and self.above is None:

@@ -26,7 +26,7 @@ from dptrain.core.errors import Refusal
 from dptrain.core.store import code_fingerprint, fingerprint, to_json, versions
 from dptrain.core.types import Decision, Setting, Unit
 from dptrain.data.splits import Dataset
-from dptrain.evaluation import regression, subgroups, thresholds, utility
+from dptrain.evaluation import subgroups, thresholds, utility
 from dptrain.evaluation.attack_rows import blind_row
 from dptrain.evaluation.evaluate import evaluate, mean_by_user
 from dptrain.evaluation.rows import Row, Subject
@@ -39,6 +39,7 @@ from dptrain.fleet.fleet import Fleet
 from dptrain.fleet.measurements import extras
 from dptrain.fleet.placement import START_SECONDS, cores
 from dptrain.fleet.spending import verify
+from dptrain.pipeline import regression
 from dptrain.pipeline.progress import Progress
 from dptrain.privacy import ledger, pld
 from dptrain.report import figures

@@ -260,7 +260,7 @@ def _trained(attempt: _Attempt, statement: PrivacyStatement, config: TuneConfig)
         posterior = log_softmax(logits.astype(np.float64), axis=-1)
         threshold = utility.fitted_threshold(config.utility, posterior, labels)
     said = answers(config, logits, labels, threshold)
-    [score] = utility.UTILITIES[config.utility].of(said)(np.ones((1, len(labels))))
+    [score] = utility.UTILITIES[config.utility].of(said)(np.ones((1, labels.size)))
     return float(score) if np.isfinite(score) else None
 
 

@@ -107,7 +107,7 @@ def said_of_epsilon(
             continue
         rise = second.ceilings.advantage - first.ceilings.advantage
         lines.append(
-            f"From {less} to {more}: {title} changes by {between(limits)}, and the proved advantage of an attack "
-            f"rises by {rise:.3f}."
+            f"From {less} to {more}: {title} changes by {between(limits)}, and the proved "
+            f"advantage of an attack rises by {rise:.3f}."
         )
     return lines

@@ -88,8 +88,14 @@ REFUSED = {
     ),
     "open quote": (GOOD + b'"1,2,3,4\n', "cannot be read as CSV|EOF"),
     "every label different": (
-        text(pd.concat([frame()] * 6).assign(a=np.arange(6 * N), y=np.arange(6 * N))),
+        text(
+            pd.concat([frame()] * 6).assign(a=np.arange(6 * N), y=[f"l{n}" for n in range(6 * N)])
+        ),
         "a label that the population does not have",
+    ),
+    "every label another number": (
+        text(pd.concat([frame()] * 6).assign(a=np.arange(6 * N), y=np.arange(6 * N))),
+        "different numbers on the population alone",
     ),
     "all rows alike": (text(frame(a=1, b=1, c="x", y=INDEX % 2)), "has 2 examples"),
     "html": (b"<!DOCTYPE html>\n<html><body>404</body></html>\n", "there is no column 'y'"),

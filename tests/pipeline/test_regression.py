@@ -17,9 +17,9 @@ from dptrain.core.errors import ConfigError
 from dptrain.core.types import EngineKind, Loss, Mechanism, Sampling, Setting
 from dptrain.evaluation import utility
 from dptrain.evaluation.evaluate import evaluate
-from dptrain.evaluation.regression import Regression
 from dptrain.evaluation.rows import AUC, Subject
 from dptrain.evaluation.utility import Estimates
+from dptrain.pipeline.regression import Regression
 from dptrain.training.gradients.base import losses_of
 from dptrain.training.state import State
 from dptrain.training.trainer import Trainer, TrainingData, train
