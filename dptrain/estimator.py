@@ -389,6 +389,12 @@ class DPRegressor(RegressorMixin, _DPEstimator):  # type: ignore[misc]
 
     _public = "bounds of the target"
 
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        # On the few rows of scikit-learn's checks noise outweighs what there is to learn.
+        tags.regressor_tags.poor_score = math.isfinite(self.epsilon)
+        return tags
+
     def fit(self, X: Any, y: Any) -> DPRegressor:
         """X [rows, features], y [rows]. Raises ValueError for inputs or parameters that cannot be
         used.

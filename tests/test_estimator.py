@@ -202,9 +202,7 @@ def test_seeded_fits_of_other_initial_weights_share_no_noise():
 
 
 @pytest.mark.long
-@parametrize_with_checks(
-    [dptrain.DPRegressor(epsilon=math.inf, bounds=(-300, 300), noise_seed=0, learning_rate=0.01)]
-)
+@parametrize_with_checks([dptrain.DPRegressor(bounds=(-300, 300), noise_seed=0)])
 @pytest.mark.filterwarnings("ignore")
 def test_scikit_learns_own_checks_of_the_regressor(estimator, check):
     check(estimator)
