@@ -1,4 +1,4 @@
-"""69 one-line bugs of private training and auditing, most of them found live in the tools people
+"""92 one-line bugs of private training and auditing, most of them found live in the tools people
 use, and the tests that must catch each.
 """
 
@@ -61,8 +61,8 @@ MUTANTS = [
     Mutant(
         "clip after sum",
         "training/trainer",
-        "parameters, seen, labels[rows], weights, factor, out, of_part",
-        "parameters, seen, labels[rows], weights, factor and (lambda norms: torch.ones_like(norms) "
+        "parameters, seen, of_units, weights, factor, out, of_part",
+        "parameters, seen, of_units, weights, factor and (lambda norms: torch.ones_like(norms) "
         "* factor(norms.sum(1, keepdim=True))), out, of_part",
         STEP,
     ),
@@ -579,6 +579,113 @@ MUTANTS = [
         "numbers[np.argsort(values.index)]",
         "numbers",
         "tests/data/test_columns.py::test_the_order_of_the_file_counts_and_not_that_of_the_deal",
+    ),
+    Mutant(
+        "user clipped per row",
+        "training/gradients/base",
+        "return by_view.mean(-1) if shares is None else (by_view * shares).sum(-1)",
+        "return by_view.mean(-1) if shares is None else by_view.sum(-1)",
+        "tests/training/test_users.py::test_a_run_equals_the_loop_over_users",
+    ),
+    Mutant(
+        "a coin for each row of a user",
+        "pipeline/run",
+        "members = members[:, dataset.users]",
+        "members = streams.memberships(config.models_per_setting, len(dataset.users), key)",
+        "tests/pipeline/test_users.py::test_all_rows_of_a_user_share_one_coin",
+    ),
+    Mutant(
+        "every row of a user in a step",
+        "core/streams",
+        "if len(theirs) > most:",
+        "if False:",
+        "tests/training/test_users.py::test_a_user_s_rows_are_drawn_without_repeats_and_share_alike",
+    ),
+    Mutant(
+        "noise for rows stated for users",
+        "fleet/settings",
+        "return pld.group_epsilon(ran, config.privacy.delta, size)",
+        "return pld.epsilon(ran, config.privacy.delta)",
+        "tests/pipeline/test_users.py::test_each_setting_says_whom_it_protects",
+    ),
+    Mutant(
+        "a proof for rows beside attacks on users",
+        "pipeline/evaluation",
+        "if not ran.private or (users and ran.unit == Unit.EXAMPLE):",
+        "if not ran.private:",
+        "tests/pipeline/test_users.py::test_a_setting_for_rows_proves_nothing_of_users",
+    ),
+    Mutant(
+        "subgroup interval uncorrected",
+        "evaluation/subgroups",
+        "return 1 - (1 - intervals.CONFIDENCE) / max(1, many)",
+        "return intervals.CONFIDENCE",
+        "tests/evaluation/test_subgroups.py::test_all_intervals_hold_at_once",
+    ),
+    Mutant(
+        "a second draw of the trials",
+        "release/tune",
+        "if stored is None:\n        seeded",
+        "if True:\n        seeded",
+        "tests/release/test_tune.py"
+        "::test_the_number_of_trials_is_drawn_once_before_anything_is_trained",
+    ),
+    Mutant(
+        "trials that stand for halves of a pool",
+        "release/tune",
+        'seed=int.from_bytes(key[:4], "big"))',
+        "seed=config.seed)",
+        "tests/release/test_tune.py::test_every_trial_is_charged_and_they_add_up",
+    ),
+    Mutant(
+        "selection accounted as free",
+        "privacy/statement",
+        "        epsilon=selection.epsilon,\n        selection",
+        "        epsilon=selection.alone,\n        selection",
+        "tests/release/test_tune.py::test_the_claim_covers_training_and_choice",
+    ),
+    Mutant(
+        "profile without the ratio of the laws",
+        "privacy/selection",
+        "return single + float(_log_ratio(at, np.clip(moved, 0, 1), trials).min())",
+        "return single",
+        "tests/privacy/test_selection.py::test_the_best_of_gaussians_stays_below_the_bound",
+    ),
+    Mutant(
+        "canaries made of members",
+        "release/final",
+        "spare = parts.population.take(",
+        "spare = parts.pool.take(",
+        "tests/release/test_release.py::test_every_row_is_in_and_canaries_by_a_coin",
+    ),
+    Mutant(
+        "measured numbers given away",
+        "release/export",
+        "return self.statement if broken else replace(self.statement, evaluated=None)",
+        "return self.statement",
+        "tests/release/test_release.py::test_nothing_that_was_measured_is_given_away",
+    ),
+    Mutant(
+        "gaps of new rows as the value 0",
+        "release/predict",
+        "if number is None:\n            values.append(0.0)",
+        'if number is None:\n            values.append(-part["mean"] / part["deviation"])',
+        "tests/release/test_release.py::test_preprocessing_equals_the_sweep_s_bit_for_bit",
+    ),
+    Mutant(
+        "half the pool's n for a model of all of it",
+        "config/commands",
+        "return self.dataset.unit_count or self.pool\n",
+        "return (self.dataset.unit_count or self.pool) // 2\n",
+        "tests/release/test_release.py::test_a_final_model_learns_from_all_rows_that_are_asked_for",
+    ),
+    Mutant(
+        "class weights after the clip",
+        "training/trainer",
+        "    if trainer.data.class_weights is None:\n        return shares",
+        "    if trainer.data.class_weights is None or trainer.mechanism.clip < 1e9:\n"
+        "        return shares",
+        "tests/training/test_class_weights.py::test_a_step_equals_micro_batches_of_weighted_losses",
     ),
 ]
 
