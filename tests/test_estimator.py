@@ -66,6 +66,7 @@ PLAIN = dptrain.DPClassifier(
 )
 
 
+@pytest.mark.long
 @parametrize_with_checks([dptrain.DPClassifier(noise_seed=0), PLAIN])
 @pytest.mark.filterwarnings("ignore")
 def test_scikit_learns_own_checks(estimator, check):
