@@ -595,10 +595,10 @@ MUTANTS = [
         "tests/pipeline/test_users.py::test_all_rows_of_a_user_share_one_coin",
     ),
     Mutant(
-        "every row of a user in a step",
+        "rows of a user drawn with repeats",
         "core/streams",
-        "if len(theirs) > most:",
-        "if False:",
+        "most, replace=False",
+        "most, replace=True",
         "tests/training/test_users.py::test_a_user_s_rows_are_drawn_without_repeats_and_share_alike",
     ),
     Mutant(
