@@ -22,6 +22,7 @@ from dptrain.report.advice import Advice
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import nn
 
     from dptrain.pipeline.estimate import Estimate
     from dptrain.pipeline.outputs import Result
@@ -86,12 +87,15 @@ def export(run: str | Path, setting: str, *overrides: str, **keys: Any) -> Path:
         return export.export(compose.load("export", overrides, given))
 
 
-def load(folder: str | Path) -> Model:
-    """An exported model: `load(folder).probabilities(inputs)`. Raises ConfigError."""
+def load(folder: str | Path, module: nn.Module | None = None) -> Model:
+    """An exported model: `load(folder).probabilities(inputs)`, or of a regression
+    `model.values(model.outputs(inputs))`. module: its architecture, where the folder cannot say it.
+    Raises ConfigError.
+    """
     from dptrain.release import predictions  # loads torch
 
     with named():
-        return predictions.load(folder)
+        return predictions.load(folder, module)
 
 
 def estimate(*overrides: str, **keys: Any) -> Estimate:

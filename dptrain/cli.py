@@ -552,7 +552,11 @@ def _train(overrides: Sequence[str], _options: Options) -> int:
     from dptrain.report import tables
     from dptrain.report.statement import claim
 
-    print(tables.table(*tables.measures(final.rows)) + "\n")
+    head, body = tables.measures(final.rows)
+    print((tables.table(head, body) if body else "Not measured: no test rows are left.") + "\n")
+    if any(row.examples == "canaries" for row in final.rows):
+        audited = tables.attacks(final.rows, final.setting, "canaries")
+        print(f"On its canaries:\n{tables.table(*audited)}\n")
     print(f"{final.setting}  {claim(final.statement)}")
     print(f"Model: {final.model}; its statement stands in {final.model}/README.md")
     return _alarm(tables.warnings(final.rows))
@@ -583,8 +587,7 @@ def _tune(overrides: Sequence[str], _options: Options) -> int:
     choice, folder = tuned.final.statement.selection, tuned.final.model
     assert choice is not None
     print(
-        f"{claim(tuned.final.statement)}, training and choice together; this model alone: epsilon "
-        f"{rounded_up(choice.alone, 2)}"
+        f"{claim(tuned.final.statement)}; this model alone: epsilon {rounded_up(choice.alone, 2)}"
     )
     print(f"Model: {folder}; its statement stands in {folder}/README.md")
     return _alarm(tables.warnings(tuned.final.rows))

@@ -633,8 +633,8 @@ MUTANTS = [
     Mutant(
         "trials that stand for halves of a pool",
         "release/tune",
-        'seed=int.from_bytes(key[:4], "big"))',
-        "seed=config.seed)",
+        "replace(candidate.ready.config, seed=seed)",
+        "candidate.ready.config",
         "tests/release/test_tune.py::test_every_trial_is_charged_and_they_add_up",
     ),
     Mutant(

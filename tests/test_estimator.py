@@ -290,6 +290,13 @@ def test_a_fitted_model_is_exported(tmp_path):
     np.testing.assert_allclose(
         Model(folder, Gate()).probabilities(inputs), gate.predict_proba(X), atol=1e-5
     )
-    (tmp_path / "model" / "mine.txt").write_text("x")
+    assert "predict.Model" in (folder / "README.md").read_text()
+    np.testing.assert_allclose(
+        dptrain.load(folder, Gate()).probabilities(inputs), gate.predict_proba(X), atol=1e-5
+    )
+    with pytest.raises(ValueError, match="a regression has no classes"):
+        again.probabilities(torch.zeros(1, 3))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
     with pytest.raises(ValueError, match="holds other files"):
-        model.export(tmp_path / "model")
+        model.export(tmp_path / "mine")

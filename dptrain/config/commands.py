@@ -295,6 +295,7 @@ class ExportConfig:
     run: str | None = option("folder of a finished sweep")
     setting: str | None = option("of the sweep, such as dpsgd-2")
     model: int = option("which of the setting's models, from 0", least=0)
+    path: str | None = option("file or folder of the run's data, if it was moved; null: as it was")
     output: str | None = option("folder to write; null: export/SETTING-MODEL in the run's folder")
 
     def __post_init__(self) -> None:

@@ -58,9 +58,11 @@ SCHEMAS: dict[str, type] = {
 }
 OF_TRAIN = (
     *("run", "setting", "rows", "output", "seed", "privacy", "executor"),
-    *("training.device", "dataset.canaries", "dataset.canary"),
+    *("training.device", "dataset.canaries", "dataset.canary", "dataset.path", "dataset.schema"),
 )
 """Keys that `dptrain train run=RUN` takes; all others are those of the run."""
+CLASSIFIERS_RATES = {0.3: 0.1, 2.5: 0.2}
+"""Default learning rates of classifiers, and what a regression has in their place."""
 PATHS = (
     "output",
     "scores",
@@ -94,8 +96,8 @@ def load(
         given = [*(_key_of(override) for override in (*overrides, *chosen)), *values]
         plain = _of_run(plain, given)
     named = any(re.match(r"defences?=", override) for override in (*overrides, *chosen))
-    chosen_attacks = any(re.match(r"\+*attacks[=.]", each) for each in (*overrides, *chosen))
-    return _configuration(command, plain, named, chosen_attacks)
+    keys = [*(_key_of(override) for override in (*overrides, *chosen)), *values]
+    return _configuration(command, plain, named, keys)
 
 
 def _key_of(override: str) -> str:
@@ -129,6 +131,11 @@ def recorded(run: str) -> dict[str, Any]:
         record = unseal((Path(run) / "metrics.json").read_bytes())
         plain: dict[str, Any] = record["config"]
         plain["epsilons"] = [math.inf if each is None else each for each in plain["epsilons"]]
+        if "rows" in plain:
+            fix = f"{run} holds no sweep but a final model, which lies in {run}/model already"
+            raise ConfigError("run", fix)
+    except ConfigError:
+        raise
     except OSError:
         fix = f"there is no finished sweep in {run}; give the folder that holds its metrics.json"
         raise ConfigError("run", fix) from None
@@ -154,23 +161,21 @@ def text(command: str, overrides: Sequence[str], folders: Sequence[Path] = ()) -
 
 
 def _configuration(
-    command: str, plain: dict[str, Any], named: bool, chosen_attacks: bool = False
+    command: str, plain: dict[str, Any], named: bool, given: Sequence[str] = ()
 ) -> Any:
-    """named: whether the user chose the defences, and so means the baseline among them;
-    chosen_attacks: whether the attacks too.
+    """named: whether the user chose the defences, and so means the baseline among them; given: the
+    keys that the user gave.
     """
-    if plain.get("dataset", {}).get("task") == Task.REGRESSION and "utility" in plain:
-        # The defaults are those of the other task.
-        plain["utility"] = "rmse" if plain["utility"] == "accuracy" else plain["utility"]
-        if not chosen_attacks:
-            plain["attacks"].pop("shadow", None)
+    numbers = plain.get("dataset", {}).get("task") == Task.REGRESSION
+    if numbers and "utility" in plain and plain.get("run") is None:
+        _default_of_regression(plain, given)
     if command in ("sweep", "train"):
         epsilons = plain.get("epsilons")
         if isinstance(epsilons, int | float) and not isinstance(epsilons, bool):
             plain["epsilons"] = epsilons = [epsilons]
-        given = epsilons if isinstance(epsilons, list) else [math.inf]
-        if named and math.inf not in given and "none" in plain.get("defence", {}):
-            plain["epsilons"] = [math.inf, *given]  # who names the baseline wants it
+        asked = epsilons if isinstance(epsilons, list) else [math.inf]
+        if named and math.inf not in asked and "none" in plain.get("defence", {}):
+            plain["epsilons"] = [math.inf, *asked]  # who names the baseline wants it
     if command == "tune":
         if plain["epsilon"] is None:
             raise ConfigError("epsilon", "is needed, that of the chosen model; give such as 4")
@@ -181,6 +186,20 @@ def _configuration(
         if not plain["defence"]:
             raise ConfigError("defence", "only that of DP-SGD has a price; use defence=[dpsgd]")
     return build(SCHEMAS[command], plain)
+
+
+def _default_of_regression(plain: dict[str, Any], given: Sequence[str]) -> None:
+    """Put the defaults of a regression in the place of those of a classification, but for the keys
+    that the user gave.
+    """
+    if "utility" not in given:
+        plain["utility"] = "rmse"
+    if not any(key.partition(".")[0] == "attacks" for key in given):
+        plain["attacks"].pop("shadow", None)
+    for name, options in plain["defence"].items():
+        left = options and f"defence.{name}.learning_rate" not in given
+        if left and options.get("learning_rate") in CLASSIFIERS_RATES:
+            options["learning_rate"] = CLASSIFIERS_RATES[options["learning_rate"]]
 
 
 def _drop_unchosen(plain: dict[str, Any], overrides: Sequence[str]) -> None:
@@ -205,8 +224,8 @@ def _as_choices(
     """Values that choose a file of a group, as overrides, and the others."""
     chosen, others = [], {}
     for key, value in values.items():
-        if key == "task":
-            others["dataset.task"] = value
+        if key in ("task", "bounds"):
+            others[f"dataset.{key}"] = value
             continue
         names = list(value) if isinstance(value, list | tuple) else [value]
         named = all(isinstance(name, str) for name in names)
@@ -255,7 +274,7 @@ def _compose(command: str, overrides: list[str], folders: Sequence[Path]) -> dic
 def _hydra_words(override: str) -> str:
     """An override of ours in Hydra's words: its `++` adds names to a mapping that has none yet."""
     override = re.sub(r"^defences=", "defence=", override)
-    override = re.sub(r"^task=", "dataset.task=", override)
+    override = re.sub(r"^(task|bounds)=", r"dataset.\1=", override)
     return re.sub(r"^(?=dataset\.ordinal[.=])", "++", override)
 
 

@@ -383,6 +383,15 @@ def named(value: object) -> str:
     return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
 
 
+def names_of(column: pd.Series) -> pd.Series:
+    """The names of rows or users as text, one for each however it is written as a number: 7, "7"
+    and 7.0 are the same; empty where there is none.
+    """
+    texts = column.astype(object).where(column.notna(), "").map(named).astype(object)
+    names: pd.Series = texts.str.strip().str.replace(r"^([+-]?\d+)\.0+$", r"\1", regex=True)
+    return names
+
+
 def _places(column: pd.Series, order: Sequence[str]) -> Float[np.ndarray, " N"]:
     """The place of each value in an order, from 0; nan for what is not in it."""
     known = {text: float(place) for place, text in enumerate(_listed(column, order)[:-1])}

@@ -234,6 +234,8 @@ def load(
         users = pd.factorize(declared.users[inside])[0].astype(np.int64)
         order = np.argsort(users, kind="stable")
         inside, users = inside[order], users[order]
+        if config.unit_rows is not None and np.bincount(users).max() > config.unit_rows:
+            raise DataError(f"some user has more than {config.unit_rows} rows", "unit_rows")
         of_test = pd.factorize(declared.users[others[1]])[0].astype(np.int64)
         k = int((users < k).sum())
     pool, population, test = (examples.take(part) for part in (inside, *others))

@@ -20,6 +20,7 @@ import yaml
 from jaxtyping import Bool, Float, Int, Shaped
 
 from dptrain.config.schema import MIN_POOL, DatasetConfig
+from dptrain.core import streams
 from dptrain.core.errors import DataError, first_line, printable
 from dptrain.core.limits import MOST_CLASSES, require_regular
 from dptrain.core.types import Task
@@ -157,7 +158,7 @@ def taken(
         rows = _of_classes(rows, listed, config, notes)
     users = None
     if config.unit is not None:
-        users = pd.factorize(rows[config.unit].astype(str))[0]
+        users = _ranked(columns.names_of(rows[config.unit]), config.name, seed)
         dealt = _deal_users(users, asked)
     else:
         dealt = _deal(rows, config, whole.test / max(1, sum(whole)))
@@ -261,9 +262,23 @@ def _deal(rows: pd.DataFrame, config: DatasetConfig, later: float) -> _Dealt:
     return _Dealt(past[: wanted.population], past[wanted.population :], places[times > cut], how)
 
 
+def _ranked(names: pd.Series, data: str, seed: int) -> Int[np.ndarray, " N"]:
+    """The place of each row's user in the order in which users are dealt out, from 0: by a hash of
+    the name, so that neither how many rows somebody has nor who else is there moves them.
+    """
+    codes, different = pd.factorize(names)
+    key = streams.seeded_key(seed, "users", data)
+    hashes = [hashlib.blake2b(str(name).encode(), key=key).digest() for name in different]
+    order = sorted(range(len(hashes)), key=hashes.__getitem__)
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    ranked: np.ndarray = rank[codes]
+    return ranked
+
+
 def _deal_users(users: Int[np.ndarray, " N"], config: DatasetConfig) -> _Dealt:
-    """By users, in the order in which they first occur among the rows as those are dealt out: sizes
-    count users. Which of the others' rows are of the pool and which of the test set is seen later.
+    """By users, in their order: sizes count them. Which of the others' rows are of the pool and
+    which of the test set is seen later.
     """
     wanted = sizes(config, int(users.max()) + 1)
     places = np.arange(len(users))
@@ -354,7 +369,7 @@ def _split_users(
     of others that can be used. Raises DataError where there are too few users.
     """
     wanted = sizes(config, int(users.max()) + 1)
-    codes = pd.factorize(users[usable])[0]
+    codes = np.unique(users[usable], return_inverse=True)[1]  # in the order of the deal
     count = int(codes.max(initial=-1)) + 1
     most = count - wanted.test
     pool = config.pool or most // 2 * 2
@@ -550,13 +565,18 @@ def _of_users(rows: pd.DataFrame, config: DatasetConfig, notes: list[str]) -> pd
     """Rows that belong to a user, of each at most so many as are asked for, the first in the order
     of the deal.
     """
-    ids = rows[config.unit]
-    known = rows[~(ids.isna() | (ids.astype(str) == ""))]
+    known = rows[columns.names_of(rows[config.unit]) != ""]
+    ids = columns.names_of(known[config.unit])
+    if (alike := ids.str.lower().nunique()) < ids.nunique():
+        notes.append(
+            f"{ids.nunique() - alike:,} values of {config.unit} differ from another in case only, "
+            "and are taken for other users"
+        )
     if lost := len(rows) - len(known):
         notes.append(f"{lost:,} rows without a {config.unit} left out")
     if config.unit_rows is None:
         return known
-    few = known[known.groupby(config.unit).cumcount() < config.unit_rows]
+    few = known[known.groupby(ids).cumcount() < config.unit_rows]
     if lost := len(known) - len(few):
         notes.append(
             f"{lost:,} rows left out, so that no {config.unit} has more than {config.unit_rows}"

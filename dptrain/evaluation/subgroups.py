@@ -191,12 +191,6 @@ def at_once(many: int) -> float:
     return 1 - (1 - intervals.CONFIDENCE) / max(1, many)
 
 
-def smallest(rows: Sequence[GroupRow]) -> GroupRow | None:
-    """The row of the smallest group that was not refused."""
-    measured = [row for row in rows if row.value is not None]
-    return min(measured, key=lambda row: row.rows, default=None)
-
-
 def _few(count: int) -> str:
     return f"refused: {count} rows, fewer than {FEW}"
 

@@ -161,6 +161,19 @@ def logits(fleet: Fleet, setting: Setting) -> dict[str, np.ndarray]:
     return result
 
 
+def part_logits(
+    fleet: Fleet, setting: Setting, index: int, part: str, first: int | None = None
+) -> np.ndarray:
+    """Logits of one model on a part of the data, or on its first rows, [N, C]; not stored, and of
+    no other part: whether a model is given away must not hang on what it says of private rows.
+    """
+    module = fleet.module(setting).to(fleet.device)
+    values = parameters(fleet, setting, index, module)
+    inputs = fleet.tensors[part][:first]
+    said: np.ndarray = released_logits(module, values, inputs, setting)[0]
+    return said
+
+
 def released_logits(
     module: nn.Module,
     values: Mapping[str, Tensor],

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from dptrain.core.errors import LedgerError
-from dptrain.core.types import Setting
+from dptrain.core.types import Setting, Unit
 from dptrain.fleet import models as trained
 from dptrain.fleet.fleet import Fleet
 from dptrain.privacy import ledger, pld
@@ -33,8 +33,14 @@ def verify(fleet: Fleet, setting: Setting, spent: ledger.Snapshot) -> None:
             raise LedgerError(f"{reason}; restore it, or choose another folder")
 
 
-def together(spent: ledger.Snapshot, delta: float) -> float | None:
-    """Epsilon of all models of a ledger at once; None where there are none."""
+def together(spent: ledger.Snapshot, delta: float, users: bool = False) -> float | None:
+    """Epsilon of all models of a ledger at once, for one unit of theirs; None where there are none,
+    and where they protect different units. users: whether users are in a training set or not, of
+    whom mechanisms that draw rows say nothing.
+    """
+    units = {used.unit for each in spent.accounts.values() for used in each.steps.values()}
+    if len(units) > 1 or (users and Unit.EXAMPLE in units):
+        return None
     total = ledger.total(list(spent.accounts.values()))
     return pld.epsilon(pld.composition(total), delta) if total else None
 

@@ -116,7 +116,9 @@ def estimate(
             )
             for setting in settings
         ),
-        epsilon=spending.together(_after(fleet, settings), config.privacy.delta)
+        epsilon=spending.together(
+            _after(fleet, settings), config.privacy.delta, fleet.users is not None
+        )
         if detailed
         else None,
         delta=config.privacy.delta,

@@ -168,7 +168,8 @@ def _shown(fleet: Fleet) -> tuple[str, ...]:
 
 def _many(fleet: Fleet) -> int:
     """How many numbers of a setting are given of its groups, whose intervals hold at once."""
-    measures = len(set(_shown(fleet))) + len(fleet.config.attacks)
+    # A utility has a value, a gap, a change and its excess; a risk a value and a gap.
+    measures = 4 * len(set(_shown(fleet))) + 2 * len(fleet.config.attacks)
     names = {name for masks in _masks(fleet) for name in masks}
     return measures * len(names)
 

@@ -135,6 +135,7 @@ def _record(
         "versions": versions(),
         "ledger": spent.digest,
         "fingerprint": ready.fingerprint,
+        "data": ready.source.digest,
         "outputs": digests(ready.config.folder, OUTPUTS),
     }
 

@@ -141,6 +141,11 @@ def _require_groups(config: Config, source: splits.Source) -> None:
             count = len(np.unique(source.column(name)))
         except KeyError:
             require(False, "groups", f"there is no column {name!r}; see dptrain inspect")
+        if source.users is not None:
+            pairs = {*zip(source.users.tolist(), source.column(name).tolist(), strict=True)}
+            same = len(pairs) == len(np.unique(source.users))
+            fix = f"{name} has several values for one {source.user}; choose another"
+            require(same, "groups", fix)
         most = f"{name} has {count:,} values, and there may be {MOST_GROUPS}; choose another"
         require(count <= MOST_GROUPS, "groups", most)
 

@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 
@@ -117,7 +118,7 @@ def _opening(ready: Plan) -> str:
     used = sum(sizes)
     parts = f"pool {sizes.pool:,}, population {sizes.population:,}, test {sizes.test:,}"
     if ready.source.users is not None:
-        parts += f" different {ready.source.user}"
+        parts += f" values of {ready.source.user}"
         used = sum(map(len, splits.parts(data, config.seed, ready.source)))
     count = len(ready.settings)
     return (
@@ -131,11 +132,7 @@ def load(ready: Plan, store: Store) -> Fleet:
     """Read the data, and place the fleet on this machine."""
     config = ready.config
     dataset = splits.load(ready.source, config.dataset, config.seed, ready.tokens, config.groups)
-    rows = torch.from_numpy(dataset.population.inputs[: validation.PROBED])
-    shape = dataset.pool.inputs.shape[1:]
-    for options in {setting.model for setting in ready.settings}:
-        model = build(config, shape, dataset.classes, 0, dict(options))
-        validation.refuse_mixing(model, shape, rows)
+    refuse_mixing_on(dataset, config, {setting.model for setting in ready.settings})
     key = streams.seeded_key(config.seed, "membership")
     members = streams.memberships(config.models_per_setting, config.pool, key)
     if dataset.users is not None:  # a coin for each user
@@ -144,6 +141,19 @@ def load(ready: Plan, store: Store) -> Fleet:
     return Fleet(
         config, store, ready.engine, placement, ready.device, ready.architecture, dataset, members
     )
+
+
+def refuse_mixing_on(
+    dataset: splits.Dataset, config: Config, models: set[tuple[tuple[str, Any], ...]]
+) -> None:
+    """Raise ModelError for a model, with options of its setting, that mixes rows of the
+    population.
+    """
+    rows = torch.from_numpy(dataset.population.inputs[: validation.PROBED])
+    shape = dataset.pool.inputs.shape[1:]
+    for options in models:
+        model = build(config, shape, dataset.classes, 0, dict(options))
+        validation.refuse_mixing(model, shape, rows)
 
 
 def placed(ready: Plan, store: Store) -> Placement:
@@ -236,7 +246,8 @@ def finish(
     """The statements with what is known only after the run: what was measured, what all models
     together spent, what was checked.
     """
-    epsilon = together(spent, ready.config.privacy.delta)
+    users = ready.source.users is not None
+    epsilon = together(spent, ready.config.privacy.delta, users)
     composed = Composition(models=len(spent.accounts), epsilon=epsilon)
     configuration = fingerprint(ready.config.to_json())[:12]
     return {

@@ -58,6 +58,13 @@ class Trials:
         rising = crossing(lambda minus_log: self._mean(minus_log) - self.mean)
         return math.exp(-rising * (1 + 1e-9))
 
+    @property
+    def expected(self) -> float:
+        """E[K] at the gamma that is drawn with, which is not below the mean that was asked for."""
+        if math.isinf(self.shape):
+            return self.mean
+        return max(self.mean, self._mean(-math.log(self.stopping)))
+
     def _mean(self, minus_log: float) -> float:
         """E[K] at gamma = exp(-minus_log): shape (1/gamma - 1) / (1 - gamma^shape), or its limit at
         shape 0.
@@ -125,12 +132,12 @@ def by_profile(candidates: Sequence[Mechanism], delta: float, trials: Trials) ->
     candidate has at most the largest profile of them.
     """
     plain = {replace(candidate, clip=1.0) for candidate in candidates}  # which plays no part
-    reach = rdp.epsilon(worst(list(plain)), LEAST_DELTA / trials.mean)
+    reach = rdp.epsilon(worst(list(plain)), LEAST_DELTA / trials.expected)
     if not math.isfinite(reach):
         return math.inf
     at = np.linspace(0, reach, PROFILE_POINTS)
     moved = np.max([pld.deltas(each, at) for each in plain], axis=0)
-    single = max(pld.epsilon(each, delta / trials.mean) for each in plain)
+    single = max(pld.epsilon(each, delta / trials.expected) for each in plain)
     return single + float(_log_ratio(at, np.clip(moved, 0, 1), trials).min())
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ from dptrain.evaluation.rows import Row
 from dptrain.fleet import models as trained_models
 from dptrain.fleet.blueprint import build
 from dptrain.fleet.fleet import Fleet
-from dptrain.models import layers
+from dptrain.models import layers, validation
 from dptrain.pipeline.evaluation import answers, counts_of, subject_of
 from dptrain.pipeline.outputs import METRICS
 from dptrain.pipeline.plan import Plan, plan
@@ -40,7 +41,6 @@ from dptrain.report import tables
 from dptrain.report.statement import claim, header
 
 PARAMETERS, RECORD, CARD = "parameters.safetensors", "model.json", "README.md"
-FILES = (PARAMETERS, RECORD, CARD, "predict.py", "layers.py")
 
 
 @dataclass(frozen=True)
@@ -109,12 +109,23 @@ def _ours(name: str) -> type | None:
     return getattr(layers, name, None)
 
 
-def write(folder: Path, exported: Exported) -> None:
-    """Write the folder of a model, made if need be. Raises FolderError where other files lie there
-    that this would mix with.
+def require_free(folder: Path) -> None:
+    """Raise FolderError for a folder that holds files and no exported model, and for what can be
+    none.
     """
-    if folder.exists() and any(path.name not in FILES for path in folder.iterdir()):
-        raise FolderError(f"{folder} holds other files; choose another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()) and not (folder / RECORD).is_file():
+            raise FolderError(f"{folder} holds other files; choose another folder")
+    except OSError as error:
+        reason = f"{folder} cannot be written to ({error.strerror})"
+        raise FolderError(f"{reason}; choose another folder") from None
+
+
+def write(folder: Path, exported: Exported) -> None:
+    """Write the folder of a model, made if need be. Raises FolderError as require_free does."""
+    require_free(folder)
+    (folder / "layers.py").unlink(missing_ok=True)  # of another model
     chain = layers_of(exported.module)
     state = {
         name: value.detach().cpu().clone().contiguous()
@@ -131,6 +142,7 @@ def write(folder: Path, exported: Exported) -> None:
         "classes": exported.classes,
         "threshold": exported.threshold,
         "inputs": how,
+        "tokens": validation.takes_tokens(exported.module, exported.source.shape),
         "preprocessing": exported.source.preprocessing,
         "privacy": exported.claimed.to_json(),
         "utility": [row.to_json() for row in exported.rows],
@@ -161,7 +173,11 @@ def _card(exported: Exported, alone: bool) -> str:
         else '    import predict; model = predict.Model("."); model.probabilities(inputs)\n'
         if alone
         else f"    its module is {exported.name}, of another package; dptrain predict builds it\n"
+        if exported.name in models.names()
+        else '    from dptrain\'s predict.py: predict.Model(".", module), with its module\n'
     )
+    if exported.regression:
+        use = use.replace("model.probabilities(inputs)", "model.values(model.outputs(inputs))")
     said = [line.split(": ", 1) for line in header(exported.statement).splitlines()]
     measured = tables.table(*tables.measures(exported.rows)) if exported.rows else "not measured"
     return "\n".join(
@@ -195,8 +211,11 @@ def export(config: ExportConfig) -> Path:
     assert config.run is not None
     assert config.setting is not None
     of_sweep = compose.of_run(config.run)
+    if config.path is not None:
+        of_sweep = replace(of_sweep, dataset=replace(of_sweep.dataset, path=config.path))
     record = unseal((Path(config.run) / METRICS).read_bytes())
     ready = plan(of_sweep)
+    require_same_data(ready, record, config.run)
     setting = chosen(ready, config.setting)
     if config.model >= of_sweep.models_per_setting:
         count = of_sweep.models_per_setting
@@ -221,6 +240,16 @@ def export(config: ExportConfig) -> Path:
     return folder
 
 
+def require_same_data(ready: Plan, record: Mapping[str, Any], run: str) -> None:
+    """Raise ReleaseError where the data are not those of a finished sweep."""
+    if record.get("data", ready.source.digest) != ready.source.digest:
+        raise ReleaseError(
+            f"the data are not those of {run}: its file was changed; restore it, or run the sweep "
+            "again",
+            "run",
+        )
+
+
 def chosen(ready: Plan, name: str | None) -> Setting:
     """A setting of a plan by its name; its only one where none is named. Raises ReleaseError for
     none, and for one whose defence is not in its parameters.
@@ -239,10 +268,12 @@ def chosen(ready: Plan, name: str | None) -> Setting:
 
 def utility_of(fleet: Fleet, setting: Setting, index: int, threshold: float | None) -> list[Row]:
     """Rows of every utility of one model by itself: those of a fleet are means over models that are
-    not given away.
+    not given away. None where the model says no number of some test row.
     """
     dataset, test = fleet.dataset, fleet.dataset.test.labels
-    outputs = trained_models.logits(fleet, setting)["test"][index, :, 0]
+    outputs = trained_models.part_logits(fleet, setting, index, "test")
+    if not np.isfinite(outputs).all():
+        return []
     said = answers(fleet.config, outputs, test, threshold)
     measured = utility.resamples([said], dataset.test_users)
     return utility.utility_rows(subject_of(setting), measured, counts_of(dataset, test))

@@ -17,10 +17,10 @@ from dptrain.config.schema import MIN_CANARIES
 from dptrain.core import streams
 from dptrain.core.errors import DataError, ReleaseError
 from dptrain.core.store import Store, fingerprint, seal, versions, write_atomic
-from dptrain.core.types import Decision, Rows, Setting
+from dptrain.core.types import ClassWeights, Decision, Rows, Setting
 from dptrain.data import splits
 from dptrain.data.canaries import CANARIES
-from dptrain.data.splits import Dataset, Examples
+from dptrain.data.splits import Dataset, Examples, Source
 from dptrain.evaluation import utility
 from dptrain.evaluation.evaluate import evaluate
 from dptrain.evaluation.rows import Row
@@ -29,7 +29,7 @@ from dptrain.fleet.fleet import Fleet
 from dptrain.fleet.spending import together
 from dptrain.pipeline.evaluation import subject_of
 from dptrain.pipeline.plan import Plan
-from dptrain.pipeline.run import placed
+from dptrain.pipeline.run import placed, refuse_mixing_on
 from dptrain.pipeline.statements import evaluated
 from dptrain.privacy import ledger
 from dptrain.privacy.statement import Composition, PrivacyStatement
@@ -73,6 +73,7 @@ def learnt_from(of_sweep: Plan, config: WholeConfig) -> Dataset:
     canaries where no row is left to make them of.
     """
     parts = splits.load(of_sweep.source, of_sweep.config.dataset, config.seed, of_sweep.tokens)
+    refuse_mixing_on(parts, config, {setting.model for setting in of_sweep.settings})
     learnt = [parts.pool]
     learnt += [parts.test] if config.rows != Rows.POOL else []
     learnt += [parts.population] if config.rows == Rows.ALL else []
@@ -102,11 +103,24 @@ def _canaries(parts: Dataset, config: WholeConfig, count: int) -> Examples:
     return Examples(inputs.astype(spare.inputs.dtype), labels)
 
 
-def require_outsiders(setting: Setting, config: WholeConfig) -> None:
+def unit_of(ready: Plan, config: WholeConfig) -> str:
+    """What is protected of a final model, in the words of its statement."""
+    where = {Rows.POOL: "the pool", Rows.POOL_AND_TEST: "pool or test set"}
+    return ready.source.unit or f"one example of {where.get(config.rows, 'the data')}"
+
+
+def require_outsiders(setting: Setting, config: WholeConfig, source: Source) -> None:
     """Raise ReleaseError for what needs a population that the model does not learn from, and for
     what is not known of users.
     """
     recipe = setting.recipe
+    fitted = "numbers" in source.how or config.training.class_weights != ClassWeights.NONE
+    if config.rows == Rows.ALL and setting.mechanism.private and fitted:
+        raise ReleaseError(
+            "what is fitted to the population, such as means of columns, is given away exactly, so "
+            "no epsilon holds for its rows; use pool_and_test",
+            "rows",
+        )
     if config.dataset.unit is not None and config.rows != Rows.POOL:
         raise ReleaseError("sizes count users, and those of the pool alone are known", "rows")
     if config.dataset.unit is not None and config.dataset.canaries:
@@ -151,18 +165,20 @@ def measured(fleet: Fleet, setting: Setting, config: WholeConfig) -> tuple[list[
     """Utility on rows that the model did not learn from, attacks on its canaries, and the threshold
     at which it decides, where that is fitted.
     """
-    logits, dataset = trained_models.logits(fleet, setting), fleet.dataset
+    dataset = fleet.dataset
     subject = subject_of(setting)
     rows: list[Row] = []
     threshold = None
     if config.decision == Decision.FITTED:
-        seen = log_softmax(logits["population"][0, :, 0].astype(np.float64), axis=-1)
+        of_population = trained_models.part_logits(fleet, setting, 0, "population")
+        seen = log_softmax(of_population.astype(np.float64), axis=-1)
         threshold = utility.fitted_threshold(config.utility, seen, dataset.population.labels)
     if config.rows == Rows.POOL:
         rows += utility_of(fleet, setting, 0, threshold)
     if count := dataset.canaries:
+        made = trained_models.part_logits(fleet, setting, 0, "pool", count)
         scores = Scores(
-            logits["pool"][:, :count], dataset.pool.labels[:count], fleet.membership[:, :count]
+            made[None, :, None], dataset.pool.labels[:count], fleet.membership[:, :count]
         )
         attacked = evaluate(subject, scores, {"loss": {}}, config.audits)
         rows += [replace(row, examples="canaries") for row in attacked.rows]
@@ -182,7 +198,8 @@ def after_the_run(
     accounts, run = dict(spent.accounts), getattr(ready.config, "run", None)
     if run is not None:
         accounts |= ledger.read(Path(run) / "store" / "ledger").accounts
-    epsilon = together(ledger.Snapshot(accounts, ""), ready.config.privacy.delta)
+    users = ready.source.users is not None
+    epsilon = together(ledger.Snapshot(accounts, ""), ready.config.privacy.delta, users)
     composed = Composition(models=len(accounts), epsilon=epsilon)
     configuration = fingerprint(ready.config.to_json())[:12]
     return evaluated(statement, setting, rows, composed, configuration, spent.digest[:12])

@@ -84,17 +84,20 @@ class Model:
             if lacking := [part["name"] for part in parts if part["name"] not in row]:
                 raise ValueError(f"the table has no column {', '.join(map(repr, lacking))}")
             encoded.append(_encoded(row, how))
-        return torch.tensor(encoded, dtype=torch.float32)
+        return torch.tensor(encoded, dtype=torch.float32).view(len(encoded), *self.record["shape"])
 
     @torch.no_grad()
     def outputs(self, inputs: torch.Tensor) -> torch.Tensor:
         """What the model gives for inputs [N, *shape], [N, outputs]: logits of the classes."""
         whole = inputs if not inputs.is_floating_point() else inputs.to(self.dtype)
-        blocks = [self.module(block) for block in whole.split(BLOCK)]
-        return torch.cat(blocks) if blocks else torch.zeros(0, 0)
+        if not len(whole):
+            return torch.zeros(0, len(self.record["classes"]) or 1)
+        return torch.cat([self.module(block) for block in whole.split(BLOCK)])
 
     def probabilities(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Of every class, float32 [N, classes]."""
+        """Of every class, float32 [N, classes]. Raises ValueError for a regression."""
+        if self.record["task"] == "regression":
+            raise ValueError("a regression has no classes; use model.values(model.outputs(inputs))")
         return self.outputs(inputs).double().softmax(-1).float()
 
     def decisions(self, inputs: torch.Tensor) -> list[str]:
@@ -150,8 +153,11 @@ def built_of(layers: Sequence[Mapping[str, Any]], ours: Callable[[], Any]) -> to
     parts = []
     for layer in layers:
         name, options = layer["layer"], layer["options"]
-        if name not in LAYERS and name not in OURS:
+        known = {**LAYERS, **OURS}
+        if name not in known:
             raise ValueError(f"unknown layer {name!r}")
+        if set(options) != set(known[name]):
+            raise ValueError(f"options of {name} are {', '.join(known[name])}")
         place = ours() if name in OURS else torch.nn
         parts.append(getattr(place, name)(**options))
     return torch.nn.Sequential(*parts)

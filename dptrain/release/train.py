@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from dptrain.config.commands import TrainConfig
 from dptrain.config.keys import named
@@ -19,7 +20,7 @@ from dptrain.pipeline.run import circumstances, claims
 from dptrain.pipeline.training import train as train_missing
 from dptrain.privacy import ledger
 from dptrain.privacy.statement import Released
-from dptrain.release.export import chosen
+from dptrain.release.export import chosen, require_free, require_same_data
 from dptrain.release.final import (
     METRICS,
     MODEL,
@@ -28,6 +29,7 @@ from dptrain.release.final import (
     give_away,
     learnt_from,
     require_outsiders,
+    unit_of,
     whole_config,
 )
 
@@ -43,22 +45,28 @@ def train(config: TrainConfig, show_progress: bool = True) -> Final:
 def _train(config: TrainConfig, show_progress: bool) -> Final:
     of_sweep = plan(replace(config, dataset=replace(config.dataset, canaries=0)))
     name = chosen(of_sweep, config.setting).name
+    record = _record(config)
+    if config.run is not None:
+        require_same_data(of_sweep, record, config.run)
     whole = replace(whole_config(of_sweep, config), setting=name)
     [setting] = [each for each in planned_settings(whole) if each.name == name]
     ready = replace(of_sweep, config=whole, settings=(setting,))
-    require_outsiders(setting, config)
+    require_outsiders(setting, config, of_sweep.source)
     dataset = learnt_from(of_sweep, config)
     folder = ready.config.folder
+    require_free(folder / MODEL)
     with only_writer(folder):
         store = Store(folder / "store")
         store.sweep_temporaries()
         around = replace(
             circumstances(ready),
-            counted=ready.counted or _counted(config),
+            counted=ready.counted
+            or any(each.get("counted", False) for each in record.get("privacy", {}).values()),
             released=Released.FINAL_MODEL,
+            unit=unit_of(ready, config),
             rows=config.rows,
             canaries=dataset.canaries,
-            chosen_among=len(of_sweep.settings) if config.run else 0,
+            chosen_among=len(of_sweep.settings) if config.run and of_sweep.settings[1:] else 0,
         )
         statements = claims(ready, store, around)
         fleet = fleet_of(ready, store, dataset)
@@ -70,9 +78,6 @@ def _train(config: TrainConfig, show_progress: bool) -> Final:
     return Final(folder, folder / MODEL, name, statement, tuple(rows), count)
 
 
-def _counted(config: TrainConfig) -> bool:
-    """Whether the sweep that the sizes are taken from had counted them."""
-    if config.run is None:
-        return False
-    record = unseal((Path(config.run) / METRICS).read_bytes())
-    return any(statement.get("counted", False) for statement in record["privacy"].values())
+def _record(config: TrainConfig) -> dict[str, Any]:
+    """What the sweep that a setting is taken from has written; empty without one."""
+    return {} if config.run is None else unseal((Path(config.run) / METRICS).read_bytes())

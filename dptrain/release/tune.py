@@ -3,8 +3,9 @@ epsilon that covers training and choice (Papernot and Steinke 2022; privacy.sele
 
 What the bound asks for: the law of the number of trials is fixed before the data are read; the
 number is drawn once and lies in the store before anything is trained, so that no restart draws it
-anew; each trial draws its candidate at random, independently of the others; the score sees the
-private rows through the model alone; equal scores are told apart by the models.
+anew; each trial draws its candidate and its initial weights at random, independently of the others
+and of its place among them; the score, and whether a trial failed, see the private rows through the
+model alone; equal scores are told apart by the models.
 """
 
 from __future__ import annotations
@@ -46,7 +47,11 @@ from dptrain.privacy.statement import (
     planned,
     with_selection,
 )
+from dptrain.release.export import require_free
 from dptrain.release.final import MODEL, Final, fleet_of, give_away, learnt_from, whole_config
+
+DRAWN = "drawn"
+"""Name of the record of a folder's trials."""
 
 
 class Trial(NamedTuple):
@@ -89,6 +94,12 @@ class _Attempt:
     def missing(self) -> bool:
         return bool(trained_models.missing(self.fleet, self.candidate.setting))
 
+    @property
+    def failed(self) -> bool:
+        """Whether its training has failed, which is its outcome."""
+        key = trained_models.key(self.fleet, self.candidate.setting, 0)
+        return self.fleet.store.read_file("failed", key) is not None
+
 
 def tune(configs: Mapping[str, TuneConfig], show_progress: bool = True) -> Tuned:
     """Train candidates, by name, and choose the best, or go on with it. Raises ConfigError;
@@ -103,11 +114,12 @@ def _tune(configs: Mapping[str, TuneConfig], show_progress: bool) -> Tuned:
     _require_alike(configs)
     trials = Trials(config.trials, SHAPES[config.trials_law])
     candidates = _planned(configs, trials)
+    require_free(config.folder / MODEL)
     with only_writer(config.folder):
         store = Store(config.folder / "store")
         store.sweep_temporaries()
         attempts = _attempts(store, candidates, _drawn(store, candidates, trials, config), config)
-        count = sum(attempt.missing for attempt in attempts)
+        count = sum(attempt.missing and not attempt.failed for attempt in attempts)
         scores: list[float | None] = []
         claims_alone = {
             attempt.candidate.name: planned(attempt.candidate.setting, _around(attempt))
@@ -147,13 +159,16 @@ def _require_alike(configs: Mapping[str, TuneConfig]) -> None:
     def shared(config: TuneConfig) -> dict[str, object]:
         plain = config.to_json()
         free = ("model", "training", "defence", "queries", "attacks", "audits", "executor")
+        data = plain.pop("dataset")
+        plain |= {f"dataset.{name}": value for name, value in data.items()}
+        del plain["epsilons"]  # which follow from epsilon
         return {key: value for key, value in plain.items() if key not in free}
 
     first, *others = map(shared, configs.values())
     for other in others:
         for key, value in first.items():
             if other[key] != value:
-                raise ReleaseError("is the same for all candidates; give one value", key)
+                raise ReleaseError("must be the same for all candidates; give one value", key)
 
 
 def _planned(configs: Mapping[str, TuneConfig], trials: Trials) -> list[_Candidate]:
@@ -165,6 +180,8 @@ def _planned(configs: Mapping[str, TuneConfig], trials: Trials) -> list[_Candida
         of_sweep = plan(config)
         plans.append(of_sweep)
         whole.append(whole_config(of_sweep, config))
+    if len({each.tokens for each in plans}) > 1:
+        raise ReleaseError("some candidates take whole numbers and others do not", "model")
     first = whole[0]
     assert first.epsilon is not None
     starts = [without_noise(config, _dpsgd(config)) for config in whole]
@@ -190,45 +207,71 @@ def _dpsgd(config: TuneConfig) -> DPSGD:
 
 def _drawn(
     store: Store, candidates: Sequence[_Candidate], trials: Trials, config: TuneConfig
-) -> list[int]:
-    """The candidate of each trial, drawn once and for all: a second draw would be a choice that
-    nothing prices. Raises ReleaseError where the law drew no trial.
+) -> list[tuple[int, int]]:
+    """The candidate and the seed of each trial, drawn once and for all: a second draw would be a
+    choice that nothing prices. Both come from the law alone, so that nothing of a model tells the
+    place of its trial. Raises ReleaseError where the law drew no trial, and where the folder holds
+    the trials of another choice, or a record that cannot be read.
     """
-    plain = [
-        [each.name, each.ready.config.to_json(), each.setting.shaping()] for each in candidates
-    ]
-    key = fingerprint("trials", plain, candidates[0].ready.source.digest)
-    stored = store.read_file("trials", key)
+    of = _choice(candidates, config)
+    stored = store.read_file("trials", DRAWN)
+    if stored is None and store.file_keys("trials"):
+        raise ReleaseError(
+            f"the record of the trials in {config.folder} is damaged, and to draw again is not "
+            "covered; choose another folder, where it spends again",
+            "output",
+        )
     if stored is None:
         seeded = config.privacy.noise == NoiseSource.SEEDED
-        secret = streams.seeded_key(config.seed, "trials", key) if seeded else streams.os_key()
+        secret = streams.seeded_key(config.seed, "trials", of) if seeded else streams.os_key()
         rng = np.random.default_rng(int.from_bytes(secret, "big"))
-        drawn = rng.integers(0, len(candidates), trials.draw(rng)).tolist()
-        stored = to_json(drawn)
-        store.write_file("trials", key, stored)
-    places: list[int] = json.loads(stored)
-    if not places:
+        count = trials.draw(rng)
+        places = rng.integers(0, len(candidates), count).tolist()
+        seeds = rng.integers(0, 2**63, count).tolist()
+        stored = to_json({"of": of, "trials": list(zip(places, seeds, strict=True))})
+        store.write_file("trials", DRAWN, stored)
+    record = json.loads(stored)
+    if record["of"] != of:
+        raise ReleaseError(
+            f"{config.folder} holds the trials of another choice; choose another folder, where "
+            "this one spends again",
+            "output",
+        )
+    if not record["trials"]:
         raise ReleaseError(
             "the law drew no trial, so no model is given away; that is part of the bound, which "
             "covers no second draw",
             "trials",
         )
-    return places
+    return [(place, seed) for place, seed in record["trials"]]
+
+
+def _choice(candidates: Sequence[_Candidate], config: TuneConfig) -> str:
+    """Digest of what is chosen among, and by what: data, law, score, and what shapes the models;
+    not of machines and folders, which may change before a restart.
+    """
+    shaping = [
+        [dict(each.ready.config.model), each.ready.architecture, each.setting.shaping()]
+        for each in candidates
+    ]
+    law = [config.trials, config.trials_law, config.utility, config.decision, config.seed]
+    return fingerprint("trials", candidates[0].ready.source.digest, law, shaping)
 
 
 def _attempts(
-    store: Store, candidates: Sequence[_Candidate], drawn: Sequence[int], config: TuneConfig
+    store: Store,
+    candidates: Sequence[_Candidate],
+    drawn: Sequence[tuple[int, int]],
+    config: TuneConfig,
 ) -> list[_Attempt]:
-    """The trials. The seed of each is its own: initial weights, and the name of the split in the
-    ledger, where what they spend adds up.
+    """The trials. The seed of each is its own: that of its initial weights, and of the name of its
+    split in the ledger, where what the trials spend adds up.
     """
     dataset = learnt_from(candidates[0].ready, config)
     attempts = []
-    for number, place in enumerate(drawn):
+    for place, seed in drawn:
         candidate = candidates[place]
-        key = streams.seeded_key(config.seed, "trial", str(number))
-        of_trial = replace(candidate.ready.config, seed=int.from_bytes(key[:4], "big"))
-        ready = replace(candidate.ready, config=of_trial)
+        ready = replace(candidate.ready, config=replace(candidate.ready.config, seed=seed))
         attempts.append(_Attempt(candidate, ready, fleet_of(ready, store, dataset)))
     return attempts
 
@@ -245,14 +288,16 @@ def _trained(attempt: _Attempt, statement: PrivacyStatement, config: TuneConfig)
     it is not tried again.
     """
     fleet, setting = attempt.fleet, attempt.candidate.setting
-    failed = trained_models.key(fleet, setting, 0)
-    if fleet.store.read_file("failed", failed) is not None:
+    if attempt.failed:
         return None
     try:
         train_missing(attempt.ready, fleet, {setting.name: statement}, False)
-        logits = trained_models.logits(fleet, setting)["population"][0, :, 0]
-    except SettingError:
-        fleet.store.write_file("failed", failed, b"diverged")
+    except SettingError:  # of its parameters alone
+        key = trained_models.key(fleet, setting, 0)
+        fleet.store.write_file("failed", key, b"diverged")
+        return None
+    logits = trained_models.part_logits(fleet, setting, 0, "population")
+    if not np.isfinite(logits).all():
         return None
     labels = fleet.dataset.population.labels
     threshold = None
@@ -275,7 +320,11 @@ def _best(attempts: Sequence[_Attempt], scores: Sequence[float | None], config: 
         if score is not None
     ]
     if not ranked:
-        raise ReleaseError("every trial diverged; lower the learning rates", "defence.dpsgd")
+        raise ReleaseError(
+            "no trial has a score: each diverged, or the population has too few classes for the "
+            "utility; lower the learning rates, or give another utility",
+            "utility",
+        )
     return min(ranked)[2]
 
 

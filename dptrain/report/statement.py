@@ -29,8 +29,7 @@ KEYS = {
 ROWS = {
     Rows.POOL: "all rows of the pool",
     Rows.POOL_AND_TEST: "all rows of pool and test set",
-    Rows.ALL: "all rows of pool, test set and population, of which those of the population shaped "
-    "the preprocessing too, which no epsilon covers",
+    Rows.ALL: "all rows of pool, test set and population",
 }
 RECORDED = ("dptrain", "torch", "numpy", "dp-accounting")
 
@@ -69,6 +68,8 @@ def claim(statement: PrivacyStatement) -> str:
     spent = f"({rounded_up(statement.epsilon, 2)}, {statement.delta:g})-DP"
     if statement.drawn == Unit.USER or statement.group_size > 1:
         spent = f"{spent} for all rows of a user"
+    if statement.selection is not None:
+        spent = f"{spent}, training and choice together"
     if statement.noise == NoiseSource.SEEDED:
         return f"{spent}, but none against whoever knows the seed"
     if statement.supplied_weights:
@@ -164,11 +165,11 @@ def _private(statement: PrivacyStatement) -> Sentences:
 
 def _guarantee(statement: PrivacyStatement) -> str:
     spent = f"({rounded_up(statement.epsilon, 3)}, {statement.delta:g})-differential privacy"
-    each = (
-        "an upper bound, for each model by itself"
-        if statement.selection is None
-        else "an upper bound, of training and choosing this model together"
-    )
+    each = "an upper bound, for each model by itself"
+    if statement.selection is not None:
+        each = "an upper bound, of training and choosing this model together"
+    elif statement.released == Released.FINAL_MODEL:
+        each = "an upper bound, for this model by itself"
     text = (
         f"{spent}, {each} (target epsilon {statement.target_epsilon:g}; delta x n = "
         f"{statement.delta * statement.public_n:.3g})"
@@ -202,7 +203,8 @@ def _trained_on(statement: PrivacyStatement) -> str:
     canaries = (
         f", and {statement.canaries} canaries, each in by a coin" if statement.canaries else ""
     )
-    return ROWS[statement.rows] + canaries
+    of = "all users of the pool" if statement.drawn == Unit.USER else ROWS[statement.rows]
+    return of + canaries
 
 
 def _unit(statement: PrivacyStatement) -> str:
@@ -383,14 +385,15 @@ def _after_the_run(statement: PrivacyStatement, after: Evaluated) -> Sentences:
 def _checked(statement: PrivacyStatement, after: Evaluated) -> Sentences:
     composed = after.composed
     assert composed is not None
-    together = "no epsilon"
+    together = "no epsilon is known, since they protect different units"
     if composed.epsilon is not None:
         together = f"({rounded_up(composed.epsilon, 3)}, {statement.delta:g})"
+        together += " for all rows of a user" * (statement.drawn == Unit.USER)
     audited = "and audited" if after.audited else "not audited"
     evidence = f"checked against the ledger{' ' if after.audited else ', '}{audited}"
     ledgers = (
-        "the ledgers of this model and of the sweep that it was chosen from hold"
-        if statement.chosen_among
+        "the ledgers of this model and of the sweep that it was taken from, if of any, hold"
+        if statement.released == Released.FINAL_MODEL
         else "the ledger of this folder holds"
     )
     return {

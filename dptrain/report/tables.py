@@ -152,11 +152,11 @@ def said_of_smallest(rows: Sequence[GroupRow]) -> list[str]:
         if row is None or row.value is None or row.change is None or row.excess is None:
             continue
         _, low, high = row.excess
-        apart = "no more or less than" if low <= 0 <= high else "other than"
+        apart = ", which is not told apart from no difference" if low <= 0 <= high else ""
         lines.append(
             f"{setting}, smallest group {row.group} ({row.rows:,} rows): {row.measure} "
-            f"{between(row.value)}, less none {between(row.change)}: {apart} the others' "
-            f"change, by {between(row.excess)}."
+            f"{between(row.value)}, a change of {between(row.change)} from none; less the change "
+            f"of all others {between(row.excess)}{apart}."
         )
     return lines
 

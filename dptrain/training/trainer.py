@@ -194,14 +194,15 @@ def draw_batch(trainer: Trainer, step: int) -> StepBatch:
         for key, members in zip(trainer.keys, data.membership, strict=True)
     ]
     device = data.inputs.device
-    indices, weights = (torch.from_numpy(array).to(device) for array in streams.pad(batches))
+    padded = streams.pad(batches)
+    indices, weights = (torch.from_numpy(array).to(device) for array in padded)
     counts = [len(batch) for batch in batches]
     drawn = None
     if views.augmentations:
         drawn = augmentation.draw(trainer.keys, step, counts, views.multiplicity).to(device)
     if data.users is None:
         return StepBatch(indices, weights, counts, drawn)
-    most, everyone = trainer.recipe.examples_per_user, streams.pad(batches)[0]
+    most, everyone = trainer.recipe.examples_per_user, padded[0]
     theirs = [
         data.users.draw(key, step, users, most)
         for key, users in zip(trainer.keys, everyone, strict=True)

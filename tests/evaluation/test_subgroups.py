@@ -125,13 +125,3 @@ def test_a_column_of_many_values_is_no_grouping():
 def test_the_confidence_of_each_interval():
     assert subgroups.at_once(1) == pytest.approx(0.95)
     assert subgroups.at_once(50) == pytest.approx(0.999)
-
-
-def test_the_smallest_group_that_was_measured():
-    rows = [
-        GroupRow("s", "a", "m", 40, note="refused"),
-        GroupRow("s", "b", "m", 90, (0.5, 0.4, 0.6)),
-        GroupRow("s", "c", "m", 60, (0.5, 0.4, 0.6)),
-    ]
-    assert subgroups.smallest(rows).group == "c"
-    assert subgroups.smallest(rows[:1]) is None

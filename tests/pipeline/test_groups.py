@@ -3,8 +3,12 @@
 import pytest
 
 import dptrain
+from dptrain.config import compose
 from dptrain.core.errors import ConfigError
-from dptrain.core.store import unseal
+from dptrain.core.store import Store, unseal
+from dptrain.pipeline import evaluation
+from dptrain.pipeline.plan import plan
+from dptrain.pipeline.run import load
 from tests.helpers.sweep import parameters
 from tests.release.test_release import OPTIONS, frame
 
@@ -33,6 +37,19 @@ def test_groups_train_nothing_and_stand_in_the_report(tmp_path):
     record = unseal((tmp_path / "run" / "metrics.json").read_bytes())
     assert len(record["groups"]) == len(result.groups)
     assert dptrain.sweep(*options, "groups=[flag,city]").groups == result.groups
+
+
+def test_every_interval_is_counted(tmp_path):
+    """What is said to hold at once is divided by as many intervals as are given, or more."""
+    frame().to_csv(tmp_path / "t.csv", index=False)
+    options = [*OPTIONS, f"dataset.path={tmp_path}/t.csv", f"output={tmp_path}/run"]
+    result = dptrain.sweep(*options, "groups=[flag,city,size]", "utility=auroc")
+    ready = plan(compose.load("sweep", [*options, "groups=[flag,city,size]", "utility=auroc"]))
+    many = evaluation._many(load(ready, Store(tmp_path / "run" / "store")))
+    for setting in ("none", "dpsgd-8"):
+        rows = [row for row in result.groups if row.setting == setting]
+        limits = [each for row in rows for each in (row.value, row.gap, row.change, row.excess)]
+        assert 0 < sum(each is not None for each in limits) <= many
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,7 @@ def test_a_final_model_of_users(swept, tmp_path):
     assert final.statement.public_n == 120
     assert final.statement.drawn == Unit.USER
     assert final.statement.epsilon <= 8
-    with pytest.raises(ConfigError, match="rows: sizes count users"):
+    with pytest.raises(ConfigError, match="rows: (sizes count users|what is fitted)"):
         dptrain.train(
             run=folder / "run",
             setting="dpsgd_user-8",
@@ -261,6 +261,60 @@ def test_a_table_of_users_leaves_out_rows_without_one(tmp_path):
     chosen = compose.load("sweep", [*OPTIONS, f"dataset.path={tmp_path}/t.csv"])
     source = datasets.source(chosen.dataset, 0)
     assert any("7 rows without a patient" in note for note in source.notes)
+
+
+def test_models_that_protect_different_units_have_no_epsilon_together(swept, fleet):
+    _, _, result = swept
+    for name in ("dpsgd-8", "dpsgd_user-8", "dpsgd_group-8"):
+        assert result.statements[name].evaluated.composed.epsilon is None
+    from dptrain.report.statement import sentences
+
+    said = sentences(result.statements["dpsgd-8"])["composition"]
+    assert "no epsilon is known, since they protect different units" in said
+
+
+def test_a_user_is_one_however_the_name_is_written():
+    table = visits()
+    numbers = table.patient.str[1:].astype(int)
+    rng = np.random.default_rng(0)
+    shown = [rng.choice([str(n), f"{n}.0", f" {n} "]) for n in numbers]
+    mixed = [(n, str(n), float(n))[rng.integers(3)] for n in numbers]
+    for name, ids in (("text", shown), ("mixed", mixed)):
+        held = table.assign(patient=pd.Series(ids, index=table.index, dtype=object))
+        datasets.hold(f"ids_{name}", held)
+        chosen = compose.load("sweep", [*OPTIONS, f"dataset.name=ids_{name}"])
+        source = datasets.source(chosen.dataset, 0)
+        assert len(np.unique(source.users)) == USERS
+        assert np.bincount(source.users).max() == 4
+
+
+def test_parts_hold_the_same_kind_of_users(tmp_path):
+    """Users are dealt out by their names: those with many rows lie no more in one part than in
+    another. Of 200 users with 30 rows among 1,000, each part has its share within six standard
+    errors.
+    """
+    rng = np.random.default_rng(1)
+    who = np.repeat(np.arange(1000), np.where(np.arange(1000) < 200, 30, 1))
+    table = pd.DataFrame(
+        {
+            "patient": who,
+            "age": rng.normal(size=len(who)),
+            "back": rng.choice(["yes", "no"], len(who)),
+        }
+    )
+    table.to_csv(tmp_path / "t.csv", index=False)
+    keys = [
+        "dataset=csv",
+        f"dataset.path={tmp_path}/t.csv",
+        "dataset.target=back",
+        "dataset.unit=patient",
+    ]
+    chosen = compose.load("sweep", keys)
+    source = datasets.source(chosen.dataset, 0)
+    for part in splits.parts(chosen.dataset, 0, source):
+        users = np.unique(who[source.read().ids[part]])
+        share = (users < 200).mean()
+        assert abs(share - 0.2) < 6 * np.sqrt(0.16 / len(users))
 
 
 def test_a_setting_for_rows_proves_nothing_of_users(fleet):

@@ -274,13 +274,12 @@ def test_nothing_that_was_measured_is_given_away(swept, exported):
     [
         "pool",
         "pool_and_test",
-        "all",
     ],
 )
 def test_a_final_model_learns_from_all_rows_that_are_asked_for(rows, swept, tmp_path):
     run, _, _ = swept
     final = dptrain.train(run=run, setting="dpsgd-8", rows=rows, output=tmp_path / "final")
-    count = {"pool": 100, "pool_and_test": 200, "all": 350}[rows]
+    count = {"pool": 100, "pool_and_test": 200}[rows]
     statement = final.statement
     assert statement.public_n == count
     assert statement.epsilon == pytest.approx(8, abs=0.01)
@@ -298,7 +297,94 @@ def test_a_final_model_learns_from_all_rows_that_are_asked_for(rows, swept, tmp_
     assert again.statement == statement
     lines = (final.model / "README.md").read_text()
     assert "chosen by hand among 2 settings" in lines
-    assert ("population shaped" in lines) == (rows == "all")
+    assert "for this model by itself" in lines
+    unit = "pool or test set" if rows == "pool_and_test" else "the pool"
+    assert f"**unit**: one example of {unit};" in lines
+
+
+def test_all_rows_are_for_what_claims_nothing_or_fits_nothing(swept, tmp_path):
+    run, _, _ = swept
+    plain = dptrain.train(run=run, setting="none", rows="all", output=tmp_path / "none")
+    assert plain.statement.public_n == 350
+    images = [part for part in TINY if not part.startswith("models_per")]
+    final = dptrain.train(*images, setting="dpsgd-8", rows="all", output=tmp_path / "images")
+    assert final.statement.public_n == 100
+    assert final.statement.unit == "one example of the data"
+
+
+def copied(exported, folder):
+    for path in exported.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return json.loads((folder / "model.json").read_text())
+
+
+def test_a_record_cannot_make_dptrain_allocate_more_than_its_file_holds(exported, tmp_path):
+    record = copied(exported, tmp_path)
+    huge = {"in_features": 10**7, "out_features": 10**7, "bias": True}
+    elsewhere = {"in_features": 2, "out_features": 2, "device": "cuda"}
+    empty = {"inside": 1, "outside": 1, "stride": 1, "groups": 0}
+    for layer in (
+        {"layer": "Linear", "options": huge},
+        {"layer": "AdaptiveAvgPool2d", "options": {"output_size": 10**9}},
+        {"layer": "Linear", "options": elsewhere},
+        {"layer": "ResidualBlock", "options": empty},
+    ):
+        changed = {**record, "layers": [*record["layers"], layer]}
+        (tmp_path / "model.json").write_text(json.dumps(changed))
+        with pytest.raises(ConfigError, match="model: .* cannot be loaded"):
+            dptrain.load(tmp_path)
+    big = {"name": "mlp", "options": {"hidden": [10**7, 10**7]}}
+    (tmp_path / "model.json").write_text(json.dumps({**record, "layers": None, "model": big}))
+    with pytest.raises(ConfigError, match="not those of its architecture"):
+        dptrain.load(tmp_path)
+    (tmp_path / "model.json").write_text(json.dumps({"layers": record["layers"]}))
+    with pytest.raises(ConfigError, match="its record is not whole"):
+        dptrain.load(tmp_path)
+
+
+def test_data_that_changed_or_moved(swept, tmp_path):
+    """The file may lie elsewhere; other rows are not those that the sweep attacked."""
+    run, file, _ = swept
+    moved = tmp_path / "moved.csv"
+    moved.write_bytes(file.read_bytes())
+    final = dptrain.train(
+        run=run, setting="none", output=tmp_path / "final", **{"dataset.path": str(moved)}
+    )
+    assert final.trained == 1
+    assert dptrain.export(run, "none", path=str(moved), output=tmp_path / "e").is_dir()
+    moved.write_text(frame(seed=5).to_csv(index=False))
+    for act in (
+        lambda: dptrain.export(run, "none", path=str(moved), output=tmp_path / "x"),
+        lambda: dptrain.train(
+            run=run, setting="none", output=tmp_path / "y", **{"dataset.path": str(moved)}
+        ),
+    ):
+        with pytest.raises(ConfigError, match="run: the data are not those of"):
+            act()
+
+
+def test_a_folder_with_predictions_in_it_is_written_again(swept, tmp_path):
+    run, _, _ = swept
+    folder = dptrain.export(run, "none", output=tmp_path / "model")
+    (folder / "predictions.csv").write_text("mine")
+    (folder / "layers.py").write_text("of another model")
+    assert dptrain.export(run, "none", output=folder) == folder
+    assert (folder / "predictions.csv").read_text() == "mine"
+    assert not (folder / "layers.py").exists()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("mine")
+    with pytest.raises(ConfigError, match="output: .* holds other files"):
+        dptrain.export(run, "none", output=tmp_path / "other")
+    with pytest.raises(ConfigError, match="run: .* holds no sweep but a final model"):
+        final = dptrain.train(run=run, setting="none", output=tmp_path / "final")
+        dptrain.export(final.folder, "none")
+
+
+def test_a_table_without_rows(exported, tmp_path, capsys):
+    header = ",".join(frame().columns)
+    (tmp_path / "none.csv").write_text(f"{header}\n")
+    assert cli.main(["predict", f"model={exported}", f"data={tmp_path}/none.csv"]) == 0
+    assert capsys.readouterr().out == "prediction,p_no,p_yes\n"
 
 
 def test_every_row_is_in_and_canaries_by_a_coin(swept, tmp_path, monkeypatch):
@@ -371,6 +457,10 @@ def test_training_from_a_configuration(tmp_path):
             "dataset.canaries: are made of population",
         ),
         ({"setting": "none", "run": "nowhere"}, "run: there is no finished sweep"),
+        (
+            {"setting": "dpsgd-8", "rows": "all"},
+            "rows: what is fitted to the population, such as means of columns, is given away",
+        ),
     ],
 )
 def test_what_cannot_be_trained(given, said, swept, tmp_path):

@@ -10,8 +10,10 @@ import pytest
 
 import dptrain
 from dptrain import cli
+from dptrain.config import compose
 from dptrain.core.errors import ConfigError
 from dptrain.core.types import Mechanism, Sampling
+from dptrain.data import datasets, splits
 from dptrain.privacy import ledger, pld, selection
 from dptrain.privacy.selection import Trials
 from dptrain.release import tune as tuning
@@ -94,9 +96,56 @@ def test_the_number_of_trials_is_drawn_once_before_anything_is_trained(tmp_path,
     monkeypatch.setattr(tuning, "fleet_of", fleet_of)
     result = dptrain.tune(*options)
     assert file.read_bytes() == before
-    assert json.loads(before[32:]) == [
-        result.candidates.index(trial.candidate) for trial in result.trials
-    ]
+    places = [place for place, _ in json.loads(before[32:])["trials"]]
+    assert places == [result.candidates.index(trial.candidate) for trial in result.trials]
+    # Other threads or checkpoints draw nothing anew, and another choice needs another folder.
+    more = dptrain.tune(*options, "training.checkpoint_seconds=7")
+    assert more.trials == result.trials
+    with pytest.raises(ConfigError, match="output: .* holds the trials of another choice"):
+        dptrain.tune(*[part for part in options if "trials=" not in part], "trials=4")
+    file.write_bytes(b"torn")
+    with pytest.raises(ConfigError, match="output: the record of the trials .* is damaged"):
+        dptrain.tune(*options)
+
+
+def test_nothing_of_a_trial_is_a_function_of_its_place(tmp_path):
+    """Initial weights come from seeds of the secret draw: two choices share none, nor do two
+    trials, whatever the public seed.
+    """
+    seeds = []
+    for name in "ab":
+        dptrain.tune(*OPTIONS, "privacy.noise=os", f"output={tmp_path}/{name}")
+        [file] = (tmp_path / name / "store" / "trials").iterdir()
+        seeds += [seed for _, seed in json.loads(file.read_bytes()[32:])["trials"]]
+    assert len(set(seeds)) == len(seeds)
+    assert min(seeds) > 2**32
+
+
+def test_a_private_row_does_not_decide_whether_a_trial_counts(tmp_path):
+    """A row whose logits overflow is of no trial's score: a model is given away as without it."""
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(200, 5)).astype(np.float32)
+    labels = (inputs[:, 0] > 0).astype(int)
+    keys = ["dataset.pool=100", "dataset.population=40", "dataset.test=40", "dataset=npz"]
+    np.savez(tmp_path / "plain.npz", inputs=inputs, labels=labels)
+    data = compose.load("sweep", [*keys, f"dataset.path={tmp_path}/plain.npz"]).dataset
+    pool, _, _ = splits.parts(data, 0, datasets.source(data, 0))
+    inputs[pool[0]] = 3e38
+    np.savez(tmp_path / "huge.npz", inputs=inputs, labels=labels)
+    for name in ("plain", "huge"):
+        result = dptrain.tune(
+            *keys,
+            f"dataset.path={tmp_path}/{name}.npz",
+            "model=logistic",
+            "epsilon=8",
+            "trials=3",
+            "privacy.noise=seeded",
+            "defence.dpsgd.learning_rate=8",
+            "training.batch_size=20",
+            "training.epochs=5",
+            f"output={tmp_path}/{name}",
+        )
+        assert all(trial.score is not None for trial in result.trials)
 
 
 def test_a_law_that_draws_no_trial_gives_nothing_away(tmp_path, monkeypatch):
@@ -110,12 +159,42 @@ def test_a_law_that_draws_no_trial_gives_nothing_away(tmp_path, monkeypatch):
 
 
 def test_trials_draw_their_candidates_evenly():
-    """Of 4,000 trials of four candidates each has a quarter, within six standard errors."""
-    rng = np.random.default_rng(0)
-    trials = Trials(4000.0, math.inf)
-    drawn = rng.integers(0, 4, trials.draw(rng))
-    counts = np.bincount(drawn)
-    assert (abs(counts - len(drawn) / 4) < 6 * math.sqrt(len(drawn) * 3 / 16)).all()
+    """Of the trials of 400 choices among four candidates each candidate has a quarter, within six
+    standard errors, and their number has the mean of the law.
+    """
+
+    class Nowhere:
+        """A store that keeps nothing."""
+
+        def read_file(self, _stage, _key):
+            return None
+
+        def file_keys(self, _stage):
+            return []
+
+        def write_file(self, *_given):
+            return None
+
+    setting = SimpleNamespace(shaping=lambda: [])
+    ready = SimpleNamespace(
+        config=SimpleNamespace(model={}), architecture="", source=SimpleNamespace(digest="")
+    )
+    candidates = [SimpleNamespace(ready=ready, setting=setting)] * 4
+    config = SimpleNamespace(
+        trials=10.0,
+        trials_law="geometric",
+        utility="accuracy",
+        decision="highest",
+        seed=0,
+        privacy=SimpleNamespace(noise="os"),
+        folder="",
+    )
+    drawn = [tuning._drawn(Nowhere(), candidates, Trials(10.0), config) for _ in range(400)]
+    places = np.array([place for trials in drawn for place, _ in trials])
+    error = 6 * math.sqrt(len(places) * 3 / 16)
+    assert (abs(np.bincount(places) - len(places) / 4) < error).all()
+    counts = np.array([len(trials) for trials in drawn])
+    assert abs(counts.mean() - 10) < 6 * math.sqrt(90 / 400)
 
 
 def test_equal_scores_are_told_apart_by_the_models_and_not_by_their_order(monkeypatch):
@@ -133,7 +212,7 @@ def test_equal_scores_are_told_apart_by_the_models_and_not_by_their_order(monkey
     assert tuning._best(attempts, [0.7, 0.5, 0.5], config) == 0
     losses = SimpleNamespace(utility="log_loss")
     assert tuning._best(attempts, [0.7, 0.6, 0.5], losses) == 2
-    with pytest.raises(tuning.ReleaseError, match="every trial diverged"):
+    with pytest.raises(tuning.ReleaseError, match="no trial has a score"):
         tuning._best(attempts, [None] * 3, config)
 
 
@@ -156,8 +235,10 @@ def test_calibrated_candidates_stay_within_the_target_together():
         (["epsilon=null"], "epsilon: is needed"),
         (["dataset.canaries=20"], "dataset.canaries: a chosen model is not audited"),
         (["rows=all"], "rows: the best is chosen on the population"),
-        (["seed=1,2"], "seed: is the same for all candidates"),
-        (["privacy.delta=1e-5,1e-6"], "privacy: is the same for all candidates"),
+        (["seed=1,2"], "seed: must be the same for all candidates"),
+        (["privacy.delta=1e-5,1e-6"], "privacy: must be the same for all candidates"),
+        (["dataset.test=10,20"], "dataset.test: must be the same for all candidates"),
+        (["epsilon=2,4"], "epsilon: must be the same for all candidates"),
         (["defence=[none]"], "defence: only that of DP-SGD has a price"),
         (["trials=0.5"], "trials: must lie in"),
     ],
