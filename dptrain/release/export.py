@@ -110,16 +110,11 @@ def _ours(name: str) -> type | None:
 
 
 def require_free(folder: Path) -> None:
-    """Raise FolderError for a folder that holds files and no exported model, and for what can be
-    none.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()) and not (folder / RECORD).is_file():
-            raise FolderError(f"{folder} holds other files; choose another folder")
-    except OSError as error:
-        reason = f"{folder} cannot be written to ({error.strerror})"
-        raise FolderError(f"{reason}; choose another folder") from None
+    """Raise FolderError for a folder that holds files and no exported model, and for a file."""
+    if folder.exists() and not folder.is_dir():
+        raise FolderError(f"{folder} is a file; choose another folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / RECORD).is_file():
+        raise FolderError(f"{folder} holds other files; choose another folder")
 
 
 def write(folder: Path, exported: Exported) -> None:

@@ -184,7 +184,7 @@ def test_a_final_model_of_users(swept, tmp_path):
     assert final.statement.public_n == 120
     assert final.statement.drawn == Unit.USER
     assert final.statement.epsilon <= 8
-    with pytest.raises(ConfigError, match="rows: (sizes count users|what is fitted)"):
+    with pytest.raises(ConfigError, match=r"rows: (sizes count users|what is fitted)"):
         dptrain.train(
             run=folder / "run",
             setting="dpsgd_user-8",

@@ -331,7 +331,7 @@ def test_a_record_cannot_make_dptrain_allocate_more_than_its_file_holds(exported
     ):
         changed = {**record, "layers": [*record["layers"], layer]}
         (tmp_path / "model.json").write_text(json.dumps(changed))
-        with pytest.raises(ConfigError, match="model: .* cannot be loaded"):
+        with pytest.raises(ConfigError, match=r"model: .* cannot be loaded"):
             dptrain.load(tmp_path)
     big = {"name": "mlp", "options": {"hidden": [10**7, 10**7]}}
     (tmp_path / "model.json").write_text(json.dumps({**record, "layers": None, "model": big}))
@@ -373,10 +373,10 @@ def test_a_folder_with_predictions_in_it_is_written_again(swept, tmp_path):
     assert not (folder / "layers.py").exists()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("mine")
-    with pytest.raises(ConfigError, match="output: .* holds other files"):
+    with pytest.raises(ConfigError, match=r"output: .* holds other files"):
         dptrain.export(run, "none", output=tmp_path / "other")
-    with pytest.raises(ConfigError, match="run: .* holds no sweep but a final model"):
-        final = dptrain.train(run=run, setting="none", output=tmp_path / "final")
+    final = dptrain.train(run=run, setting="none", output=tmp_path / "final")
+    with pytest.raises(ConfigError, match=r"run: .* holds no sweep but a final model"):
         dptrain.export(final.folder, "none")
 
 

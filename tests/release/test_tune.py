@@ -101,10 +101,10 @@ def test_the_number_of_trials_is_drawn_once_before_anything_is_trained(tmp_path,
     # Other threads or checkpoints draw nothing anew, and another choice needs another folder.
     more = dptrain.tune(*options, "training.checkpoint_seconds=7")
     assert more.trials == result.trials
-    with pytest.raises(ConfigError, match="output: .* holds the trials of another choice"):
+    with pytest.raises(ConfigError, match=r"output: .* holds the trials of another choice"):
         dptrain.tune(*[part for part in options if "trials=" not in part], "trials=4")
     file.write_bytes(b"torn")
-    with pytest.raises(ConfigError, match="output: the record of the trials .* is damaged"):
+    with pytest.raises(ConfigError, match=r"output: the record of the trials .* is damaged"):
         dptrain.tune(*options)
 
 
@@ -128,7 +128,8 @@ def test_a_private_row_does_not_decide_whether_a_trial_counts(tmp_path):
     labels = (inputs[:, 0] > 0).astype(int)
     keys = ["dataset.pool=100", "dataset.population=40", "dataset.test=40", "dataset=npz"]
     np.savez(tmp_path / "plain.npz", inputs=inputs, labels=labels)
-    data = compose.load("sweep", [*keys, f"dataset.path={tmp_path}/plain.npz"]).dataset
+    given = [*keys, f"dataset.path={tmp_path}/plain.npz", "training.batch_size=20"]
+    data = compose.load("sweep", given).dataset
     pool, _, _ = splits.parts(data, 0, datasets.source(data, 0))
     inputs[pool[0]] = 3e38
     np.savez(tmp_path / "huge.npz", inputs=inputs, labels=labels)
@@ -256,4 +257,5 @@ def test_the_command_prints_both_numbers(tuned, capsys):
     out = capsys.readouterr().out
     assert "(chosen)" in out
     alone = math.ceil(result.final.statement.selection.alone * 100) / 100
-    assert f"training and choice together; this model alone: epsilon {alone:.2f}" in out
+    assert "-DP, training and choice together" in out
+    assert f"this model alone: epsilon {alone:.2f}" in out
