@@ -83,7 +83,8 @@ def frontier(rows: Sequence[Row], utility: str = "accuracy") -> Figure:
     settings = [row for row in rows if row.metric == one_of and row.setting != CONSTANT]
     order = sorted(settings, key=lambda row: np.inf if row.epsilon is None else row.epsilon)
     place = {row.setting: float(index) for index, row in enumerate(order)}
-    compared = sum(row.epsilon is None for row in order) > 1
+    private = {row.defence for row in order if row.epsilon is not None}
+    compared = sum(row.epsilon is None for row in order) > 1 or len(private) > 1
     broken = refuted(rows)
     for axes in (left, middle):
         axes.set_xticks(list(place.values()), [_label(row, compared, broken) for row in order])
@@ -168,7 +169,7 @@ def _draw_frontier(
     axes.grid(alpha=0.3)
     better = "up" if sign > 0 else "down"
     axes.set_title(f"frontier: {better} and left is better", loc="left")
-    axes.set_xlabel("AUC of the strongest attack, and of the strongest that is proved possible")
+    axes.set_xlabel("AUC of the strongest attack")
     axes.set_ylabel(f"test {UTILITIES[utility].title}")
 
 
