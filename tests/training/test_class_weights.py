@@ -31,7 +31,7 @@ def test_a_step_equals_micro_batches_of_weighted_losses(engine, clip):
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(N, 4, generator=generator)
     labels = torch.randint(0, CLASSES, (N,), generator=generator)
-    weights = torch.tensor([0.2, 1.0, 5.0])
+    weights = torch.tensor([0.02, 1.0, 5.0])
     ran = Mechanism(Sampling.POISSON, 10, N, 3, 0.0, clip, 10)
     setting = Setting("s", "none", None, 1e-5, ran, make_recipe(0.5))
     model = models.build("mlp", {"hidden": [5]}, (4,), CLASSES, 1)
