@@ -682,8 +682,8 @@ MUTANTS = [
     Mutant(
         "class weights after the clip",
         "training/trainer",
-        "    if trainer.data.class_weights is None:\n        return shares",
-        "    if trainer.data.class_weights is None or trainer.mechanism.clip < 1e9:\n"
+        "if trainer.data.class_weights is None:\n        return shares",
+        "if trainer.data.class_weights is None or trainer.mechanism.clip < 1e9:\n"
         "        return shares",
         "tests/training/test_class_weights.py::test_a_step_equals_micro_batches_of_weighted_losses",
     ),
