@@ -71,7 +71,35 @@ class _Options:
 
 
 class _DPEstimator(BaseEstimator):  # type: ignore[misc]
-    """What both estimators have in common: the fit, and the folder of the fitted model."""
+    """What both estimators have in common: parameters, the fit, the folder of the fitted model."""
+
+    def __init__(  # noqa: PLR0913  # scikit-learn wants every parameter by name
+        self,
+        epsilon: float = 8.0,
+        delta: float | None = None,
+        hidden: Sequence[int] = (),
+        epochs: float = 40,
+        batch_size: int = 256,
+        clip: float = 1.0,
+        learning_rate: float = 2.0,
+        momentum: float = 0.0,
+        device: str = "auto",
+        random_state: int | None = None,
+        noise_seed: int | None = None,
+        model: str | torch.nn.Module | None = None,
+    ):
+        self.epsilon = epsilon
+        self.delta = delta
+        self.hidden = hidden
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.clip = clip
+        self.learning_rate = learning_rate
+        self.momentum = momentum
+        self.device = device
+        self.random_state = random_state
+        self.noise_seed = noise_seed
+        self.model = model
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -282,34 +310,6 @@ class DPClassifier(ClassifierMixin, _DPEstimator):  # type: ignore[misc]
     (what ran), privacy_statement_ (a PrivacyStatement; report.statement turns it into sentences).
     """
 
-    def __init__(  # noqa: PLR0913  # scikit-learn wants every parameter by name
-        self,
-        epsilon: float = 8.0,
-        delta: float | None = None,
-        hidden: Sequence[int] = (),
-        epochs: float = 40,
-        batch_size: int = 256,
-        clip: float = 1.0,
-        learning_rate: float = 2.0,
-        momentum: float = 0.0,
-        device: str = "auto",
-        random_state: int | None = None,
-        noise_seed: int | None = None,
-        model: str | torch.nn.Module | None = None,
-    ):
-        self.epsilon = epsilon
-        self.delta = delta
-        self.hidden = hidden
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.clip = clip
-        self.learning_rate = learning_rate
-        self.momentum = momentum
-        self.device = device
-        self.random_state = random_state
-        self.noise_seed = noise_seed
-        self.model = model
-
     def fit(self, X: Any, y: Any) -> DPClassifier:
         """X [rows, features], y [rows]. Raises ValueError for inputs or parameters that cannot be
         used.
@@ -372,20 +372,22 @@ class DPRegressor(RegressorMixin, _DPEstimator):  # type: ignore[misc]
         noise_seed: int | None = None,
         model: str | torch.nn.Module | None = None,
     ):
+        super().__init__(
+            epsilon,
+            delta,
+            hidden,
+            epochs,
+            batch_size,
+            clip,
+            learning_rate,
+            momentum,
+            device,
+            random_state,
+            noise_seed,
+            model,
+        )
         self.bounds = bounds
         self.loss = loss
-        self.epsilon = epsilon
-        self.delta = delta
-        self.hidden = hidden
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.clip = clip
-        self.learning_rate = learning_rate
-        self.momentum = momentum
-        self.device = device
-        self.random_state = random_state
-        self.noise_seed = noise_seed
-        self.model = model
 
     _public = "bounds of the target"
 
