@@ -617,10 +617,34 @@ MUTANTS = [
     ),
     Mutant(
         "subgroup interval uncorrected",
-        "evaluation/subgroups",
-        "return 1 - (1 - intervals.CONFIDENCE) / max(1, many)",
-        "return intervals.CONFIDENCE",
+        "evaluation/intervals",
+        "return 1 - (1 - CONFIDENCE) / max(1, many)",
+        "return CONFIDENCE",
         "tests/evaluation/test_subgroups.py::test_all_intervals_hold_at_once",
+    ),
+    Mutant(
+        "imputation that sees the column",
+        "pipeline/attribute_inference",
+        "rest = np.delete(part.inputs, attribute.places, axis=1)",
+        "rest = part.inputs",
+        "tests/pipeline/test_attribute_inference.py"
+        "::test_imputation_never_sees_the_column_or_the_pool",
+    ),
+    Mutant(
+        "the number of shadows tells the membership",
+        "pipeline/attribute_inference",
+        "without & (np.cumsum(without, axis=0) <= shadows)",
+        "without",
+        "tests/pipeline/test_attribute_inference.py"
+        "::test_calibration_takes_as_many_shadows_whether_the_target_holds_a_row_or_not",
+    ),
+    Mutant(
+        "a leak of a column without its proof",
+        "evaluation/attack_rows",
+        "contradicted = low > ceiling",
+        "contradicted = low > ceiling and metric.column is None",
+        "tests/pipeline/test_attribute_inference.py"
+        "::test_a_leak_above_the_proved_advantage_contradicts_it",
     ),
     Mutant(
         "a second draw of the trials",

@@ -296,6 +296,10 @@ class Config:
         "of a table: columns by whose values utility and risk are also given, such as [sex,race]",
         unique=True,
     )
+    attributes: tuple[str, ...] = option(
+        "of a table: columns that an attacker tries to learn of people whose rest he knows",
+        unique=True,
+    )
     queries: QueriesConfig = option("what some attacks ask the models")
     executor: ExecutorConfig = option("on which machines to train")
     dry_run: bool = option("print what the sweep would train, spend and take, and stop")

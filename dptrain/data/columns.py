@@ -10,6 +10,7 @@ the pool a cell that is no number becomes the mean.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,10 @@ from dptrain.core.limits import require_memory
 DEVIATIONS = 5.0
 RARE = 5
 CATEGORIES = 100
+MOST_VALUES, FEW_NUMBERS, BINS = 50, 10, 4
+"""Of a column that is attacked: values that it may have; different numbers up to which each is a
+value, and the quantile bins into which more are put.
+"""
 REST = "any other "  # Texts of tables have no space at their end.
 PARTS = ("numbers", "counted", "listed")
 """Of an encoder: columns of numbers, of categories that are counted, and of those that the user
@@ -170,6 +175,50 @@ def _how(
                 {"name": name, "values": shown, "others": bool(few), "numeric": name in numeric}
             )
     return {"numbers": numbers, "gaps": gaps, "categories": categories, "cut": DEVIATIONS}
+
+
+def places_of(how: Mapping[str, Any], name: str) -> Int[np.ndarray, " P"]:
+    """Which inputs of a table, encoded so, come from a column."""
+    numbers = [number["name"] for number in how["numbers"]]
+    end = len(numbers) + len(how["gaps"])
+    if name in numbers:
+        gap = [len(numbers) + how["gaps"].index(name)] if name in how["gaps"] else []
+        return np.array([numbers.index(name), *gap], dtype=np.int64)
+    for category in how["categories"]:
+        start, end = end, end + len(category["values"]) + category["others"]
+        if category["name"] == name:
+            return np.arange(start, end)
+    raise KeyError(name)
+
+
+def values_of(
+    column: pd.Series, kind: Kind, population: Int[np.ndarray, " P"]
+) -> tuple[tuple[str, ...], Int[np.ndarray, " N"]]:
+    """What may stand in a column, as text, and which of it each row has, int64 [N], -1 where none
+    or nothing: of many numbers a quarter of the population each, in the order of their size.
+    """
+    numbers = numbers_of(column) if kind == Kind.NUMBER else None
+    if numbers is None:
+        there = column.iloc[population].dropna()
+        counts = _texts(there).value_counts()
+        values = sorted(counts[counts >= RARE].index.tolist())
+        return tuple(values), pd.Index(values).get_indexer(_texts(column)).astype(np.int64)
+    known = numbers[population][~np.isnan(numbers[population])]
+    different, counts = np.unique(known, return_counts=True)
+    if len(different) <= FEW_NUMBERS:
+        different = different[counts >= RARE]
+        texts = tuple(named(float(number)) for number in different)
+        return texts, pd.Index(different).get_indexer(numbers).astype(np.int64)
+    edges = np.unique(np.quantile(known, np.arange(1, BINS) / BINS, method="lower"))
+    edges = edges[edges < different[-1]]
+    codes = np.where(np.isnan(numbers), -1, np.searchsorted(edges, numbers))
+    ends = [f"{edge:g}" for edge in edges]
+    texts = (
+        f"{ends[0]} or less",
+        *(f"above {low} to {high}" for low, high in itertools.pairwise(ends)),
+        f"above {ends[-1]}",
+    )
+    return texts, codes.astype(np.int64)
 
 
 def _none_listed(known: pd.Series, key: str) -> DataError:

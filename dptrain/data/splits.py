@@ -43,12 +43,31 @@ class Examples:
 
 
 @dataclass(frozen=True)
+class Attribute:
+    """A column of a table that an attacker tries to learn of rows whose other columns are known.
+
+    values: what may stand there, as text; codes: which of them each example has, int64 [N], -1
+    where none; places: of the inputs that come from this column, int64 [P], none where it is the
+    target; blocks: what the inputs are there for each value, float32 [values, P].
+    """
+
+    values: tuple[str, ...]
+    codes: np.ndarray
+    places: np.ndarray
+    blocks: np.ndarray
+
+    def of(self, indices: Int[np.ndarray, " n"]) -> Attribute:
+        return replace(self, codes=self.codes[indices])
+
+
+@dataclass(frozen=True)
 class Dataset:
     """pool: what the models train on, each on its own half; population: no model's; test: for
     utility only; classes: how many. The first `canaries` of the pool are canaries; `copies` of its
     examples are equal to another one of the three parts. users: whose each example of the pool is,
     numbered from 0 in the order of the pool, where users are in a training set or not; test_users:
     the same of the test set. groups: by column, the texts of pool and test examples there.
+    attributes: by column, that which is attacked, of pool and population examples.
     """
 
     pool: Examples
@@ -60,6 +79,7 @@ class Dataset:
     users: np.ndarray | None = None
     test_users: np.ndarray | None = None
     groups: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    attributes: Mapping[str, tuple[Attribute, Attribute]] = field(default_factory=dict)
 
     @property
     def parts(self) -> dict[str, Examples]:
@@ -85,8 +105,8 @@ class Source:
     fitted on the population decides which others can be used; how: what is done to inputs, as plain
     data (data.columns.Encoded, or the mean and deviation of bytes / 255); names: of the classes,
     where they are not numbers from 0. column: from the name of a column of a table to the text of
-    each example there. users: whose each example is, int64, where sizes of parts
-    count users, and user: what one is called.
+    each example there, and attribute: to what an attacker can learn of it. users: whose each
+    example is, int64, where sizes of parts count users, and user: what one is called.
     """
 
     preprocessing: str
@@ -101,6 +121,7 @@ class Source:
     how: Mapping[str, Any] = field(default_factory=dict)
     names: tuple[str, ...] = ()
     column: Callable[[str], np.ndarray] | None = None
+    attribute: Callable[[str], Attribute] | None = None
     users: np.ndarray | None = None
     user: str = ""
 
@@ -210,12 +231,14 @@ def load(
     seed: int,
     tokens: bool = False,
     groups: Sequence[str] = (),
+    attributes: Sequence[str] = (),
 ) -> Dataset:
     """Read a data set, shuffle it (files come sorted by class) and split it into parts of the given
     sizes.
 
     tokens: whether the model takes whole numbers, which then stay what they are; else all inputs
-    are float32. groups: columns by which results are parted. Raises DataError when the file does
+    are float32. groups: columns by which results are parted. attributes: columns that are attacked.
+    Raises DataError when the file does
     not hold what its Source declares.
     """
     examples = declared.read()
@@ -248,9 +271,14 @@ def load(
         )
         pool = Examples(inputs, labels, pool.ids)
     same = copies([pool, population, test])
-    by_column = {}
+    by_column, attacked = {}, {}
     for name in groups:
         assert declared.column is not None
         texts = declared.column(name)
         by_column[name] = texts[inside], texts[others[1]]
-    return Dataset(pool, population, test, declared.classes, k, same, users, of_test, by_column)
+    for name in attributes:
+        assert declared.attribute is not None
+        attribute = declared.attribute(name)
+        attacked[name] = attribute.of(inside), attribute.of(others[0])
+    classes = declared.classes
+    return Dataset(pool, population, test, classes, k, same, users, of_test, by_column, attacked)

@@ -26,7 +26,7 @@ from dptrain.core.limits import MOST_CLASSES, require_regular
 from dptrain.core.types import Task
 from dptrain.data import columns
 from dptrain.data.columns import Column, Kind, all_numeric, named, numbers_of
-from dptrain.data.splits import Examples, Source, order_of, require_enough, sizes
+from dptrain.data.splits import Attribute, Examples, Source, order_of, require_enough, sizes
 
 LEFT_OUT = {
     Kind.UNVARYING: "constant or too rare there",
@@ -34,6 +34,9 @@ LEFT_OUT = {
     Kind.IGNORED: "the keys of dataset or the schema say so",
 }
 """Why a column is no input, in the words of the statement."""
+FEW_VALUES = (
+    f"fewer than two values that {columns.RARE} rows of the population have; choose another"
+)
 MOST_COLUMNS, SCHEMA_BYTES = 10_000, 10_000_000
 FITTED = "the population split only (whose rows are not protected)"
 MANY_NUMBERS, SOME_NUMBERS = 100, 20
@@ -133,6 +136,7 @@ def table_source(frame: pd.DataFrame, config: DatasetConfig, seed: int, made_of:
         },
         tuple(map(columns.named, table.classes)),
         lambda name: columns.texts_of(rows[name])[back],
+        lambda name: _attribute(name, config, table, encoded).of(back),
         users,
         config.unit or "",
     )
@@ -177,6 +181,40 @@ def taken(
     kinds = {name: columns.kind_of(rows[name], dealt.population, given.get(name)) for name in names}
     parts = (tuple(names), kinds, labels, tuple(classes), split, dealt.how, tuple(notes))
     return Table(rows, *parts, given, made_of, users)
+
+
+def _attribute(
+    name: str, config: DatasetConfig, table: Table, encoded: columns.Encoded
+) -> Attribute:
+    """What an attacker can learn of a column, of all rows. Raises DataError for one that no model
+    sees or predicts.
+    """
+    if name == config.target and config.task == Task.CLASSIFICATION:
+        counts = np.bincount(table.labels[table.split[1]], minlength=len(table.classes))
+        often = counts >= columns.RARE
+        if often.sum() < 2:
+            raise DataError(f"{name!r} has {FEW_VALUES}")
+        codes = np.where((table.labels >= 0) & often[table.labels], table.labels, -1)
+        nothing = np.zeros((often.size, 0), dtype=np.float32)
+        texts = tuple(map(columns.named, table.classes))
+        return Attribute(texts, codes, np.zeros(0, dtype=np.int64), nothing)
+    kind = table.kinds.get(name)
+    if kind is None or not kind.used:
+        raise DataError(f"{name!r} is no input of the models; name one that is")
+    places = columns.places_of(encoded.how, name)
+    known = table.split[1]
+    values, codes = columns.values_of(table.rows[name], kind, known)
+    if len(values) < 2:
+        raise DataError(f"{name!r} has {FEW_VALUES}")
+    if len(values) > columns.MOST_VALUES:
+        most = columns.MOST_VALUES
+        raise DataError(f"{name!r} has {len(values):,} values, and there may be {most}")
+    typical = []
+    for code in range(len(values)):
+        of_value = known[codes[known] == code]
+        order = np.argsort(encoded.values[of_value, places[0]], kind="stable")
+        typical.append(of_value[order[len(order) // 2]])
+    return Attribute(values, codes, places, encoded.values[np.ix_(typical, places)])
 
 
 def _hints(table: Table, target: str | None) -> list[str]:

@@ -76,16 +76,17 @@ def attack_rows(
 
 
 @dataclass(frozen=True)
-class _Limits:
+class Limits:
     """How a metric is reported: the ends of its range; whether a value above the ceiling
     contradicts the proof; whether it is a rate, whose interval must hold that of Clopper and
-    Pearson.
+    Pearson; how many such intervals hold at once.
     """
 
     low: float = 0.0
     high: float = 1.0
     contradicts: bool = True
     rate: bool = False
+    many: int = 1
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -131,7 +132,7 @@ class _Sheet:
                 return metrics.advantages(guess(), member)
 
             # An oracle is chosen on the scores that it is reported on: no contradiction of a proof.
-            limits = _Limits(low=-1.0, contradicts=source != Threshold.ORACLE)
+            limits = Limits(low=-1.0, contradicts=source != Threshold.ORACLE)
             metric = Metric(Kind.ADVANTAGE, source, per_class)
             self.rows.append(_balanced_accuracy(self._add(metric, advantage, ceiling, limits)))
         for ratio in PRIORS:
@@ -156,17 +157,17 @@ class _Sheet:
 
             shared = f"one threshold for all {len(member)} targets together" if together else ""
             ceiling = curve.max_tpr(fpr) if curve else None
-            self._add(tpr_at(fpr), rates, ceiling, _Limits(rate=True), shared)
+            self._add(tpr_at(fpr), rates, ceiling, Limits(rate=True), shared)
 
     def _add(
         self,
         metric: Metric,
         make: Callable[[], metrics.Values],
         ceiling: float | None = None,
-        limits: _Limits | None = None,
+        limits: Limits | None = None,
         more: str = "",
     ) -> Row:
-        limits = limits or _Limits()
+        limits = limits or Limits()
         try:
             self.rows.append(self._measured(metric, make(), ceiling, limits, more))
         except Refusal as refusal:
@@ -179,27 +180,14 @@ class _Sheet:
         metric: Metric,
         values: metrics.Values,
         ceiling: float | None,
-        limits: _Limits,
+        limits: Limits,
         more: str,
     ) -> Row:
         member = self.examples.member
-        at = intervals.fleet_interval(values, member, limits.ends)
-
-        def interval(confidence: float) -> Interval:
-            plain = at(confidence)
-            return intervals.widen(plain, int(member.sum()), confidence) if limits.rate else plain
-
-        contradicted = False
-        measured = interval(intervals.CONFIDENCE)
-        if limits.contradicts and ceiling is not None and not math.isnan(measured.estimate):
-            if limits.rate or len(member) == 1:
-                low = interval(1 - 2 * ALARM).low
-            else:
-                low = intervals.least(at, member, limits.ends, ALARM)
-            contradicted = low > ceiling
-        alone = "one target: the interval is over examples only" if len(member) == 1 else ""
-        note = "; ".join(filter(None, [self.note, more, alone]))
-        return self.subject.row(self.attack, metric, measured, ceiling, note, contradicted)
+        note = "; ".join(filter(None, [self.note, more]))
+        return measured_row(
+            self.subject, self.attack, metric, values, member, ceiling, limits, note
+        )
 
     def add_bound(self, method: str) -> None:
         """A measured lower bound of epsilon."""
@@ -273,6 +261,38 @@ class _Sheet:
             high=high if math.isfinite(high) else None,
             note=f"{note} for independent trials",
         )
+
+
+def measured_row(  # noqa: PLR0913  # what a row needs
+    subject: Subject,
+    attack: str,
+    metric: Metric,
+    values: metrics.Values,
+    member: Bool[np.ndarray, "T N"],
+    ceiling: float | None,
+    limits: Limits,
+    note: str,
+) -> Row:
+    """The row of a metric with its interval. member: who is a member of which target, whose mean is
+    reported; limits: how. A measurement above a proved `ceiling` beyond chance contradicts it.
+    """
+    at = intervals.fleet_interval(values, member, limits.ends)
+
+    def interval(confidence: float) -> Interval:
+        plain = at(confidence)
+        return intervals.widen(plain, int(member.sum()), confidence) if limits.rate else plain
+
+    contradicted = False
+    measured = interval(intervals.at_once(limits.many))
+    if limits.contradicts and ceiling is not None and not math.isnan(measured.estimate):
+        if limits.rate or len(member) == 1:
+            low = interval(1 - 2 * ALARM).low
+        else:
+            low = intervals.least(at, member, limits.ends, ALARM)
+        contradicted = low > ceiling
+    alone = "one target: the interval is over examples only" if len(member) == 1 else ""
+    note = "; ".join(filter(None, [note, alone]))
+    return subject.row(attack, metric, measured, ceiling, note, contradicted)
 
 
 def _one_bound(

@@ -20,6 +20,11 @@ RESAMPLED = 1 << 22
 """Weights of resamples in memory at once."""
 
 
+def at_once(many: int) -> float:
+    """Confidence of each of `many` intervals that hold together with CONFIDENCE (Bonferroni)."""
+    return 1 - (1 - CONFIDENCE) / max(1, many)
+
+
 def upper_limit(hits: float | np.ndarray, trials: int, significance: float) -> np.ndarray:
     """One-sided upper limit of a rate: B^-1(1 - significance; hits + 1, trials - hits) (Clopper and
     Pearson 1934).

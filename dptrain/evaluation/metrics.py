@@ -187,6 +187,46 @@ def advantages(guess: Bool[np.ndarray, "T N"], membership: Bool[np.ndarray, "T N
     return PerTarget(lambda weights: np.subtract(*_rates(guess, membership, weights)))
 
 
+def recalls(guess: Bool[np.ndarray, "T N"], membership: Bool[np.ndarray, "T N"]) -> PerTarget:
+    """Share of the members that are guessed right."""
+    return PerTarget(lambda weights: _rates(guess, membership, weights)[0])
+
+
+def balanced_recalls(
+    guess: Bool[np.ndarray, "T N"],
+    membership: Bool[np.ndarray, "T N"],
+    codes: Int[np.ndarray, " N"],
+) -> PerTarget:
+    """The mean of `recalls` over the members of each code; codes without a member do not count."""
+
+    def of(weights: Float[np.ndarray, "R N"]) -> np.ndarray:
+        of_codes = []
+        for code in np.unique(codes):
+            of_code = membership & (codes == code)
+            count = counts(of_code, weights)
+            hits = counts(guess & of_code, weights)
+            of_codes.append(np.where(count > 0, hits / np.maximum(count, 1), np.nan))
+        means: np.ndarray = np.nanmean(of_codes, axis=0)
+        return means
+
+    return PerTarget(of)
+
+
+def recall_gains(
+    guess: Bool[np.ndarray, "T N"],
+    other: Bool[np.ndarray, "T N"],
+    membership: Bool[np.ndarray, "T N"],
+) -> PerTarget:
+    """`recalls` less those of another guess about the same examples."""
+
+    def of(weights: Float[np.ndarray, "R N"]) -> np.ndarray:
+        first, second = (_rates(each, membership, weights)[0] for each in (guess, other))
+        difference: np.ndarray = first - second
+        return difference
+
+    return PerTarget(of)
+
+
 def ppv(
     guess: Bool[np.ndarray, "T N"], membership: Bool[np.ndarray, "T N"], ratio: float
 ) -> Together:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from dptrain.core.types import Interval
@@ -35,6 +36,13 @@ class Kind(StrEnum):
     TEST_MAE = "test_mae"
     TEST_R2 = "test_r2"
     TRAIN_ACCURACY = "train_accuracy"
+    ATTRIBUTE_ACCURACY = "attribute_accuracy"
+    """Of guesses of a column, on members."""
+    ATTRIBUTE_BALANCED_ACCURACY = "attribute_balanced_accuracy"
+    ATTRIBUTE_ADVANTAGE = "attribute_advantage"
+    """Accuracy of guesses of a column on members less that on non-members."""
+    ATTRIBUTE_GAIN = "attribute_gain"
+    """Accuracy on members less that of guesses without the model."""
 
 
 class Threshold(StrEnum):
@@ -52,7 +60,7 @@ class Metric:
 
     threshold: what the threshold was chosen on, of an advantage and a balanced accuracy; per_class:
     a threshold for each class. fpr: the false positive rate of a TPR. ratio: of a PPV, non-members
-    for each member. method: of a lower bound of epsilon.
+    for each member. method: of a lower bound of epsilon. column: that is guessed.
     """
 
     kind: Kind
@@ -61,6 +69,7 @@ class Metric:
     fpr: float | None = None
     ratio: int | None = None
     method: str | None = None
+    column: str | None = None
 
     @property
     def name(self) -> str:
@@ -71,6 +80,8 @@ class Metric:
             return f"ppv_1_to_{self.ratio}"
         if self.method is not None:
             return f"epsilon_{self.method}"
+        if self.column is not None:
+            return f"{self.kind}_{self.column}"
         source = "" if self.threshold in (None, Threshold.SHADOWS) else f"_{self.threshold}"
         return f"{self.kind}{source}{'_per_class' if self.per_class else ''}"
 
@@ -90,10 +101,15 @@ class Metric:
         return Metric(Kind(name))
 
 
+def _of_column(kind: Kind, column: str) -> Metric:
+    return Metric(kind, column=column)
+
+
 _PARAMETERS: dict[str, Callable[[str], Metric]] = {
     "tpr_at_fpr_": lambda text: Metric(Kind.TPR, fpr=float(text)),
     "ppv_1_to_": lambda text: Metric(Kind.PPV, ratio=int(text)),
     "epsilon_": lambda text: Metric(Kind.EPSILON, method=text),
+    **{f"{kind}_": partial(_of_column, kind) for kind in Kind if kind.startswith("attribute_")},
 }
 AUC, ADVANTAGE = Metric(Kind.AUC), Metric(Kind.ADVANTAGE, Threshold.SHADOWS)
 TEST_ACCURACY, TRAIN_ACCURACY = Metric(Kind.TEST_ACCURACY), Metric(Kind.TRAIN_ACCURACY)

@@ -177,18 +177,13 @@ def risk_rows(
 
         value = intervals.fleet_interval(inside, of_group, (0.0, 1.0))
         apart = intervals.fleet_interval(PerTarget(gap), member, (-1.0, 1.0))
-        confidence = at_once(many)
+        confidence = intervals.at_once(many)
         rows.append(
             GroupRow(
                 setting, group, title, count, _ends(value(confidence)), _ends(apart(confidence))
             )
         )
     return rows
-
-
-def at_once(many: int) -> float:
-    """Confidence of each of `many` intervals that hold together with CONFIDENCE (Bonferroni)."""
-    return 1 - (1 - intervals.CONFIDENCE) / max(1, many)
 
 
 def _few(count: int) -> str:
@@ -203,7 +198,7 @@ def _widened(
     """
     if not np.isfinite(values[0]).all():
         return None
-    utility, confidence = UTILITIES[name], at_once(many)
+    utility, confidence = UTILITIES[name], intervals.at_once(many)
     interval = intervals.of_resamples(values, utility.bounds)(confidence)
     if utility.rate or utility.by_class:
         counts = np.bincount(labels)
@@ -217,7 +212,7 @@ def _limits(
 ) -> Limits | None:
     if not np.isfinite(values[0]).all():
         return None
-    return _ends(intervals.of_resamples(values, bounds)(at_once(many)))
+    return _ends(intervals.of_resamples(values, bounds)(intervals.at_once(many)))
 
 
 def _ends(interval: Interval) -> Limits:

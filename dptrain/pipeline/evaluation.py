@@ -39,7 +39,8 @@ from dptrain.fleet.fleet import Fleet
 from dptrain.fleet.measurements import extras
 from dptrain.fleet.placement import START_SECONDS, cores
 from dptrain.fleet.spending import verify
-from dptrain.pipeline import regression
+from dptrain.pipeline import attribute_inference, regression
+from dptrain.pipeline.attribute_inference import Attacked
 from dptrain.pipeline.progress import Progress
 from dptrain.privacy import ledger, pld
 from dptrain.report import figures
@@ -190,7 +191,8 @@ def _evaluate_settings(
             else:
                 progress.update(event)
 
-        setup, here = partial(worker, fleet), Place(str(fleet.device), torch.get_num_threads())
+        setup = partial(worker, fleet, attribute_inference.attacked(fleet))
+        here = Place(str(fleet.device), torch.get_num_threads())
         first, rest = settings[:1], settings[1:]
         began = time.monotonic()
         run(first, setup, [here], on_event, _never)
@@ -216,11 +218,11 @@ def _places(fleet: Fleet, seconds: float, rest: int) -> list[Place]:
     return [Place("cpu", 1)] * count if saved > 2 * START_SECONDS else []
 
 
-def worker(fleet: Fleet, _place: Place) -> Work:
-    """The work of one process on settings."""
+def worker(fleet: Fleet, columns: Mapping[str, Attacked], _place: Place) -> Work:
+    """The work of one process on settings. columns: those that are attacked."""
 
     def work(setting: Setting, emit: Emit, _stop: Callable[[], bool]) -> None:
-        emit(_evaluate_setting(fleet, setting, emit))
+        emit(_evaluate_setting(fleet, setting, columns, emit))
 
     return work
 
@@ -240,8 +242,12 @@ def _differences(
     return result
 
 
-def _evaluate_setting(fleet: Fleet, setting: Setting, emit: Emit) -> Evaluated:
-    """Attack one setting. Emits the attack that begins, in words, and 1 for each that has ended."""
+def _evaluate_setting(
+    fleet: Fleet, setting: Setting, columns: Mapping[str, Attacked], emit: Emit
+) -> Evaluated:
+    """Attack one setting, and the columns that are attacked of its rows. Emits the attack that
+    begins, in words, and 1 for each that has ended.
+    """
     config, dataset = fleet.config, fleet.dataset
     scores, test = _scores(fleet, setting)
     right: list[np.ndarray] = []
@@ -284,10 +290,11 @@ def _evaluate_setting(fleet: Fleet, setting: Setting, emit: Emit) -> Evaluated:
         on_attack=lambda attack: emit(f"{attack} on {setting.name}"),
         users=fleet.users,
     )
+    inferred = attribute_inference.rows_of(fleet, setting, subject, columns)
     rows = [
         *utility.utility_rows(subject, measured, counts, note=_decided(fleet)),
         *([utility.train_row(subject, np.stack(right), fleet.membership)] if right else []),
-        *_with_refutations(fleet, setting, evaluated.rows),
+        *_with_refutations(fleet, setting, [*evaluated.rows, *inferred]),
     ]
     units = fleet.membership if fleet.users is None else fleet.of_users(fleet.membership)
     n_out = int((~units).sum())

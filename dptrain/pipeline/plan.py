@@ -94,6 +94,7 @@ def _plan(config: Config) -> Plan:
     tokens = validation.takes_tokens(model, source.shape)
     _refuse_tokens(config, tokens)
     _require_groups(config, source)
+    _require_attributes(config, source)
     _refuse_classes(config)
     refuse_sampler(config.training.batch_size, config.public_n)
     settings = tuple(planned_settings(config))
@@ -148,6 +149,18 @@ def _require_groups(config: Config, source: splits.Source) -> None:
             require(same, "groups", fix)
         most = f"{name} has {count:,} values, and there may be {MOST_GROUPS}; choose another"
         require(count <= MOST_GROUPS, "groups", most)
+
+
+def _require_attributes(config: Config, source: splits.Source) -> None:
+    """Raise ConfigError for columns that cannot be attacked."""
+    for name in config.attributes:
+        fits = source.attribute is not None
+        require(fits, "attributes", f"are columns of a table, and {config.dataset.name} is none")
+        assert source.attribute is not None
+        try:
+            source.attribute(name)
+        except DataError as error:
+            require(False, "attributes", str(error))
 
 
 def _check_settings(

@@ -131,7 +131,9 @@ def _opening(ready: Plan) -> str:
 def load(ready: Plan, store: Store) -> Fleet:
     """Read the data, and place the fleet on this machine."""
     config = ready.config
-    dataset = splits.load(ready.source, config.dataset, config.seed, ready.tokens, config.groups)
+    dataset = splits.load(
+        ready.source, config.dataset, config.seed, ready.tokens, config.groups, config.attributes
+    )
     refuse_mixing_on(dataset, config, {setting.model for setting in ready.settings})
     key = streams.seeded_key(config.seed, "membership")
     members = streams.memberships(config.models_per_setting, config.pool, key)

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-from dptrain.evaluation.rows import AUC, BLIND, TEST_ACCURACY, Row
+from dptrain.evaluation.rows import AUC, BLIND, TEST_ACCURACY, Kind, Row
 from dptrain.evaluation.subgroups import GroupRow
 from dptrain.evaluation.utility import CONSTANT, UTILITIES, metric_of
 
@@ -45,6 +45,15 @@ MEASURES: tuple[tuple[str, str], ...] = (
     ("epsilon at least", "epsilon_one_run"),
 )
 """Columns of the table of attacks."""
+
+
+OF_ATTRIBUTES = (
+    (Kind.ATTRIBUTE_ACCURACY, "right of members"),
+    (Kind.ATTRIBUTE_BALANCED_ACCURACY, "mean over values"),
+    (Kind.ATTRIBUTE_GAIN, "more than without the model"),
+    (Kind.ATTRIBUTE_ADVANTAGE, "members less non-members"),
+)
+"""Columns of the tables of attribute inference."""
 
 
 def number(value: float | None, bound: bool = False) -> str:
@@ -159,6 +168,54 @@ def said_of_smallest(rows: Sequence[GroupRow]) -> list[str]:
             f"of all others {between(row.excess)}{apart}."
         )
     return lines
+
+
+def attributes(rows: Sequence[Row]) -> dict[str, Table]:
+    """By column that was attacked: head and body, a line a setting and attack."""
+    inferred = _by_attribute(rows)
+    tables: dict[str, Table] = {}
+    for (column, setting, attack), of in inferred.items():
+        head = ["setting", "attack", *(title for _, title in OF_ATTRIBUTES)]
+        _, body = tables.setdefault(column, (head, []))
+        cells = [_against_ceiling(of.get(kind)) for kind, _ in OF_ATTRIBUTES]
+        body.append([setting, attack, *cells])
+    return tables
+
+
+def said_of_attributes(rows: Sequence[Row]) -> list[str]:
+    """What each setting tells of each column that was attacked, by the attack that is right of most
+    members, a sentence each.
+    """
+    strongest: dict[tuple[str, str], tuple[str, Mapping[Kind, Row]]] = {}
+    for (column, setting, attack), of in _by_attribute(rows).items():
+        place, gain = (column, setting), of.get(Kind.ATTRIBUTE_GAIN)
+        if gain is None or gain.estimate is None:
+            continue
+        best = strongest.get(place)
+        if best is None or gain.estimate > (best[1][Kind.ATTRIBUTE_GAIN].estimate or 0.0):
+            strongest[place] = attack, of
+    lines = []
+    for (column, setting), (attack, numbers) in strongest.items():
+        gained = numbers[Kind.ATTRIBUTE_GAIN]
+        shown = (gained.low or 0.0) > 0
+        verdict = "which the model gives away" if shown else "not told apart from none"
+        lines.append(
+            f"{setting}, {column}: the best attack ({attack}) is right of "
+            f"{cell(numbers[Kind.ATTRIBUTE_ACCURACY])} of the members, {cell(gained)} more than a "
+            f"guess without the model ({verdict}); of members less non-members "
+            f"{cell(numbers[Kind.ATTRIBUTE_ADVANTAGE])}."
+        )
+    return lines
+
+
+def _by_attribute(rows: Sequence[Row]) -> dict[tuple[str, str, str], dict[Kind, Row]]:
+    """(column, setting, attack) -> kind of number -> row."""
+    inferred: dict[tuple[str, str, str], dict[Kind, Row]] = {}
+    for row in rows:
+        if row.metric.column is not None:
+            place = row.metric.column, row.setting, row.attack or ""
+            inferred.setdefault(place, {})[row.metric.kind] = row
+    return inferred
 
 
 def between(limits: Sequence[float]) -> str:

@@ -7,7 +7,7 @@ from scipy.stats import norm
 from sklearn.metrics import balanced_accuracy_score
 
 from dptrain.core import streams
-from dptrain.evaluation import metrics, subgroups
+from dptrain.evaluation import intervals, metrics, subgroups
 from dptrain.evaluation.subgroups import GroupRow, UtilityByGroup
 from dptrain.evaluation.utility import Predictions
 
@@ -123,5 +123,5 @@ def test_a_column_of_many_values_is_no_grouping():
 
 
 def test_the_confidence_of_each_interval():
-    assert subgroups.at_once(1) == pytest.approx(0.95)
-    assert subgroups.at_once(50) == pytest.approx(0.999)
+    assert intervals.at_once(1) == pytest.approx(0.95)
+    assert intervals.at_once(50) == pytest.approx(0.999)
