@@ -116,6 +116,7 @@ examples:
   dptrain advise run=results/quickstart max_tpr_at_1pct_fpr=0.05
   dptrain advise run=results/quickstart min_accuracy=0.85
   dptrain advise run=results/quickstart max_epsilon=4 format=json
+  dptrain advise run=RUN where="accuracy >= 0.7 of sex=Female, tpr_at_fpr_0.001 <= 0.01"
 
 keys (default):
 """
@@ -497,7 +498,7 @@ def _advise(overrides: Sequence[str], _options: Options) -> int:
     with named():
         advice = advise(chosen)
     print(advice.json() if chosen.format == Format.JSON else advice.text())
-    return 0 if advice.meeting or not advice.demands else 1
+    return 0 if advice.meeting or not (advice.demands or advice.where) else 1
 
 
 def _calibrate(overrides: Sequence[str], _options: Options) -> int:

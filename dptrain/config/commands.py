@@ -183,6 +183,10 @@ class AdviseConfig:
         "a utility of which less is better is at most this", above=0.0, below=FINITE
     )
     max_epsilon: float | None = option("epsilon is proved to be at most this", above=0)
+    where: str | None = option(
+        "demands on any number, of all or of canaries, rows or a group: "
+        "'accuracy >= 0.8 of sex=Female, tpr_at_fpr_0.001 <= 0.01'"
+    )
     format: Format = option("table or json, on standard output")
 
     def __post_init__(self) -> None:

@@ -71,6 +71,8 @@ PATHS = (
     *(f"dataset.{key}" for key in ("path", "target", "group", "unit", "schema", "time")),
 )
 """Keys whose text may well hold a comma."""
+LITERAL = ("where",)
+"""Keys whose text is taken as it stands, signs and commas too."""
 COMMAS = re.compile(r"[^\[{('\"]*,[^\]})'\"]*$")
 """A value that commas part, outside of brackets and quotes."""
 
@@ -273,6 +275,9 @@ def _compose(command: str, overrides: list[str], folders: Sequence[Path]) -> dic
 
 def _hydra_words(override: str) -> str:
     """An override of ours in Hydra's words: its `++` adds names to a mapping that has none yet."""
+    key, _, text = override.partition("=")
+    if key in LITERAL and text != "null" and not re.match("['\"]", text):
+        return f"{key}={quoted(text)}"
     override = re.sub(r"^defences=", "defence=", override)
     override = re.sub(r"^(task|bounds)=", r"dataset.\1=", override)
     return re.sub(r"^(?=dataset\.ordinal[.=])", "++", override)
@@ -306,7 +311,7 @@ def refuse_override(
     named = grouped and group in (*groups(folders), "defences", "experiment")
     if (named and re.search(r"[/\\]|\.\.", value)) or "/" in group:
         raise ConfigError(group, f"{value!r} is a path, and this takes a name; see dptrain list")
-    if not swept and COMMAS.match(value):
+    if not swept and group not in LITERAL and COMMAS.match(value):
         fix = f"write a list as {key}=[{value}], or run all of them with --multirun"
         if group in PATHS:
             fix = f"quote it: \"{key}='{value}'\""

@@ -16,10 +16,12 @@ from dptrain.core.errors import RunError, TargetError, first_line
 from dptrain.core.store import unseal
 from dptrain.evaluation.metrics import undominated
 from dptrain.evaluation.rows import BLIND, TEST_ACCURACY, Row
+from dptrain.evaluation.subgroups import GroupRow
 from dptrain.evaluation.utility import CONSTANT, UTILITIES, Utility, metric_of
 from dptrain.privacy.statement import PrivacyStatement
 from dptrain.report import tables
 from dptrain.report.choices import price, said_of_epsilon
+from dptrain.report.demands import Demand, meets, numbers, parse, require_measured
 from dptrain.report.statement import rounded_up, sentences
 
 DEMANDS = {
@@ -67,6 +69,7 @@ class Advice:
     """
 
     demands: dict[str, float]
+    where: list[Demand]
     meeting: list[Candidate]
     undecided: list[Candidate]
     failing: list[Candidate]
@@ -94,6 +97,7 @@ class Advice:
 
         return {
             "demands": self.demands,
+            "where": [demand.text for demand in self.where],
             "meeting": [plain(candidate) for candidate in self.meeting],
             "undecided": [plain(candidate) for candidate in self.undecided],
             "failing": [plain(candidate) for candidate in self.failing],
@@ -107,7 +111,8 @@ class Advice:
         return json.dumps(self.record(), indent=1, allow_nan=False)
 
     def text(self) -> str:
-        asked = ", ".join(f"{key}={value:g}" for key, value in self.demands.items())
+        every = [f"{key}={value:g}" for key, value in self.demands.items()]
+        asked = ", ".join([*every, *(demand.text for demand in self.where)])
         lines = [f"Asked: {asked}." if asked else "Nothing asked: the frontiers alone."]
         if asked and self.meeting:
             lines.append(f"Take {_line(self.meeting[0])}.")
@@ -144,7 +149,7 @@ def advise(config: AdviseConfig) -> Advice:
     """Raises RunError for a folder without a finished sweep, and TargetError for a demand that
     nothing in it speaks of.
     """
-    rows, statements, paired, of_sweep = _read(Path(config.run or ""))
+    rows, groups, statements, paired, of_sweep = _read(Path(config.run or ""))
     utility = config.utility or of_sweep
     differences = paired.get(utility, {})
     every = candidates(rows, utility)
@@ -166,14 +171,20 @@ def advise(config: AdviseConfig) -> Advice:
                 "max_auc, or a larger pool and more models",
                 key,
             )
+    where = parse(config.where)
+    require_measured(where, rows, groups)
     meeting: list[Candidate] = []
     undecided: list[Candidate] = []
     failing: list[Candidate] = []
     for candidate in trusted:
         sure, likely = _meets(candidate, demands)
+        for demand in where:
+            met = meets(demand, numbers(demand, candidate.name, rows, groups))
+            sure, likely = sure and met[0], likely and met[1]
         (failing if leaking or not likely else meeting if sure else undecided).append(candidate)
     # Asked for utility, the safest is best; asked for safety, the most useful.
-    by_risk = bool(demands) and set(demands) <= set(UTILITY_DEMANDS)
+    useful = all(demand.of_utility for demand in where)
+    by_risk = bool(demands or where) and set(demands) <= set(UTILITY_DEMANDS) and useful
     for some in (meeting, undecided):
         some.sort(key=_risk if by_risk else lambda candidate: -candidate.merit)
     notes = _notes(meeting, undecided, by_risk, rows, statements, differences)
@@ -197,7 +208,7 @@ def advise(config: AdviseConfig) -> Advice:
             )
             meeting.remove(best)
             meeting.insert(0, best)
-    return Advice(demands, meeting, undecided, failing, refuted, *frontiers(trusted), notes)
+    return Advice(demands, where, meeting, undecided, failing, refuted, *frontiers(trusted), notes)
 
 
 Differences = Mapping[str, Mapping[str, Sequence[float]]]
@@ -419,12 +430,15 @@ def _differences(stored: dict[str, Any]) -> tables.Differences:
     return stored if stored.keys() <= UTILITIES.keys() else {"accuracy": stored}
 
 
-def _read(folder: Path) -> tuple[list[Row], dict[str, PrivacyStatement], tables.Differences, str]:
-    """Rows, statements, differences and the utility of the sweep."""
+def _read(
+    folder: Path,
+) -> tuple[list[Row], list[GroupRow], dict[str, PrivacyStatement], tables.Differences, str]:
+    """Rows, those of groups, statements, differences and the utility of the sweep."""
     try:
         record = unseal((folder / "metrics.json").read_bytes())
         return (
             [Row.of(row) for row in record["rows"]],
+            [GroupRow.of(row) for row in record.get("groups", [])],
             {name: PrivacyStatement.of(item) for name, item in record.get("privacy", {}).items()},
             _differences(record.get("differences", {})),
             record.get("config", {}).get("utility", "accuracy"),

@@ -1,4 +1,4 @@
-"""Attribute inference: the guesses of each attack, what is known without the model, what is proved."""
+"""Attribute inference: guesses of each attack, what is known without a model, what is proved."""
 
 import numpy as np
 import pandas as pd
