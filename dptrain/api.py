@@ -52,30 +52,44 @@ def _with_frame(
     """Overrides and keys by which a command reads a frame of this program."""
     if frame is None:
         return overrides, keys
-    name = str(keys.get("dataset.name", "frame"))
+    of_text = [text.partition("=")[2] for text in overrides if text.startswith("dataset.name=")]
+    name = str(keys.get("dataset.name", of_text[-1] if of_text else "frame"))
     with named():
         datasets.hold(name, frame)
     return ["dataset=csv", *overrides], {"dataset.name": name, **keys}
 
 
-def train(*overrides: str, progress: bool = False, **keys: Any) -> Final:
+def train(
+    *overrides: str, progress: bool = False, frame: pd.DataFrame | None = None, **keys: Any
+) -> Final:
     """One model of one setting on all rows, to be given away: `train(run="results/quickstart",
-    setting="dpsgd-8").model` is its folder. Raises ConfigError, and Interrupted as sweep does.
+    setting="dpsgd-8").model` is its folder. frame: a table of this program, which a run that read
+    one has to be given again. Raises ConfigError, and Interrupted as sweep does.
     """
     from dptrain.release import train  # loads torch
 
-    return train.train(compose.load("train", overrides, keys), show_progress=progress)
+    texts: Sequence[str] = overrides
+    values: Mapping[str, Any] = keys
+    if frame is not None and keys.get("run") is not None:
+        recorded = compose.recorded(str(keys["run"]))["dataset"]["name"]
+        with named():
+            datasets.hold(recorded, frame)
+    else:
+        texts, values = _with_frame(frame, overrides, keys)
+    return train.train(compose.load("train", texts, values), show_progress=progress)
 
 
-def tune(*overrides: str, progress: bool = False) -> Tuned:
+def tune(*overrides: str, progress: bool = False, frame: pd.DataFrame | None = None) -> Tuned:
     """Train candidates a random number of times and give the best away: `tune("epsilon=4",
-    "defence.dpsgd.learning_rate=1,2,4").final.model`. Raises ConfigError, and Interrupted as sweep
-    does.
+    "defence.dpsgd.learning_rate=1,2,4").final.model`. frame: a table of this program. Raises
+    ConfigError, and Interrupted as sweep does.
     """
     from dptrain.config import multirun
     from dptrain.release import tune  # loads torch
 
-    return tune.tune(multirun.candidates(overrides), show_progress=progress)
+    given, keys = _with_frame(frame, overrides, {})
+    named_so = [f"{key}={value}" for key, value in keys.items()]
+    return tune.tune(multirun.candidates([*given, *named_so]), show_progress=progress)
 
 
 def export(run: str | Path, setting: str, *overrides: str, **keys: Any) -> Path:

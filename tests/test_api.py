@@ -121,3 +121,40 @@ def test_frames_are_data_sets(tmp_path):
     assert again.trained == 2  # another table, other models
     with pytest.raises(ConfigError, match=r"dataset.name: 'adult' is a data set already"):
         dptrain.sweep(frame=frame, **{**keys, "dataset.name": "adult"})
+    final = dptrain.train(run=str(again.folder), setting="none", frame=frame)
+    assert final.model.is_dir()
+    others = frame.assign(a=0.0)
+    with pytest.raises(ConfigError, match="data"):
+        dptrain.train(run=str(again.folder), setting="none", frame=others, output=tmp_path / "b")
+
+
+@pytest.mark.long
+def test_a_frame_is_tuned_and_trained_on(tmp_path):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": rng.normal(size=400)})
+    frame["y"] = np.where(frame.a > 0, "yes", "no")
+    small = ["model=logistic", "training.batch_size=20", "training.epochs=2", "dataset.target=y"]
+    final = dptrain.train(*small, frame=frame, setting="none", output=tmp_path / "final")
+    assert final.model.is_dir()
+    tuned = dptrain.tune(
+        *small,
+        "epsilon=8",
+        "trials=4",
+        "trials_law=poisson",
+        "privacy.noise=seeded",
+        "defence.dpsgd.learning_rate=1,2",
+        f"output={tmp_path}/tuned",
+        frame=frame,
+    )
+    assert tuned.final.model.is_dir()
+    with pytest.raises(ConfigError, match="holds the trials of another choice"):
+        dptrain.tune(
+            *small,
+            "epsilon=8",
+            "trials=4",
+            "trials_law=poisson",
+            "privacy.noise=seeded",
+            "defence.dpsgd.learning_rate=1,2",
+            f"output={tmp_path}/tuned",
+            frame=frame.assign(a=frame.a + 1),
+        )

@@ -18,7 +18,7 @@ from dptrain.config.keys import GROUPS
 from dptrain.core.errors import LayerError
 from dptrain.core.types import Clipping, EngineKind, OptimiserKind, Schedule
 from dptrain.data.canaries import CANARIES
-from dptrain.data.datasets import DATASETS
+from dptrain.data.datasets import DATASETS, HELD
 from dptrain.evaluation import epsilon_bounds, one_run
 from dptrain.evaluation.utility import UTILITIES
 from dptrain.fleet.settings import DEFENCES
@@ -141,8 +141,9 @@ def test_no_code_that_runs_files(path):
     ],
 )
 def test_registries_and_files_agree(group, registry):
-    assert sorted(registry) == files.groups()[group]
-    for name in registry:
+    ours = sorted(set(registry) - set(HELD))  # frames of other tests of this process
+    assert ours == files.groups()[group]
+    for name in ours:
         assert len(files.summary(group, name)) > 10
 
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
@@ -31,17 +33,71 @@ from dptrain.core.errors import ConfigError
 LAUNCHING = re.compile(r"hydra/launcher=\w+|hydra\.launcher(\.[A-Za-z]\w*)+=[^${}]*")
 """What may be said of how runs are launched: plain values of one of Hydra's launchers."""
 LONGEST_NAME = 120
+INTERVAL = re.compile(r"interval\(([^,()]+),([^,()]+)\)")
+POINTS = 20
+"""Candidates that are drawn where some key has an interval."""
 SHARED = ("name", "output")
 
 
 def candidates(overrides: Sequence[str]) -> dict[str, TuneConfig]:
-    """The checked configuration of each candidate of `dptrain tune`, by what differs between them.
-    Raises ConfigError.
+    """The checked configuration of each candidate of `dptrain tune`, by what differs between them:
+    every combination of values, or where some key has an interval POINTS random ones (Bergstra and
+    Bengio 2012). They are the same in every run, so nothing of the data is in them. Raises
+    ConfigError.
     """
-    return {
-        name: compose.load("tune", combination)
-        for name, combination in combinations(overrides).items()
-    }
+    listed, ranges = [], dict[str, tuple[float, float]]()
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if match := INTERVAL.fullmatch(value):
+            ranges[key] = _ends(key, match)
+        else:
+            listed.append(override)
+    plain = combinations(listed)
+    if not ranges:
+        return {name: compose.load("tune", each) for name, each in plain.items()}
+    rng = np.random.default_rng(0)
+    first = compose.load("tune", next(iter(plain.values())))
+    whole = {key for key in ranges if isinstance(_value(first, key), int)}
+    points: dict[str, list[str]] = {}
+    for _ in range(POINTS):
+        name = list(plain)[int(rng.integers(len(plain)))]
+        drawn = [f"{key}={_drawn(rng, *ends, key in whole)}" for key, ends in ranges.items()]
+        points[",".join([*([] if name == "run" else [name]), *drawn])] = [*plain[name], *drawn]
+    return {name: compose.load("tune", point) for name, point in points.items()}
+
+
+def _ends(key: str, match: re.Match[str]) -> tuple[float, float]:
+    """Raises ConfigError for an interval that holds no number."""
+    try:
+        low, high = float(match[1]), float(match[2])
+    except ValueError:
+        low, high = math.inf, 0.0
+    fits = math.isfinite(low) and math.isfinite(high) and low < high
+    fix = "write an interval as interval(LEAST,GREATEST), such as interval(0.5,8)"
+    if not fits:
+        raise ConfigError(key, f"{match[0]} holds no number; {fix}")
+    return low, high
+
+
+def _value(config: TuneConfig, key: str) -> Any:
+    """What a configuration has for a dotted key. Raises ConfigError where that is no number."""
+    value: Any = config
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(key, "is no number, and an interval is of numbers; part values by commas")
+    return value
+
+
+def _drawn(rng: np.random.Generator, low: float, high: float, whole: bool) -> str:
+    """A number between two ends: even on a logarithmic scale where they are a factor of ten or more
+    apart, as of rates.
+    """
+    if low > 0 and high >= 10 * low:
+        value = math.exp(rng.uniform(math.log(low), math.log(high)))
+    else:
+        value = rng.uniform(low, high)
+    return str(round(value)) if whole else f"{value:.4g}"
 
 
 def combinations(overrides: Sequence[str], folders: Sequence[Path] = ()) -> dict[str, list[str]]:
@@ -62,6 +118,8 @@ def combinations(overrides: Sequence[str], folders: Sequence[Path] = ()) -> dict
         if not each.is_sweep_override():
             choices.append([("", each.input_line or "")])
             continue
+        if each.is_interval_sweep():
+            raise ConfigError(key, "an interval is for dptrain tune; part values by commas here")
         if key in SHARED:
             raise ConfigError(key, "is one for all runs; each has a folder of its own below it")
         values = [f"{key}={value}" for value in each.sweep_string_iterator()]

@@ -64,7 +64,8 @@ class ColumnFacts:
 class Inspection:
     """rows: of the file; used: those that are left for the splits; columns: all of them, the target
     with kind None; classes: rows of each class, the most frequent first, empty without a target;
-    split: sizes of the parts; notes: about the table as a whole.
+    split: rows of the parts; suggested: their sizes as keys of a sweep, which count users where
+    there are such; notes: about the table as a whole.
     """
 
     rows: int
@@ -72,11 +73,13 @@ class Inspection:
     columns: tuple[ColumnFacts, ...]
     classes: Mapping[str, int]
     split: Sizes
+    suggested: Sizes
     notes: tuple[str, ...]
 
     def record(self) -> dict[str, Any]:
         """Strict JSON."""
-        return {**asdict(self), "split": self.split._asdict()}
+        sizes = {"split": self.split._asdict(), "suggested": self.suggested._asdict()}
+        return {**asdict(self), **sizes}
 
 
 def inspect(config: InspectConfig) -> Inspection:
@@ -101,8 +104,21 @@ def inspect(config: InspectConfig) -> Inspection:
         notes += _target_notes(table.rows[data.target], classes)
     pool, population, test = map(len, table.split)
     return Inspection(
-        len(frame), len(table.rows), facts, classes, Sizes(pool, population, test), tuple(notes)
+        len(frame),
+        len(table.rows),
+        facts,
+        classes,
+        Sizes(pool, population, test),
+        _suggested(table),
+        tuple(notes),
     )
+
+
+def _suggested(table: Table) -> Sizes:
+    """What a sweep takes where its sizes are left open: the pool is even."""
+    parts = table.split if table.users is None else [table.users[part] for part in table.split]
+    pool, population, test = (len(np.unique(part)) for part in parts)
+    return Sizes(pool // 2 * 2, population, test)
 
 
 def schema(config: InspectConfig, inspected: Inspection) -> str:
@@ -173,7 +189,7 @@ def _warnings(there: pd.Series, distinct: int, kind: Kind) -> list[str]:
         if distinct >= max(MANY_VALUES, len(there) / ONE_IN) and most > 1:
             notes.append(
                 f"{distinct:,} values, of up to {most:,} rows each: if they are people, "
-                f"dataset.group={name} protects them"
+                f"dataset.unit={name} protects each with all rows"
             )
     elif kind == Kind.NUMBER and whole and 2 < distinct <= FEW_VALUES:
         notes.append(f"{distinct} whole numbers: {override('categorical', name)} if they are codes")

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from dptrain.core.types import Setting
 from dptrain.evaluation.rows import BLIND, ONE_RUN, Row
+from dptrain.evaluation.utility import UTILITIES, metric_of
 from dptrain.privacy.statement import (
     Composition,
     Evaluated,
@@ -34,6 +35,9 @@ def evaluated(
     """
     of_setting = [row for row in rows if row.setting == setting.name]
     bounds = [row for row in of_setting if row.metric == ONE_RUN and row.estimate is not None]
+    named = {metric_of(name): name for name in UTILITIES}
+    useful = [row for row in of_setting if row.metric in named and row.interval is not None]
+    models = useful[0].targets if useful else 0
     after = Evaluated(
         composed=composed if statement.private else None,
         measured=measured(bounds),
@@ -44,6 +48,9 @@ def evaluated(
         contradictions=sum(row.contradicted for row in of_setting),
         configuration=configuration,
         ledger=ledger,
+        utilities={named[row.metric]: row.interval for row in useful if row.interval},
+        test_examples=useful[0].n_out // max(1, models) if useful else 0,
+        models=models,
     )
     return replace(statement, evaluated=after)
 

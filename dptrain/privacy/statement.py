@@ -141,7 +141,8 @@ class Refutation:
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
     """What is known after the run only. leaking_split: whether a blind classifier tells members
-    from the rest; audited: whether a lower bound was measured.
+    from the rest; audited: whether a lower bound was measured; utilities: by name, estimate, low
+    and high on `test_examples` of test data, mean over `models` models.
     """
 
     composed: Composition | None = None
@@ -153,6 +154,9 @@ class Evaluated:
     contradictions: int = 0
     configuration: str = ""
     ledger: str = ""
+    utilities: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    test_examples: int = 0
+    models: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,7 +258,8 @@ class PrivacyStatement:
 def _evaluated(record: Mapping[str, Any]) -> Evaluated:
     kinds = {"composed": Composition, "measured": MeasuredBound, "refuted": Refutation}
     parts = {name: kind(**record[name]) for name, kind in kinds.items() if record[name]}
-    return Evaluated(**{**record, **parts})
+    utilities = {name: tuple(limits) for name, limits in record["utilities"].items()}
+    return Evaluated(**{**record, **parts, "utilities": utilities})
 
 
 def _finite(value: Any) -> Any:

@@ -50,5 +50,7 @@ def text(inspected: Inspection) -> str:
         lines.append(f"Classes: {', '.join(shares)}{ending}.")
         pool, population, test = inspected.split
         lines.append(f"Splits: pool {pool:,}, population {population:,}, test {test:,}.")
+    keys = " ".join(f"dataset.{key}={size}" for key, size in inspected.suggested._asdict().items())
+    lines.append(f"Suggested, which a sweep takes by default: {keys}.")
     lines += [f"{printable(note)[:1].upper()}{printable(note)[1:]}." for note in inspected.notes]
     return "\n".join(lines)

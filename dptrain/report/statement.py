@@ -11,12 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from dptrain.core.types import ClassWeights, NoiseSource, Rows, Unit
+from dptrain.evaluation.utility import UTILITIES
 from dptrain.privacy.statement import (
     Evaluated,
     MeasuredBound,
     PrivacyStatement,
     Released,
 )
+from dptrain.report.tables import between
 
 Sentences = dict[str, str]
 """Heading -> text."""
@@ -363,6 +365,8 @@ def _record(statement: PrivacyStatement) -> str:
 def _after_the_run(statement: PrivacyStatement, after: Evaluated) -> Sentences:
     """The entries that only the run decides."""
     text = {"measured": _measured(after.measured)}
+    if after.utilities:
+        text["utility"] = _useful(after)
     if statement.private:
         text |= _checked(statement, after)
     if after.refuted is not None:
@@ -407,6 +411,18 @@ def _checked(statement: PrivacyStatement, after: Evaluated) -> Sentences:
         f"{after.ledger}",
         "evidence": f"{evidence}: the proof is the claim, an audit can only refute it",
     }
+
+
+def _useful(after: Evaluated) -> str:
+    each = [
+        f"{UTILITIES[name].title} {between(limits)}" for name, limits in after.utilities.items()
+    ]
+    over = f"mean over {after.models} models" if after.models > 1 else "one model"
+    return (
+        f"on {after.test_examples:,} test examples, {over} [95 % interval]: {', '.join(each)}; "
+        "these numbers come from the test set and from every such model, and this epsilon does "
+        "not cover them"
+    )
 
 
 def _measured(bound: MeasuredBound | None) -> str:

@@ -8,15 +8,18 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from dptrain import cli
+from dptrain.config import multirun
+from dptrain.core.errors import ConfigError
 from tests.common import TINY
 
 FEW = [part for part in TINY if not part.startswith(("name", "models_per", "model.hidden"))]
 
 
-def multirun(folder, *overrides):
+def run(folder, *overrides):
     command = [sys.executable, "-m", "dptrain", "sweep", "--multirun", *FEW, *overrides]
     shape = [f"output={folder}", "models_per_setting=2", "epsilons=[inf]", "attacks=[loss]"]
     return subprocess.run([*command, *shape], cwd=folder, capture_output=True, text=True)
@@ -41,7 +44,7 @@ LAUNCHERS = [
 @pytest.mark.long
 def test_each_combination_has_its_folder(tmp_path, launcher):
     extra = [] if launcher == "basic" else ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    ran = multirun(tmp_path, "model=logistic", "seed=0,1", *extra)
+    ran = run(tmp_path, "model=logistic", "seed=0,1", *extra)
     assert ran.returncode == 0, ran.stderr[-2000:]
     for seed in (0, 1):
         record = json.loads((tmp_path / f"seed={seed}" / "metrics.json").read_text())
@@ -70,3 +73,56 @@ def test_what_is_wrong_is_a_line_that_names_the_key(tmp_path, override, key, cap
     said = capsys.readouterr().err
     assert said.splitlines()[-1].startswith(("dptrain: error: +" + key, "dptrain: error: " + key))
     assert "Traceback" not in said
+
+
+SMALL = ["epsilon=4", "training.epochs=2", "dataset.pool=200", "training.batch_size=20"]
+
+
+def test_intervals_and_ranges_are_candidates_of_a_choice():
+    """A range lists whole numbers; an interval is drawn from, the same in every run, on a
+    logarithmic scale where its ends lie a factor of ten apart, and whole where the key is.
+    """
+    ranged = multirun.candidates([*SMALL, "training.epochs=range(1,4)"])
+    assert [config.training.epochs for config in ranged.values()] == [1, 2, 3]
+    drawn = [
+        *SMALL,
+        "defence.dpsgd.learning_rate=interval(0.1,100)",
+        "training.batch_size=interval(10,50)",
+        "training.schedule=constant,linear",
+    ]
+    points = multirun.candidates(drawn)
+    assert list(points) == list(multirun.candidates(drawn))
+    assert len(points) == multirun.POINTS
+    rates = np.array([config.defence["dpsgd"].learning_rate for config in points.values()])
+    assert (rates >= 0.1).all()
+    assert (rates <= 100).all()
+    # Even on a logarithmic scale: 20 draws, of which 2 or fewer below the middle have 2e-4.
+    assert 3 <= (rates < 10**0.5).sum() <= 17
+    sizes = [config.training.batch_size for config in points.values()]
+    assert all(isinstance(size, int) and 10 <= size <= 50 for size in sizes)
+    assert {config.training.schedule for config in points.values()} == {"constant", "linear"}
+    for name, config in points.items():
+        assert f"training.batch_size={config.training.batch_size}" in name
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("training.batch_size=interval(50,10)", "training.batch_size: interval.50,10. holds no"),
+        ("training.epochs=interval(a,b)", "training.epochs: interval.a,b. holds no number"),
+        ("utility=interval(1,2)", "utility: is no number, and an interval is of numbers"),
+        ("sead=interval(1,2)", "sead: is no number"),
+        (
+            "defence.dpsgd.learning_rate=interval(-1,1)",
+            "learning_rate: must be a finite number above 0",
+        ),
+    ],
+)
+def test_intervals_that_are_none(override, said):
+    with pytest.raises(ConfigError, match=said):
+        multirun.candidates([*SMALL, override])
+
+
+def test_a_sweep_takes_no_interval(tmp_path):
+    with pytest.raises(ConfigError, match="seed: an interval is for dptrain tune"):
+        multirun.combinations(["seed=interval(0,5)", f"output={tmp_path}"])

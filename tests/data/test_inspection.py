@@ -48,7 +48,7 @@ def test_everything_is_noticed(visits):
     notes = {column.name: "; ".join(column.notes) for column in result.columns}
     for name, part in {
         "encounter_id": "dataset.numeric=[encounter_id] would use it",
-        "patient_nbr": "if they are people, dataset.group=patient_nbr",
+        "patient_nbr": "if they are people, dataset.unit=patient_nbr protects each",
         "ward": "5 whole numbers: dataset.categorical=[ward] if they are codes",
         "note": "dataset.categorical=[note] would use it",
         "admitted": "dates: dataset.time=admitted",

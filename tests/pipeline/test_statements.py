@@ -10,12 +10,14 @@ from safetensors.numpy import load_file
 from dptrain import api, attacks, cli
 from dptrain.config import compose
 from dptrain.core import store
-from dptrain.evaluation.rows import AUC, Row
+from dptrain.evaluation.rows import AUC, TEST_ACCURACY, Row
+from dptrain.evaluation.utility import UTILITIES, metric_of
 from dptrain.fleet import settings
 from dptrain.pipeline.statements import evaluated, measured
-from dptrain.privacy.statement import Composition, planned
+from dptrain.privacy.statement import Composition, PrivacyStatement, planned
 from dptrain.report import statement
 from dptrain.report.statement import sentences
+from dptrain.report.tables import cell
 from tests import fleets
 from tests.helpers.small_sweep import small_sweep
 from tests.helpers.statement import OS, setting
@@ -152,3 +154,28 @@ def test_the_measured_bound_is_of_the_attack_named_beforehand():
     assert "by entropy" in said([row("entropy", 0.1)])["measured"]
     assert "no lower bound" in said([])["measured"]
     assert measured([]) is None
+
+
+def test_the_utility_in_words_is_that_of_the_rows(tmp_path):
+    """Every measured utility of a setting stands in its statement, to the digit of the table; the
+    header of a file of parameters, which is given away, has none.
+    """
+    result = small_sweep(tmp_path)
+    for name, claimed in result.statements.items():
+        text = sentences(claimed)["utility"]
+        rows = {
+            row.metric: row for row in result.rows if row.setting == name and row.attack is None
+        }
+        accuracy = rows[TEST_ACCURACY]
+        assert f"accuracy {cell(accuracy)}" in text
+        assert len(claimed.evaluated.utilities) == 8
+        for utility, limits in claimed.evaluated.utilities.items():
+            assert limits == rows[metric_of(utility)].interval
+            assert f"{UTILITIES[utility].title} {cell(rows[metric_of(utility)])}" in text
+        examples = claimed.evaluated.test_examples
+        assert text.startswith(
+            f"on {examples:,} test examples, mean over {accuracy.targets} models"
+        )
+        assert examples * accuracy.targets == accuracy.n_out
+        assert PrivacyStatement.of(json.loads(json.dumps(claimed.to_json()))) == claimed
+    assert not any("test examples" in text for text in headers(tmp_path))
