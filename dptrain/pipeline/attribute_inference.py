@@ -92,7 +92,7 @@ def calibrated(
     al. (2022) do for membership. Each row has M / 2 - 1 shadows, whether the target holds it or
     not, so that their number tells nothing. Raises Refusal where that is none.
     """
-    shadows = len(membership) // 2 - 1
+    shadows = membership.shape[0] // 2 - 1
     if shadows < 1:
         raise Refusal("it needs 4 models or more")
     without = ~membership
