@@ -427,16 +427,8 @@ def _print_sweep(result: Result, statements: bool) -> int:
     print("\n".join(tables.legend(result.rows)))
     said = tables.said_of_constant(result.differences, result.utility)
     said += said_alike(result.differences.get(result.utility, {}), result.utility)
-    print(
-        "\n".join(
-            [
-                *said,
-                *tables.said_of_smallest(result.groups),
-                *tables.said_of_attributes(result.rows),
-                "",
-            ]
-        )
-    )
+    said += [*tables.said_of_smallest(result.groups), *tables.said_of_attributes(result.rows), ""]
+    print("\n".join(said))
     if statements:
         common, rest = shared(result.statements)
         if common:
