@@ -258,7 +258,7 @@ class PrivacyStatement:
 def _evaluated(record: Mapping[str, Any]) -> Evaluated:
     kinds = {"composed": Composition, "measured": MeasuredBound, "refuted": Refutation}
     parts = {name: kind(**record[name]) for name, kind in kinds.items() if record[name]}
-    utilities = {name: tuple(limits) for name, limits in record["utilities"].items()}
+    utilities = {name: tuple(limits) for name, limits in record.get("utilities", {}).items()}
     return Evaluated(**{**record, **parts, "utilities": utilities})
 
 
