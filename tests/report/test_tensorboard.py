@@ -90,17 +90,17 @@ def test_a_server_tells_its_address_and_what_keeps_it_from_a_port(tmp_path):
     rows, rocs = setting("none", 0.9, 0.6), [roc_of("none", {}, None, 100)]
     tensorboard.rebuild(tmp_path / "tensorboard", Record(name="n", rows=rows, rocs=rocs), {}, {})
     serve = [sys.executable, "-m", "dptrain", "tensorboard", f"run={tmp_path}"]
-    server = subprocess.Popen([*serve, "port=0"], stdout=subprocess.PIPE, text=True)
-    try:
-        line = server.stdout.readline()
-        address = re.search(r"TensorBoard at (http://.*:(\d+)/)#custom_scalars; Ctrl-C", line)
-        with urllib.request.urlopen(f"{address[1]}data/logdir") as answer:
-            assert str(tmp_path) in answer.read().decode()
-        taken = subprocess.run([*serve, f"port={address[2]}"], capture_output=True, text=True)
-        assert taken.returncode == 2
-        assert "dptrain: error: run: cannot serve it" in taken.stderr
-    finally:
-        server.send_signal(signal.SIGINT)
+    with subprocess.Popen([*serve, "port=0"], stdout=subprocess.PIPE, text=True) as server:
+        try:
+            line = server.stdout.readline()
+            address = re.search(r"TensorBoard at (http://.*:(\d+)/)#custom_scalars; Ctrl-C", line)
+            with urllib.request.urlopen(f"{address[1]}data/logdir") as answer:
+                assert str(tmp_path) in answer.read().decode()
+            taken = subprocess.run([*serve, f"port={address[2]}"], capture_output=True, text=True)
+            assert taken.returncode == 2
+            assert "dptrain: error: run: cannot serve it" in taken.stderr
+        finally:
+            server.send_signal(signal.SIGINT)
         assert server.wait(20) == 0
     with pytest.raises(RunError, match="has no tensorboard files"):
         tensorboard.serve(tmp_path / "nowhere", "localhost", 0)
