@@ -568,7 +568,7 @@ def _tensorboard(overrides: Sequence[str], _options: Options) -> int:
     from dptrain.config.keys import named
 
     chosen = compose.load("tensorboard", overrides)
-    from dptrain.report import tensorboard
+    from dptrain.report.charts import tensorboard
 
     with named():
         address = tensorboard.serve(Path(chosen.run), chosen.host, chosen.port)

@@ -12,7 +12,7 @@ from tests import shapes
 
 shapes.install()
 
-from dptrain.report import figures
+from dptrain.report.charts import figures
 from tests.common import TINY
 from tests.fleets import fleet
 from tests.helpers.foreign import arrays_of, save

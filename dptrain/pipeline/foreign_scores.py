@@ -22,7 +22,7 @@ from dptrain.evaluation.attack_rows import blind_row
 from dptrain.evaluation.evaluate import Evaluation, evaluate
 from dptrain.evaluation.rows import Row, Subject
 from dptrain.privacy import pld
-from dptrain.report import figures
+from dptrain.report.charts import figures
 from dptrain.report.page import page
 from dptrain.report.record import Record, roc_of
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from dptrain.core.store import write_atomic
-from dptrain.report import figures, tables, tensorboard
+from dptrain.report import tables
+from dptrain.report.charts import figures, tensorboard
 from dptrain.report.page import page
 from dptrain.report.record import Record
 

@@ -18,7 +18,7 @@ from dptrain.evaluation.rows import TEST_ACCURACY
 from dptrain.evaluation.utility import CONSTANT
 from dptrain.pipeline import outputs, run, training
 from dptrain.pipeline.outputs import OUTPUTS
-from dptrain.report.figures import PANELS
+from dptrain.report.charts.figures import PANELS
 from dptrain.report.reading import reading
 from dptrain.report.statement import sentences
 from dptrain.report.tables import summary

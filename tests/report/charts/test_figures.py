@@ -7,7 +7,7 @@ import pytest
 
 from dptrain.evaluation.utility import CONSTANT, metric_of
 from dptrain.privacy import pld
-from dptrain.report import figures
+from dptrain.report.charts import figures
 from dptrain.report.record import roc_of
 from tests.fleets import row
 

@@ -14,7 +14,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 
 from dptrain import cli
 from dptrain.core.errors import ConfigError, LayerError, RunError
-from dptrain.report import tensorboard
+from dptrain.report.charts import tensorboard
 from dptrain.report.record import Record, roc_of
 from tests.common import TINY
 from tests.helpers.sweep import command, go
@@ -111,7 +111,7 @@ def test_a_kill_while_tensorboard_is_cleared_locks_nothing(tmp_path, monkeypatch
     go(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(
-            "dptrain.report.tensorboard.shutil.rmtree",
+            "dptrain.report.charts.tensorboard.shutil.rmtree",
             lambda *_, **__: (_ for _ in ()).throw(SystemExit),
         )
         with pytest.raises(SystemExit):
