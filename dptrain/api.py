@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dptrain.config import compose
+from dptrain.config.fields import require
 from dptrain.config.keys import named
 from dptrain.data import datasets, inspection
 from dptrain.data.inspection import Inspection
@@ -53,7 +54,7 @@ def _with_frame(
     if frame is None:
         return overrides, keys
     of_text = [text.partition("=")[2] for text in overrides if text.startswith("dataset.name=")]
-    name = str(keys.get("dataset.name", of_text[-1] if of_text else "frame"))
+    name = str(keys.get("dataset.name", of_text[-1] if of_text else datasets.FRAME))
     with named():
         datasets.hold(name, frame)
     return ["dataset=csv", *overrides], {"dataset.name": name, **keys}
@@ -70,10 +71,14 @@ def train(
 
     texts: Sequence[str] = overrides
     values: Mapping[str, Any] = keys
-    if frame is not None and keys.get("run") is not None:
-        recorded = compose.recorded(str(keys["run"]))["dataset"]["name"]
+    of_text = [text.partition("=")[2] for text in overrides if text.startswith("run=")]
+    run = keys.get("run", of_text[-1] if of_text else None)
+    if frame is not None and run is not None:
+        name = compose.recorded(str(run))["dataset"]["name"]
+        ours = name in datasets.names() and name not in datasets.HELD
+        require(not ours, "frame", f"{run} read the data set {name}; leave the frame out")
         with named():
-            datasets.hold(recorded, frame)
+            datasets.hold(name, frame)
     else:
         texts, values = _with_frame(frame, overrides, keys)
     return train.train(compose.load("train", texts, values), show_progress=progress)

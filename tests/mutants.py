@@ -631,12 +631,12 @@ MUTANTS = [
         "::test_imputation_never_sees_the_column_or_the_pool",
     ),
     Mutant(
-        "the number of shadows tells the membership",
+        "shadows that tell the membership",
         "pipeline/attribute_inference",
-        "without & (np.cumsum(without, axis=0) <= shadows)",
-        "without",
+        "without[[target, target ^ 1]] = False",
+        "without[target] = False",
         "tests/pipeline/test_attribute_inference.py"
-        "::test_calibration_takes_as_many_shadows_whether_the_target_holds_a_row_or_not",
+        "::test_models_that_know_nothing_give_no_advantage",
     ),
     Mutant(
         "a leak of a column without its proof",
@@ -645,6 +645,20 @@ MUTANTS = [
         "contradicted = low > ceiling and metric.column is None",
         "tests/pipeline/test_attribute_inference.py"
         "::test_a_leak_above_the_proved_advantage_contradicts_it",
+    ),
+    Mutant(
+        "a proof for an oracle's threshold",
+        "report/demands",
+        "None if oracle else row.ceiling",
+        "row.ceiling",
+        "tests/report/test_demands.py::test_demands_are_met_at_the_safe_end",
+    ),
+    Mutant(
+        "one of many differences at 95 %",
+        "pipeline/attribute_inference",
+        "many=2 * len(ATTACKS) * len(columns)",
+        "many=1",
+        "tests/pipeline/test_attribute_inference.py::test_a_planted_secret_is_learnt_of_members",
     ),
     Mutant(
         "a second draw of the trials",
@@ -685,7 +699,7 @@ MUTANTS = [
     Mutant(
         "measured numbers given away",
         "release/export",
-        "return self.statement if broken else replace(self.statement, evaluated=None)",
+        "return replace(self.statement, evaluated=None)",
         "return self.statement",
         "tests/release/test_release.py::test_nothing_that_was_measured_is_given_away",
     ),

@@ -11,6 +11,7 @@ import pytest
 import dptrain
 from dptrain.config import compose
 from dptrain.core.errors import ConfigError
+from dptrain.data import datasets
 from dptrain.evaluation.utility import CONSTANT
 from tests.common import TINY
 from tests.fleets import fleet
@@ -123,9 +124,22 @@ def test_frames_are_data_sets(tmp_path):
         dptrain.sweep(frame=frame, **{**keys, "dataset.name": "adult"})
     final = dptrain.train(run=str(again.folder), setting="none", frame=frame)
     assert final.model.is_dir()
+    by_text = dptrain.train(
+        f"run={again.folder}", "setting=none", frame=frame, output=tmp_path / "by text"
+    )
+    assert by_text.model.is_dir()
     others = frame.assign(a=0.0)
     with pytest.raises(ConfigError, match="data"):
         dptrain.train(run=str(again.folder), setting="none", frame=others, output=tmp_path / "b")
+    of_file = dptrain.sweep(
+        "dataset=csv", output=tmp_path / "of file", **keys, **{"dataset.path": str(path)}
+    )
+    with pytest.raises(ConfigError, match=r"frame: .* read the data set csv; leave the frame out"):
+        dptrain.train(run=str(of_file.folder), setting="none", frame=frame)
+    for registry in (datasets.HELD, datasets.DATASETS, datasets.FRAMES):
+        registry.pop("frame")
+    with pytest.raises(ConfigError, match="has to be given again, frame=TABLE"):
+        dptrain.train(run=str(again.folder), setting="none", output=tmp_path / "c")
 
 
 @pytest.mark.long

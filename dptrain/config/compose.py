@@ -149,7 +149,22 @@ def recorded(run: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError):
         fix = f"{run}/metrics.json was altered, or is of no sweep; run the sweep again"
         raise ConfigError("run", fix) from None
-    return {**plain, "dry_run": False}
+    return _filled({**plain, "dry_run": False}, _compose("sweep", [], ()))
+
+
+FREE = ("model", "defence", "attacks")
+"""Groups whose keys are of what was chosen."""
+
+
+def _filled(plain: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded configuration with the keys that its version did not have, by their defaults."""
+    filled = dict(plain)
+    for key, default in defaults.items():
+        if key not in filled:
+            filled[key] = default
+        elif key not in FREE and isinstance(default, dict) and isinstance(filled[key], dict):
+            filled[key] = _filled(filled[key], default)
+    return filled
 
 
 def of_run(run: str) -> Config:

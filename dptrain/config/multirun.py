@@ -34,36 +34,53 @@ LAUNCHING = re.compile(r"hydra/launcher=\w+|hydra\.launcher(\.[A-Za-z]\w*)+=[^${
 """What may be said of how runs are launched: plain values of one of Hydra's launchers."""
 LONGEST_NAME = 120
 INTERVAL = re.compile(r"interval\(([^,()]+),([^,()]+)\)")
-POINTS = 20
-"""Candidates that are drawn where some key has an interval."""
+AS_INTERVAL = "write it as interval(LEAST,GREATEST), such as interval(0.5,8)"
+POINTS, TRIES = 20, 1000
+"""Candidates that are drawn where some key has an interval, and draws at most: a short interval of
+whole numbers has fewer.
+"""
 SHARED = ("name", "output")
 
 
 def candidates(overrides: Sequence[str]) -> dict[str, TuneConfig]:
     """The checked configuration of each candidate of `dptrain tune`, by what differs between them:
-    every combination of values, or where some key has an interval POINTS random ones (Bergstra and
-    Bengio 2012). They are the same in every run, so nothing of the data is in them. Raises
-    ConfigError.
+    every combination of values, or where some key has an interval POINTS random ones at most
+    (Bergstra and Bengio 2012). They are the same in every run, so nothing of the data is in them.
+    Raises ConfigError.
     """
     listed, ranges = [], dict[str, tuple[float, float]]()
     for override in overrides:
         key, _, value = override.partition("=")
+        ranges.pop(key, None)
         if match := INTERVAL.fullmatch(value):
             ranges[key] = _ends(key, match)
+        elif "interval(" in value:
+            raise ConfigError(key, f"an interval is the whole value of a key; {AS_INTERVAL}")
         else:
             listed.append(override)
-    plain = combinations(listed)
-    if not ranges:
-        return {name: compose.load("tune", each) for name, each in plain.items()}
+    plain = dict(sorted(combinations(listed).items()))  # Hydra may shuffle them.
+    if ranges:
+        plain = _points(plain, ranges)
+    return {name: compose.load("tune", each) for name, each in plain.items()}
+
+
+def _points(
+    plain: Mapping[str, list[str]], ranges: Mapping[str, tuple[float, float]]
+) -> dict[str, list[str]]:
+    """The overrides of random candidates by name: one of the combinations each, and a number from
+    each interval.
+    """
     rng = np.random.default_rng(0)
     first = compose.load("tune", next(iter(plain.values())))
     whole = {key for key in ranges if isinstance(_value(first, key), int)}
     points: dict[str, list[str]] = {}
-    for _ in range(POINTS):
+    for _ in range(TRIES):
         name = list(plain)[int(rng.integers(len(plain)))]
         drawn = [f"{key}={_drawn(rng, *ends, key in whole)}" for key, ends in ranges.items()]
         points[",".join([*([] if name == "run" else [name]), *drawn])] = [*plain[name], *drawn]
-    return {name: compose.load("tune", point) for name, point in points.items()}
+        if len(points) == POINTS:
+            break
+    return points
 
 
 def _ends(key: str, match: re.Match[str]) -> tuple[float, float]:
@@ -72,10 +89,8 @@ def _ends(key: str, match: re.Match[str]) -> tuple[float, float]:
         low, high = float(match[1]), float(match[2])
     except ValueError:
         low, high = math.inf, 0.0
-    fits = math.isfinite(low) and math.isfinite(high) and low < high
-    fix = "write an interval as interval(LEAST,GREATEST), such as interval(0.5,8)"
-    if not fits:
-        raise ConfigError(key, f"{match[0]} holds no number; {fix}")
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ConfigError(key, f"{match[0]} holds no number; {AS_INTERVAL}")
     return low, high
 
 
@@ -90,14 +105,20 @@ def _value(config: TuneConfig, key: str) -> Any:
 
 
 def _drawn(rng: np.random.Generator, low: float, high: float, whole: bool) -> str:
-    """A number between two ends: even on a logarithmic scale where they are a factor of ten or more
-    apart, as of rates.
+    """A number between two ends, of four digits where that does not leave them: even on a
+    logarithmic scale where they are a factor of ten or more apart, as of rates.
     """
-    if low > 0 and high >= 10 * low:
+    logarithmic = low > 0 and high >= 10 * low
+    if whole and not logarithmic:
+        return str(int(rng.integers(math.ceil(low), math.floor(high), endpoint=True)))
+    if logarithmic:
         value = math.exp(rng.uniform(math.log(low), math.log(high)))
     else:
         value = rng.uniform(low, high)
-    return str(round(value)) if whole else f"{value:.4g}"
+    if whole:
+        return str(min(max(round(value), math.ceil(low)), math.floor(high)))
+    short = f"{value:.4g}"
+    return short if low <= float(short) <= high else repr(value)
 
 
 def combinations(overrides: Sequence[str], folders: Sequence[Path] = ()) -> dict[str, list[str]]:
@@ -123,6 +144,8 @@ def combinations(overrides: Sequence[str], folders: Sequence[Path] = ()) -> dict
         if key in SHARED:
             raise ConfigError(key, "is one for all runs; each has a folder of its own below it")
         values = [f"{key}={value}" for value in each.sweep_string_iterator()]
+        if not values:
+            raise ConfigError(key, "lists no value; write a range as range(FIRST,BEYOND)")
         choices.append([(value, value) for value in values])
     runs: dict[str, list[str]] = {}
     for parts in itertools.product(*choices):

@@ -211,8 +211,10 @@ def values_of(
         return texts, pd.Index(different).get_indexer(numbers).astype(np.int64)
     edges = np.unique(np.quantile(known, np.arange(1, BINS) / BINS, method="lower"))
     edges = edges[edges < different[-1]]
+    if not edges.size:  # the greatest number is that of most rows
+        edges = different[-2:-1]
     codes = np.where(np.isnan(numbers), -1, np.searchsorted(edges, numbers))
-    ends = [f"{edge:g}" for edge in edges]
+    ends = [f"{edge:.12g}" for edge in edges]
     texts = (
         f"{ends[0]} or less",
         *(f"above {low} to {high}" for low, high in itertools.pairwise(ends)),
@@ -292,13 +294,24 @@ def dates_of(column: pd.Series) -> pd.Series:
     return dates
 
 
+def chosen(key: str, name: str) -> str:
+    """What a user types on the command line to name a column, in quotes where it needs them."""
+    if re.fullmatch(r"[A-Za-z_][\w.-]*", name):
+        return f"dataset.{key}={name}"
+    return f"\"dataset.{key}='{_escaped(name)}'\""
+
+
+def _escaped(name: str) -> str:
+    return name.replace("\\", "\\\\").replace("'", "\\'")
+
+
 def override(key: str, *names: str) -> str:
     """What a user types on the command line for a list of columns, in quotes where a name needs
     them.
     """
     if all(re.fullmatch(r"[A-Za-z_][\w.-]*", name) for name in names):
         return f"dataset.{key}=[{','.join(names)}]"
-    quoted = ["'" + name.replace("\\", "\\\\").replace("'", "\\'") + "'" for name in names]
+    quoted = [f"'{_escaped(name)}'" for name in names]
     return f'"dataset.{key}=[{",".join(quoted)}]"'
 
 

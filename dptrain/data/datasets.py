@@ -177,6 +177,10 @@ DataError where a file is absent or wrong. Other packages add theirs by the entr
 """
 
 
+FRAME = "frame"
+"""Name of a frame of this program that was given none."""
+
+
 def hold(name: str, frame: pd.DataFrame) -> None:
     """Make a frame of this program the data set `name`. Raises DataError where there is another."""
     if name in DATASETS and name not in HELD:
@@ -203,8 +207,11 @@ def code_of(name: str) -> str:
 def source(config: DatasetConfig, seed: int) -> Source:
     """What is public about a data set. Raises DataError."""
     if config.name not in names():
+        frame = "; a frame of another program has to be given again, frame=TABLE"
         raise DataError(
-            f"unknown data set {config.name!r}; choose from {', '.join(sorted(names()))}", "name"
+            f"unknown data set {config.name!r}; choose from {', '.join(sorted(names()))}"
+            f"{frame * (config.name == FRAME)}",
+            "name",
         )
     declared = plugins.find("datasets", DATASETS, config.name)(config, seed)
     if declared.digest or not code_of(config.name):

@@ -24,6 +24,7 @@ from dptrain.data.columns import (
     NEAR_UNIQUE,
     Kind,
     all_numeric,
+    chosen,
     dates_of,
     is_whole,
     numbers_of,
@@ -65,7 +66,7 @@ class Inspection:
     """rows: of the file; used: those that are left for the splits; columns: all of them, the target
     with kind None; classes: rows of each class, the most frequent first, empty without a target;
     split: rows of the parts; suggested: their sizes as keys of a sweep, which count users where
-    there are such; notes: about the table as a whole.
+    there are such; users: whether they do; notes: about the table as a whole.
     """
 
     rows: int
@@ -75,6 +76,7 @@ class Inspection:
     split: Sizes
     suggested: Sizes
     notes: tuple[str, ...]
+    users: bool = False
 
     def record(self) -> dict[str, Any]:
         """Strict JSON."""
@@ -111,6 +113,7 @@ def inspect(config: InspectConfig) -> Inspection:
         Sizes(pool, population, test),
         _suggested(table),
         tuple(notes),
+        table.users is not None,
     )
 
 
@@ -182,14 +185,14 @@ def _warnings(there: pd.Series, distinct: int, kind: Kind) -> list[str]:
     most = int(there.value_counts().iloc[0]) if distinct else 0
     notes = []
     if texts and distinct > 1 and not dates_of(there).isna().any():
-        notes.append(f"dates: dataset.time={name} trains on the past and tests on what follows")
+        notes.append(f"dates: {chosen('time', name)} trains on the past and tests on what follows")
     elif (texts or whole) and distinct >= NEAR_UNIQUE * max(1, len(there)) > 1:
         notes.append(f"nearly every row has a value of its own: {override('drop', name)}")
     elif texts or NAMES_ROWS.search(name):
         if distinct >= max(MANY_VALUES, len(there) / ONE_IN) and most > 1:
             notes.append(
                 f"{distinct:,} values, of up to {most:,} rows each: if they are people, "
-                f"dataset.unit={name} protects each with all rows"
+                f"{chosen('unit', name)} protects each with all rows"
             )
     elif kind == Kind.NUMBER and whole and 2 < distinct <= FEW_VALUES:
         notes.append(f"{distinct} whole numbers: {override('categorical', name)} if they are codes")

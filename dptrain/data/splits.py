@@ -238,8 +238,7 @@ def load(
 
     tokens: whether the model takes whole numbers, which then stay what they are; else all inputs
     are float32. groups: columns by which results are parted. attributes: columns that are attacked.
-    Raises DataError when the file does
-    not hold what its Source declares.
+    Raises DataError when the file does not hold what its Source declares.
     """
     examples = declared.read()
     expected = (declared.size, *declared.shape)

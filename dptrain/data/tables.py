@@ -199,8 +199,13 @@ def _attribute(
         texts = tuple(map(columns.named, table.classes))
         return Attribute(texts, codes, np.zeros(0, dtype=np.int64), nothing)
     kind = table.kinds.get(name)
+    if name == config.target:
+        raise DataError(f"{name!r} is a number that the models predict; name an input")
+    if name not in table.rows.columns:
+        raise DataError(f"there is no column {name!r}; see dptrain inspect")
     if kind is None or not kind.used:
-        raise DataError(f"{name!r} is no input of the models; name one that is")
+        reason = f", since {LEFT_OUT[kind]}" if kind in LEFT_OUT else ""
+        raise DataError(f"{name!r} is no input of the models{reason}; name one that is")
     places = columns.places_of(encoded.how, name)
     known = table.split[1]
     values, codes = columns.values_of(table.rows[name], kind, known)

@@ -79,7 +79,7 @@ def attack_rows(
 class Limits:
     """How a metric is reported: the ends of its range; whether a value above the ceiling
     contradicts the proof; whether it is a rate, whose interval must hold that of Clopper and
-    Pearson; how many such intervals hold at once.
+    Pearson; how many such intervals hold at once; what is proved of it.
     """
 
     low: float = 0.0
@@ -87,6 +87,7 @@ class Limits:
     contradicts: bool = True
     rate: bool = False
     many: int = 1
+    ceiling: float | None = None
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -167,9 +168,9 @@ class _Sheet:
         limits: Limits | None = None,
         more: str = "",
     ) -> Row:
-        limits = limits or Limits()
+        limits = replace(limits or Limits(), ceiling=ceiling)
         try:
-            self.rows.append(self._measured(metric, make(), ceiling, limits, more))
+            self.rows.append(self._measured(metric, make(), limits, more))
         except Refusal as refusal:
             row = self.subject.refused(self.attack, metric, str(refusal), self.counts, ceiling)
             self.rows.append(row)
@@ -179,15 +180,12 @@ class _Sheet:
         self,
         metric: Metric,
         values: metrics.Values,
-        ceiling: float | None,
         limits: Limits,
         more: str,
     ) -> Row:
         member = self.examples.member
         note = "; ".join(filter(None, [self.note, more]))
-        return measured_row(
-            self.subject, self.attack, metric, values, member, ceiling, limits, note
-        )
+        return measured_row(self.subject, self.attack, metric, values, member, limits, note)
 
     def add_bound(self, method: str) -> None:
         """A measured lower bound of epsilon."""
@@ -263,19 +261,19 @@ class _Sheet:
         )
 
 
-def measured_row(  # noqa: PLR0913  # what a row needs
+def measured_row(
     subject: Subject,
     attack: str,
     metric: Metric,
     values: metrics.Values,
     member: Bool[np.ndarray, "T N"],
-    ceiling: float | None,
     limits: Limits,
     note: str,
 ) -> Row:
     """The row of a metric with its interval. member: who is a member of which target, whose mean is
-    reported; limits: how. A measurement above a proved `ceiling` beyond chance contradicts it.
+    reported; limits: how. A measurement above a proved ceiling beyond chance contradicts it.
     """
+    ceiling = limits.ceiling
     at = intervals.fleet_interval(values, member, limits.ends)
 
     def interval(confidence: float) -> Interval:

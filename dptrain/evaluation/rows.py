@@ -13,6 +13,8 @@ from dptrain.privacy.pld import TradeOff
 
 BLIND = "blind"
 """What stands for an attack in the row of the blind baseline."""
+IMPUTATION = "imputation"
+"""What stands for an attack in the rows of guesses of a column without any model."""
 
 
 class Kind(StrEnum):

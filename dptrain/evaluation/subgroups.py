@@ -57,6 +57,19 @@ class GroupRow:
         return GroupRow(**plain)
 
 
+RISK_TITLE = " AUC"
+
+
+def utility_title(name: str) -> str:
+    """The measure of a row of a utility."""
+    return f"test {UTILITIES[name].title}"
+
+
+def is_risk_title(measure: str) -> bool:
+    """Whether the measure of a row is an attack's AUC."""
+    return measure.endswith(RISK_TITLE)
+
+
 Masks = Mapping[str, np.ndarray]
 """Group -> whether each row is of it, bool [N]."""
 Resampled = Mapping[tuple[str, str], tuple[np.ndarray, np.ndarray]]
@@ -124,7 +137,7 @@ def utility_rows(
     """
     rows = []
     for (group, name), (inside, outside) in values.items():
-        title, count = f"test {UTILITIES[name].title}", int(masks[group].sum())
+        title, count = utility_title(name), int(masks[group].sum())
         if count < FEW:
             rows.append(GroupRow(setting, group, title, count, note=_few(count)))
             continue
@@ -164,7 +177,7 @@ def risk_rows(
     rows, ranked = [], Rankings(matrix, member)
     whole = metrics.aucs(ranked)
     for group, mask in masks.items():
-        count, title = int(mask.sum()), f"{attack} AUC"
+        count, title = int(mask.sum()), f"{attack}{RISK_TITLE}"
         if count < FEW:
             rows.append(GroupRow(setting, group, title, count, note=_few(count)))
             continue
@@ -184,6 +197,16 @@ def risk_rows(
             )
         )
     return rows
+
+
+def refused_rows(setting: str, attack: str, masks: Masks, reason: str) -> list[GroupRow]:
+    """Those of an attack that could not run."""
+    return [
+        GroupRow(
+            setting, group, f"{attack}{RISK_TITLE}", int(mask.sum()), note=f"refused: {reason}"
+        )
+        for group, mask in masks.items()
+    ]
 
 
 def _few(count: int) -> str:

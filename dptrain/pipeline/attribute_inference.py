@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from dptrain.core.types import Setting
 from dptrain.data.splits import Attribute, Examples
 from dptrain.evaluation import metrics
 from dptrain.evaluation.attack_rows import Limits, measured_row
-from dptrain.evaluation.rows import Kind, Metric, Row, Subject
+from dptrain.evaluation.rows import IMPUTATION, Kind, Metric, Row, Subject
 from dptrain.fleet import models as trained
 from dptrain.fleet.fleet import Fleet
 from dptrain.pipeline import regression
@@ -44,7 +44,14 @@ learns from.
 LEAST = -50.0
 """Log-likelihood below which one is as good as another: a service that masks posteriors gives 0."""
 FOLDS = 5
-IMPUTATION = "imputation"
+ATTACKS = ("yeom", "csmia", "calibrated")
+"""Beside imputation."""
+ATTRIBUTE_KINDS = (
+    Kind.ATTRIBUTE_ACCURACY,
+    Kind.ATTRIBUTE_BALANCED_ACCURACY,
+    Kind.ATTRIBUTE_GAIN,
+    Kind.ATTRIBUTE_ADVANTAGE,
+)
 
 
 @dataclass(frozen=True)
@@ -89,16 +96,16 @@ def calibrated(
 ) -> Int[np.ndarray, " n"]:
     """The value whose likelihood under the target rises most above that under shadows without the
     row, weighed by what imputation says: `likeliest` with the difficulty taken out, as Watson et
-    al. (2022) do for membership. Each row has M / 2 - 1 shadows, whether the target holds it or
-    not, so that their number tells nothing. Raises Refusal where that is none.
+    al. (2022) do for membership. Neither the target nor its complement is a shadow, so a row's
+    shadows are the same whether the target holds it or not: the one of each other pair that does
+    not. Raises Refusal where there is no other pair.
     """
     shadows = membership.shape[0] // 2 - 1
     if shadows < 1:
         raise Refusal("it needs 4 models or more")
     without = ~membership
-    without[target] = False
-    first = without & (np.cumsum(without, axis=0) <= shadows)
-    mean = (of_models * first[:, None]).sum(axis=0) / shadows
+    without[[target, target ^ 1]] = False
+    mean = (of_models * without[:, None]).sum(axis=0) / shadows
     guess: np.ndarray = (prior + of_models[target] - mean).argmax(axis=0)
     return guess
 
@@ -107,22 +114,26 @@ def impute(
     population: Examples, known: Attribute, rows: Examples, classes: int
 ) -> Float[np.ndarray, "V n"]:
     """Log-probability of each value of a column from the other inputs and the label, learnt from
-    the population: by logistic regression or a forest, whichever guesses better across its folds.
+    the population: by logistic regression or a forest, whichever guesses better across its folds. A
+    value that fewer than FOLDS of those rows have is never guessed.
     """
     there = np.flatnonzero(known.codes >= 0)[:MOST_ROWS]
+    often = np.flatnonzero(np.bincount(known.codes[there]) >= FOLDS)
+    there = there[np.isin(known.codes[there], often)]
     codes = known.codes[there]
+    logs = np.full((len(known.values), rows.labels.size), LEAST)
+    if often.size < 2:
+        logs[often] = 0.0
+        return logs
     inputs, asked = (_others(part, known, classes) for part in (population.take(there), rows))
     models = [
         LogisticRegression(max_iter=1000),
         RandomForestClassifier(200, min_samples_leaf=3, random_state=0),
     ]
-    counts = np.bincount(codes)
-    folds = min(FOLDS, int(counts[counts > 0].min()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        scores = [float(cross_val_score(model, inputs, codes, cv=folds).mean()) for model in models]
+        scores = [float(cross_val_score(model, inputs, codes, cv=FOLDS).mean()) for model in models]
         best = models[int(np.argmax(scores))].fit(inputs, codes)
-    logs = np.full((len(known.values), len(asked)), LEAST)
     logs[best.classes_] = np.log(np.maximum(best.predict_proba(asked).T, np.exp(LEAST)))
     return logs
 
@@ -141,7 +152,8 @@ def _others(part: Examples, attribute: Attribute, classes: int) -> Float[np.ndar
 class Attacked:
     """A column of some rows of the pool. rows: the rows; attribute: what stands there; membership:
     of which models they are; prior and imputed: log-probabilities of its values [V, n], the same
-    for all rows, and from all else that is known of each.
+    for all rows, and from all else that is known of each. learnt: rows of the population that both
+    come from; left_out: rows whose value is missing, or too rare there to be guessed.
     """
 
     rows: Examples
@@ -149,6 +161,8 @@ class Attacked:
     membership: np.ndarray
     prior: np.ndarray
     imputed: np.ndarray
+    learnt: int = 0
+    left_out: int = 0
 
 
 def attacked(fleet: Fleet) -> dict[str, Attacked]:
@@ -159,8 +173,8 @@ def attacked(fleet: Fleet) -> dict[str, Attacked]:
     pool, users = fleet.dataset.pool, fleet.users
     for name, (of_pool, known) in fleet.dataset.attributes.items():
         candidates = np.arange(pool.labels.size) if users is None else users.rows[users.starts[:-1]]
-        usable = (candidates >= fleet.dataset.canaries) & (of_pool.codes[candidates] >= 0)
-        some = candidates[usable][:MOST_ROWS]
+        candidates = candidates[candidates >= fleet.dataset.canaries][:MOST_ROWS]
+        some = candidates[of_pool.codes[candidates] >= 0]
         if not some.size:
             continue
         rows, attribute = pool.take(some), of_pool.of(some)
@@ -168,7 +182,9 @@ def attacked(fleet: Fleet) -> dict[str, Attacked]:
         shares = np.maximum(counts / counts.sum(), np.exp(LEAST))
         prior = np.broadcast_to(np.log(shares)[:, None], (shares.size, some.size))
         imputed = impute(fleet.dataset.population, known, rows, fleet.dataset.classes)
-        result[name] = Attacked(rows, attribute, fleet.membership[:, some], prior, imputed)
+        learnt, left_out = min(MOST_ROWS, int(counts.sum())), candidates.size - some.size
+        membership = fleet.membership[:, some]
+        result[name] = Attacked(rows, attribute, membership, prior, imputed, learnt, left_out)
     return result
 
 
@@ -180,9 +196,10 @@ def rows_of(
     for name, column in columns.items():
         imputed = column.imputed.argmax(axis=0) == column.attribute.codes
         guesses = _guesses(list(_ask(fleet, setting, column)), column)
-        gains = Limits(low=-1.0, many=(len(guesses) - 1) * len(columns))
+        # An attack has a gain and an advantage, of which one is looked for that is above 0.
+        signed = Limits(low=-1.0, many=2 * len(ATTACKS) * len(columns))
         for attack, guess in guesses.items():
-            rows += _rows(subject, Guessed(name, attack, column, guess), imputed, gains)
+            rows += _rows(subject, Guessed(name, attack, column, guess), imputed, signed)
     return rows
 
 
@@ -192,12 +209,16 @@ def _guesses(
     """Attack -> from a target to its guesses, [n]."""
     of_models = np.stack([of_model.likelihood for of_model in answers])
     member, imputed = column.membership, column.imputed
-    return {
+    attacks: dict[str, Callable[[int], np.ndarray]] = {
         IMPUTATION: lambda target: imputed.argmax(axis=0),
         "yeom": lambda target: likeliest(answers[target], column.prior),
         "csmia": lambda target: confidence_score(answers[target]),
         "calibrated": lambda target: calibrated(of_models, member, target, imputed),
     }
+    if not column.attribute.places.size:
+        # Of the target the likelihood is a posterior, which has the prior in it: csmia takes it.
+        del attacks["yeom"]
+    return attacks
 
 
 @dataclass(frozen=True)
@@ -211,19 +232,28 @@ class Guessed:
 
 
 def _rows(
-    subject: Subject, guessed: Guessed, imputed: Bool[np.ndarray, " n"], gains: Limits
+    subject: Subject, guessed: Guessed, imputed: Bool[np.ndarray, " n"], signed: Limits
 ) -> list[Row]:
     """The numbers of one attack on one column. imputed: whether imputation is right of each row;
-    gains: how what is gained over it is reported.
+    signed: how differences are reported, which hold at once.
     """
     member, codes = guessed.column.membership, guessed.column.attribute.codes
     ceiling = subject.curve.max_advantage if subject.curve else None
+    ceilings = {Kind.ATTRIBUTE_ADVANTAGE: ceiling}
     try:
         right = np.stack([guessed.guess(target) == codes for target in range(len(member))])
     except Refusal as refusal:
-        metric = Metric(Kind.ATTRIBUTE_ADVANTAGE, column=guessed.name)
         counts = len(member), int(member.sum()), int((~member).sum())
-        return [subject.refused(guessed.attack, metric, str(refusal), counts, ceiling)]
+        return [
+            subject.refused(
+                guessed.attack,
+                Metric(kind, column=guessed.name),
+                str(refusal),
+                counts,
+                ceilings.get(kind),
+            )
+            for kind in ATTRIBUTE_KINDS
+        ]
     alone = np.broadcast_to(imputed, member.shape)
     values: dict[Kind, tuple[metrics.PerTarget, Limits]] = {
         Kind.ATTRIBUTE_ACCURACY: (metrics.recalls(right, member), Limits(rate=True)),
@@ -231,14 +261,17 @@ def _rows(
             metrics.balanced_recalls(right, member, codes),
             Limits(),
         ),
-        Kind.ATTRIBUTE_GAIN: (metrics.recall_gains(right, alone, member), gains),
-        Kind.ATTRIBUTE_ADVANTAGE: (metrics.advantages(right, member), Limits(low=-1.0)),
+        Kind.ATTRIBUTE_GAIN: (metrics.recall_gains(right, alone, member), signed),
+        Kind.ATTRIBUTE_ADVANTAGE: (metrics.advantages(right, member), signed),
     }
     if guessed.attack == IMPUTATION:
         del values[Kind.ATTRIBUTE_GAIN]
-    note = f"{len(guessed.column.attribute.values)} values, {codes.size:,} rows"
-    more = {Kind.ATTRIBUTE_GAIN: f"; one of {gains.many} intervals that hold at once"}
-    ceilings = {Kind.ATTRIBUTE_ADVANTAGE: ceiling}
+    column = guessed.column
+    note = (
+        f"{len(column.attribute.values)} values, {codes.size:,} rows, {column.left_out:,} more "
+        f"left out, whose value is missing or rare; {column.learnt:,} rows of the population"
+    )
+    at_once = f"; one of {signed.many} intervals that hold at once"
     return [
         measured_row(
             subject,
@@ -246,9 +279,8 @@ def _rows(
             Metric(kind, column=guessed.name),
             measured,
             member,
-            ceilings.get(kind),
-            limits,
-            note + more.get(kind, ""),
+            replace(limits, ceiling=ceilings.get(kind)),
+            note + at_once * (limits is signed),
         )
         for kind, (measured, limits) in values.items()
     ]
@@ -259,17 +291,18 @@ def _ask(fleet: Fleet, setting: Setting, column: Attacked) -> Iterator[Answers]:
     module = fleet.module(setting).to(fleet.device)
     attribute, rows = column.attribute, column.rows
     numbers = regression.of(fleet.config)
-    asked = []
-    for block in attribute.blocks:
+    # Where the column is the target, no input says it.
+    blocks = attribute.blocks if attribute.places.size else attribute.blocks[:1]
+
+    def asked(block: Float[np.ndarray, " P"]) -> torch.Tensor:
         inputs = rows.inputs.copy()
         inputs[:, attribute.places] = block
-        asked.append(fleet.seen(torch.from_numpy(inputs)).to(fleet.device))
-        if not attribute.places.size:
-            break  # The column is the target: no input says it.
+        return fleet.seen(torch.from_numpy(inputs)).to(fleet.device)
+
     for index in range(len(column.membership)):
         values = trained.parameters(fleet, setting, index, module)
         said = np.stack(
-            [trained.released_logits(module, values, inputs, setting)[0] for inputs in asked]
+            [trained.released_logits(module, values, asked(block), setting)[0] for block in blocks]
         )
         if numbers is not None:
             population = trained.part_logits(fleet, setting, index, "population")

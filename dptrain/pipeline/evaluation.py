@@ -290,6 +290,8 @@ def _evaluate_setting(
         on_attack=lambda attack: emit(f"{attack} on {setting.name}"),
         users=fleet.users,
     )
+    if columns:
+        emit(f"attributes of {setting.name}")
     inferred = attribute_inference.rows_of(fleet, setting, subject, columns)
     rows = [
         *utility.utility_rows(subject, measured, counts, note=_decided(fleet)),
@@ -319,7 +321,8 @@ def _risks(fleet: Fleet, setting: Setting, scores: Scores) -> list[GroupRow]:
     for name, options in fleet.config.attacks.items():
         try:
             matrix = _attack_scores(fleet, scores, name, options).matrix
-        except Refusal:
+        except Refusal as refusal:
+            rows += subgroups.refused_rows(setting.name, name, masks, str(refusal))
             continue
         of_units = matrix if users is None else mean_by_user(matrix, users)
         rows += subgroups.risk_rows(setting.name, name, of_units, member, masks, _many(fleet))
@@ -331,7 +334,7 @@ def _with_refutations(fleet: Fleet, setting: Setting, rows: Sequence[Row]) -> li
     a run with other attacks, other options or fewer models must not take back. They count until the
     models are trained anew, or the code that measured and bounded them changes.
     """
-    code = code_fingerprint("core", "attacks", "privacy", "evaluation")
+    code = code_fingerprint("core", "data", "attacks", "privacy", "evaluation", "pipeline")
     refuted, earlier = {_place(row) for row in rows if row.contradicted}, dict[str, Row]()
     for index in range(fleet.config.models_per_setting):
         key = fingerprint("refutations", code, trained.digest(fleet, setting, index))

@@ -243,7 +243,7 @@ class PrivacyStatement:
             "hardening": Hardening,
             "selection": Selection,
         }
-        values = dict(record)
+        values = {"counted": False, **record}  # Earlier versions had declared sizes only.
         values |= {name: kind(values[name]) for name, kind in enums.items() if name in values}
         values |= {name: kind(**values[name]) for name, kind in parts.items() if values.get(name)}
         views = values["views"]

@@ -65,8 +65,10 @@ class Exported:
         measurement that refuted it.
         """
         after = self.statement.evaluated
-        broken = after is not None and after.refuted is not None
-        return self.statement if broken else replace(self.statement, evaluated=None)
+        if after is None or after.refuted is None:
+            return replace(self.statement, evaluated=None)
+        known = replace(after, measured=None, utilities={}, test_examples=0, models=0)
+        return replace(self.statement, evaluated=known)
 
     @property
     def regression(self) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from dptrain.evaluation.rows import BLIND, TEST_ACCURACY, Row
 from dptrain.evaluation.utility import CONSTANT, UTILITIES, Utility, metric_of
 from dptrain.privacy.statement import PrivacyStatement
 from dptrain.report.choices import price, said_of_epsilon
-from dptrain.report.demands import Demand, meets, numbers, parse, require_measured
+from dptrain.report.demands import Demand, meets, numbers, parse, require_measured, shown
 from dptrain.report.record import read
 from dptrain.report.statement import rounded_up, sentences
 
@@ -36,7 +36,7 @@ class Candidate:
     """A setting: its accuracy, and the utility by which settings are compared; of each risk the
     strongest attack's row, the highest upper end of any attack's interval (1 where one has none),
     and the least proved ceiling (None without DP); refuted: whether something was measured above
-    what was proved of it.
+    what was proved of it; asked: what the demands in words are judged by.
     """
 
     name: str
@@ -47,6 +47,7 @@ class Candidate:
     highest: dict[str, float]
     ceilings: dict[str, float | None]
     refuted: bool = False
+    asked: tuple[str, ...] = ()
 
     @property
     def measure(self) -> Utility:
@@ -91,6 +92,7 @@ class Advice:
                     for metric, row in candidate.risks.items()
                 },
                 "proven": candidate.ceilings,
+                "asked": list(candidate.asked),
             }
 
         return {
@@ -177,9 +179,13 @@ def advise(config: AdviseConfig) -> Advice:
     failing: list[Candidate] = []
     for candidate in trusted:
         sure, likely = _meets(candidate, demands)
+        asked = []
         for demand in where:
-            met = meets(demand, numbers(demand, candidate.name, rows, groups))
+            measured = numbers(demand, candidate.name, rows, groups)
+            met = meets(demand, measured)
             sure, likely = sure and met[0], likely and met[1]
+            asked.append(shown(demand, measured))
+        candidate = replace(candidate, asked=tuple(asked))
         (failing if leaking or not likely else meeting if sure else undecided).append(candidate)
     # Asked for utility, the safest is best; asked for safety, the most useful.
     useful = all(demand.of_utility for demand in where)
@@ -409,7 +415,7 @@ def _line(candidate: Candidate) -> str:
             ceiling = candidate.ceilings.get(metric)
             proof = f", proved at most {rounded_up(ceiling, 3)}" if ceiling is not None else ""
             parts.append(f"{title} {_shown(row)} by {row.attack}{proof}")
-    return f"{candidate.name}: {'; '.join(parts)}"
+    return f"{candidate.name}: {'; '.join([*candidate.asked, *parts])}"
 
 
 def _shown(row: Row) -> str:

@@ -51,6 +51,7 @@ def text(inspected: Inspection) -> str:
         pool, population, test = inspected.split
         lines.append(f"Splits: pool {pool:,}, population {population:,}, test {test:,}.")
     keys = " ".join(f"dataset.{key}={size}" for key, size in inspected.suggested._asdict().items())
-    lines.append(f"Suggested, which a sweep takes by default: {keys}.")
+    counted = " (of users)" if inspected.users else ""
+    lines.append(f"Suggested, which a sweep takes by default: {keys}{counted}.")
     lines += [f"{printable(note)[:1].upper()}{printable(note)[1:]}." for note in inspected.notes]
     return "\n".join(lines)

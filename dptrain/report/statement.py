@@ -366,7 +366,7 @@ def _after_the_run(statement: PrivacyStatement, after: Evaluated) -> Sentences:
     """The entries that only the run decides."""
     text = {"measured": _measured(after.measured)}
     if after.utilities:
-        text["utility"] = _useful(after)
+        text["utility"] = _useful(after, statement.private)
     if statement.private:
         text |= _checked(statement, after)
     if after.refuted is not None:
@@ -413,15 +413,15 @@ def _checked(statement: PrivacyStatement, after: Evaluated) -> Sentences:
     }
 
 
-def _useful(after: Evaluated) -> str:
+def _useful(after: Evaluated, private: bool) -> str:
     each = [
         f"{UTILITIES[name].title} {between(limits)}" for name, limits in after.utilities.items()
     ]
     over = f"mean over {after.models} models" if after.models > 1 else "one model"
+    uncovered = ", and this epsilon does not cover them" * private
     return (
         f"on {after.test_examples:,} test examples, {over} [95 % interval]: {', '.join(each)}; "
-        "these numbers come from the test set and from every such model, and this epsilon does "
-        "not cover them"
+        f"these numbers come from the test set and from every such model{uncovered}"
     )
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-from dptrain.evaluation.rows import AUC, BLIND, TEST_ACCURACY, Kind, Row
+from dptrain.evaluation.rows import AUC, BLIND, IMPUTATION, TEST_ACCURACY, Kind, Row
 from dptrain.evaluation.subgroups import GroupRow
 from dptrain.evaluation.utility import CONSTANT, UTILITIES, metric_of
 
@@ -183,29 +183,36 @@ def attributes(rows: Sequence[Row]) -> dict[str, Table]:
 
 
 def said_of_attributes(rows: Sequence[Row]) -> list[str]:
-    """What each setting tells of each column that was attacked, by the attack that is right of most
-    members, a sentence each.
+    """What each setting tells of each column that was attacked: the share of members of which the
+    best attack is right beside that of imputation, and what training on a row gives away. A
+    difference is named where that of any attack is above 0; all of a setting hold at once.
     """
-    strongest: dict[tuple[str, str], tuple[str, Mapping[Kind, Row]]] = {}
+    by_place: dict[tuple[str, str], dict[str, dict[Kind, Row]]] = {}
     for (column, setting, attack), of in _by_attribute(rows).items():
-        place, gain = (column, setting), of.get(Kind.ATTRIBUTE_GAIN)
-        if gain is None or gain.estimate is None:
-            continue
-        best = strongest.get(place)
-        if best is None or gain.estimate > (best[1][Kind.ATTRIBUTE_GAIN].estimate or 0.0):
-            strongest[place] = attack, of
+        by_place.setdefault((setting, column), {})[attack] = of
     lines = []
-    for (column, setting), (attack, numbers) in strongest.items():
-        gained = numbers[Kind.ATTRIBUTE_GAIN]
-        shown = (gained.low or 0.0) > 0
-        verdict = "which the model gives away" if shown else "not told apart from none"
+    for (setting, column), of_attacks in by_place.items():
+        alone = of_attacks.pop(IMPUTATION, {}).get(Kind.ATTRIBUTE_ACCURACY)
+        gain = _surest(of_attacks, Kind.ATTRIBUTE_GAIN)
+        added = _surest(of_attacks, Kind.ATTRIBUTE_ADVANTAGE)
+        if alone is None or gain is None or added is None:
+            continue
+        right = of_attacks[gain.attack or ""][Kind.ATTRIBUTE_ACCURACY]
+        more = "the model knows more" if (gain.low or 0.0) > 0 else "not told apart from 0"
+        away = "it gives the value away" if (added.low or 0.0) > 0 else "not told apart from 0"
         lines.append(
-            f"{setting}, {column}: the best attack ({attack}) is right of "
-            f"{cell(numbers[Kind.ATTRIBUTE_ACCURACY])} of the members, {cell(gained)} more than a "
-            f"guess without the model ({verdict}); of members less non-members "
-            f"{cell(numbers[Kind.ATTRIBUTE_ADVANTAGE])}."
+            f"Setting {setting}, column {column!r}: {gain.attack} is right of {cell(right)} of the "
+            f"members, a guess without the model of {cell(alone)}: a difference of {cell(gain)} "
+            f"({more}). That a row was trained on makes {added.attack} right more often by "
+            f"{cell(added)} ({away})."
         )
     return lines
+
+
+def _surest(of_attacks: Mapping[str, Mapping[Kind, Row]], kind: Kind) -> Row | None:
+    """The row of the attack whose interval begins highest."""
+    measured = [of[kind] for of in of_attacks.values() if kind in of and of[kind].low is not None]
+    return max(measured, key=lambda row: row.low or 0.0, default=None)
 
 
 def _by_attribute(rows: Sequence[Row]) -> dict[tuple[str, str, str], dict[Kind, Row]]:

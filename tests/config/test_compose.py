@@ -9,6 +9,7 @@ import pytest
 from dptrain import cli
 from dptrain.config import compose
 from dptrain.core.errors import ConfigError
+from dptrain.core.store import seal
 from dptrain.data import splits
 from dptrain.fleet import settings
 
@@ -196,3 +197,19 @@ def test_hints_help(overrides, hint, never):
         compose.load("sweep", overrides)
     assert hint in str(error.value)
     assert never not in str(error.value).split(":", 1)[1]
+
+
+def test_runs_of_earlier_versions_are_read_with_defaults(tmp_path):
+    """A key that a recorded configuration does not have takes its default, deep down too; the
+    options of what was chosen stay as they are.
+    """
+    few = ["models_per_setting=4", "defence=[none]", "epsilons=[inf]"]
+    plain = compose.load("sweep", few).to_json()
+    del plain["attributes"], plain["dataset"]["unit"]
+    plain["epsilons"] = [None]
+    (tmp_path / "metrics.json").write_bytes(seal({"config": plain, "rows": []}))
+    config = compose.of_run(str(tmp_path))
+    assert config.attributes == ()
+    assert config.dataset.unit is None
+    assert config.models_per_setting == 4
+    assert list(config.defence) == ["none"]

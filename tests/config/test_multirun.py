@@ -101,6 +101,18 @@ def test_intervals_and_ranges_are_candidates_of_a_choice():
     sizes = [config.training.batch_size for config in points.values()]
     assert all(isinstance(size, int) and 10 <= size <= 50 for size in sizes)
     assert {config.training.schedule for config in points.values()} == {"constant", "linear"}
+    # A later override takes the place of an interval; a short one has fewer numbers; the ends hold.
+    replaced = ["defence.dpsgd.learning_rate=interval(1,2)", "defence.dpsgd.learning_rate=3"]
+    [only] = multirun.candidates([*SMALL, *replaced]).values()
+    assert only.defence["dpsgd"].learning_rate == 3
+    few = multirun.candidates([*SMALL, "training.batch_size=interval(10,13)"])
+    assert sorted(config.training.batch_size for config in few.values()) == [10, 11, 12, 13]
+    close = multirun.candidates([*SMALL, "defence.dpsgd.learning_rate=interval(0.12345,0.12346)"])
+    rates = [config.defence["dpsgd"].learning_rate for config in close.values()]
+    assert len(set(rates)) == multirun.POINTS
+    assert all(0.12345 <= rate <= 0.12346 for rate in rates)
+    shuffled = [*SMALL, "training.batch_size=shuffle(8,16,32)"]
+    assert list(multirun.candidates(shuffled)) == list(multirun.candidates(shuffled))
     for name, config in points.items():
         assert f"training.batch_size={config.training.batch_size}" in name
 
@@ -112,6 +124,9 @@ def test_intervals_and_ranges_are_candidates_of_a_choice():
         ("training.epochs=interval(a,b)", "training.epochs: interval.a,b. holds no number"),
         ("utility=interval(1,2)", "utility: is no number, and an interval is of numbers"),
         ("sead=interval(1,2)", "sead: is no number"),
+        ("defence.dpsgd.learning_rate=1,interval(2,4)", "an interval is the whole value"),
+        ("training.batch_size=interval(start=1,end=2)", "holds no number"),
+        ("training.batch_size=range(100,20)", "batch_size: lists no value; write a range"),
         (
             "defence.dpsgd.learning_rate=interval(-1,1)",
             "learning_rate: must be a finite number above 0",

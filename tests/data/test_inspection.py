@@ -10,8 +10,9 @@ import yaml
 from dptrain import cli
 from dptrain.config import compose
 from dptrain.core.errors import ConfigError, LayerError
-from dptrain.data import datasets, splits
+from dptrain.data import columns, datasets, splits
 from dptrain.data.inspection import inspect, schema
+from dptrain.report import inspection as report
 
 
 @pytest.fixture
@@ -159,3 +160,27 @@ def test_a_target_of_numbers_is_questioned(tmp_path):
     assert any("each is a class of its own" in note for note in result.notes)
     with pytest.raises(ConfigError, match="seed"):
         inspected(f"dataset.path={path}", "seed=-1")
+
+
+def test_suggested_sizes_are_those_of_a_sweep(visits):
+    """Typed as they stand they give the splits that a sweep has without them."""
+    found = inspected(f"dataset.path={visits}", "dataset.target=outcome")
+    keys = [f"dataset.{key}={size}" for key, size in found.suggested._asdict().items()]
+    again = inspected(f"dataset.path={visits}", "dataset.target=outcome", *keys)
+    assert again.split == again.suggested == found.suggested
+    assert found.suggested.pool % 2 == 0
+    assert sum(found.split) - sum(found.suggested) in (0, 1)
+    assert f"by default: {' '.join(keys)}." in report.text(found)
+    people = inspected(
+        f"dataset.path={visits}", "dataset.target=outcome", "dataset.unit=patient_nbr"
+    )
+    assert sum(people.suggested) < sum(people.split)
+    assert "(of users)." in report.text(people)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("age", "dataset.unit=age"), ("user, id", "\"dataset.unit='user, id'\"")],
+)
+def test_names_are_quoted_where_they_need_it(name, text):
+    assert columns.chosen("unit", name) == text

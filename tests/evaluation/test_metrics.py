@@ -1,5 +1,6 @@
 """Metrics against slow twins and known truths."""
 
+import itertools
 import math
 
 import numpy as np
@@ -198,3 +199,24 @@ def test_best_threshold_reads_chosen_models_only():
         for table in (membership, flipped)
     )
     assert before == after
+
+
+def test_recalls_are_shares_of_members():
+    rng = np.random.default_rng(11)
+    right, other, member = (rng.random((3, 60)) < 0.5 for _ in range(3))
+    codes = rng.integers(0, 3, 60)
+    codes[member.all(axis=0)] = 0
+    weights = rng.integers(0, 3, (4, 60)).astype(float)
+    recalls = metrics.recalls(right, member).of(weights)
+    balanced = metrics.balanced_recalls(right, member, codes).of(weights)
+    gains = metrics.recall_gains(right, other, member).of(weights)
+    for r, t in itertools.product(range(4), range(3)):
+        of = weights[r] * member[t]
+        assert recalls[r, t] == pytest.approx((of * right[t]).sum() / of.sum())
+        each = [
+            (of * right[t])[codes == code].sum() / of[codes == code].sum()
+            for code in range(3)
+            if of[codes == code].sum() > 0
+        ]
+        assert balanced[r, t] == pytest.approx(np.mean(each))
+        assert gains[r, t] == pytest.approx((of * right[t] - of * other[t]).sum() / of.sum())

@@ -9,6 +9,8 @@ import dptrain
 from dptrain.config import compose
 from dptrain.core.errors import ConfigError, Refusal
 from dptrain.core.store import unseal
+from dptrain.data import columns
+from dptrain.data.columns import Kind as ColumnKind
 from dptrain.data.splits import Attribute, Examples
 from dptrain.evaluation.rows import Kind, Metric, Row, Subject
 from dptrain.pipeline import attribute_inference as inference
@@ -38,21 +40,95 @@ def test_the_three_cases_of_the_confidence_score():
         inference.confidence_score(Answers(np.log(confidence)))
 
 
-def test_calibration_takes_as_many_shadows_whether_the_target_holds_a_row_or_not():
+def paired(rng, pairs, rows):
+    """Memberships as a fleet has them: each model beside its complement."""
+    half = rng.random((pairs, rows)) < 0.5
+    return np.stack([half, ~half], axis=1).reshape(2 * pairs, rows)
+
+
+def test_shadows_are_the_same_whether_the_target_holds_a_row_or_not():
+    """A row's shadows are the models of the other pairs that do not hold it: flip the pair of the
+    target, and they stay.
+    """
     rng = np.random.default_rng(1)
-    half = rng.random((3, 40)) < 0.5
-    membership = np.concatenate([half, ~half])
+    membership = paired(rng, 3, 40)
     said, prior = rng.normal(size=(6, 3, 40)), rng.normal(size=(3, 40))
     for target in range(6):
         guesses = inference.calibrated(said, membership, target, prior)
         for row in range(40):
-            shadows = [m for m in range(6) if m != target and not membership[m, row]][:2]
+            others = [m for m in range(6) if m // 2 != target // 2]
+            shadows = [m for m in others if not membership[m, row]]
             assert len(shadows) == 2
-            assert target not in shadows
             score = prior[:, row] + said[target, :, row] - said[shadows, :, row].mean(axis=0)
             assert guesses[row] == int(score.argmax())
+        flipped = membership.copy()
+        flipped[[target, target ^ 1]] = membership[[target ^ 1, target]]
+        assert (inference.calibrated(said, flipped, target, prior) == guesses).all()
     with pytest.raises(Refusal, match="4 models"):
-        inference.calibrated(said[:2], membership[[0, 3]], 0, prior)
+        inference.calibrated(said[:2], membership[:2], 0, prior)
+
+
+def test_models_that_know_nothing_give_no_advantage():
+    """Epsilon 0 exactly: each model is one random number that all rows share. A guess that judged
+    members by other shadows than non-members had advantages of .15 here, far above any ceiling.
+    60 runs of 4 models; the mean of the true guesses has a deviation of .01.
+    """
+    rng = np.random.default_rng(2)
+    for _ in range(60):
+        membership = paired(rng, 2, 1000)
+        codes = (rng.random(1000) < 0.2).astype(int)
+        said = rng.normal(size=(4, 1)) * np.array([[1.0, -1.0]])
+        said = np.broadcast_to(said[:, :, None], (4, 2, 1000))
+        prior = np.broadcast_to(np.log([[0.5], [0.5]]), (2, 1000))
+        right = np.stack(
+            [inference.calibrated(said, membership, target, prior) == codes for target in range(4)]
+        )
+        inside, outside = ((right & each).sum() / each.sum() for each in (membership, ~membership))
+        assert abs(inside - outside) < 0.06
+
+
+@pytest.mark.parametrize("counts", [(300, 3), (300, 300, 4), (300,)])
+def test_imputation_guesses_no_value_that_is_too_rare(counts):
+    rng = np.random.default_rng(7)
+    codes = np.repeat(np.arange(len(counts)), counts)
+    inputs = rng.normal(size=(codes.size, 3)).astype(np.float32)
+    population = Examples(inputs, rng.integers(0, 2, codes.size))
+    blocks = np.arange(len(counts), dtype=np.float32)[:, None]
+    known = Attribute(tuple(map(str, blocks[:, 0])), codes, np.array([0]), blocks)
+    said = inference.impute(population, known, population.take(np.arange(9)), 2)
+    rare = np.array(counts) < inference.FOLDS
+    assert (said[rare] == inference.LEAST).all()
+    assert not (said[~rare] == inference.LEAST).all()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "values"),
+    [
+        (np.r_[np.full(85, 100.0), np.arange(15)], ("14 or less", "above 14")),
+        (np.r_[np.zeros(85), np.arange(15) + 1.0], ("0 or less", "above 0")),
+        (
+            np.arange(100) + 1234567.0,
+            (
+                "1234591 or less",
+                "above 1234591 to 1234616",
+                "above 1234616 to 1234641",
+                "above 1234641",
+            ),
+        ),
+        (np.r_[np.zeros(50), np.ones(46), np.full(4, 2.0)], ("0", "1")),
+    ],
+)
+def test_bins_of_numbers(numbers, values):
+    column = pd.Series(numbers)
+    texts, codes = columns.values_of(column, ColumnKind.NUMBER, np.arange(100))
+    assert texts == values
+    assert codes.max() == len(values) - 1
+    for code, text in enumerate(texts):
+        of = numbers[codes == code]
+        if text.startswith("above"):
+            assert of.min() > float(text.split()[1])
+        if text.endswith("or less"):
+            assert of.max() <= float(text.split()[0])
 
 
 def test_a_column_that_is_the_target_is_asked_for_as_a_label():
@@ -68,6 +144,10 @@ def test_a_column_that_is_the_target_is_asked_for_as_a_label():
     two = inference.of_classes(rng.normal(size=(2, 30, 3)), labels, other)
     assert two.likelihood.shape == (2, 30)
     assert two.right.shape == (2, 30)
+    # Of the target the posterior has the prior in it, and yeom would count that twice.
+    nobody = np.zeros((4, 30), dtype=bool)
+    guessed = inference._guesses([answers] * 4, Attacked(None, target, nobody, logs.T, logs.T))
+    assert list(guessed) == ["imputation", "csmia", "calibrated"]
 
 
 def test_imputation_never_sees_the_column_or_the_pool():
@@ -92,12 +172,11 @@ def test_a_leak_above_the_proved_advantage_contradicts_it():
     members give away refutes a small one.
     """
     rng = np.random.default_rng(4)
-    half = rng.random((4, 400)) < 0.5
-    membership = np.concatenate([half, ~half])
+    membership = paired(rng, 4, 400)
     codes = rng.integers(0, 2, 400)
     values = Attribute(("0", "1"), codes, np.array([0]), np.zeros((2, 1), dtype=np.float32))
-    rows, nothing = Examples(np.zeros((400, 1), dtype=np.float32), codes), np.zeros((2, 400))
-    column = Attacked(rows, values, membership, nothing, nothing)
+    known, nothing = Examples(np.zeros((400, 1), dtype=np.float32), codes), np.zeros((2, 400))
+    column = Attacked(known, values, membership, nothing, nothing)
 
     def leak(share):
         def guess(target):
@@ -110,10 +189,10 @@ def test_a_leak_above_the_proved_advantage_contradicts_it():
     subject = Subject("s", "dpsgd", 0.5, 1e-5, 0.5, curve)
     limits = inference.Limits(low=-1.0)
     for share, contradicted in ((1.0, True), (0.0, False)):
-        found = inference._rows(
+        rows = inference._rows(
             subject, Guessed("sex", "yeom", column, leak(share)), np.zeros(400, bool), limits
         )
-        of_kind = {row.metric.kind: row for row in found}
+        of_kind = {row.metric.kind: row for row in rows}
         advantage = of_kind[Kind.ATTRIBUTE_ADVANTAGE]
         assert advantage.ceiling == pytest.approx(curve.max_advantage)
         assert advantage.contradicted == contradicted
@@ -121,7 +200,7 @@ def test_a_leak_above_the_proved_advantage_contradicts_it():
         accuracy = of_kind[Kind.ATTRIBUTE_ACCURACY]
         assert accuracy.estimate == pytest.approx((1 + share) / 2, abs=0.05)
         assert of_kind[Kind.ATTRIBUTE_GAIN].estimate == pytest.approx(accuracy.estimate)
-        assert [Row.of(row.to_json()) for row in found] == found
+        assert [Row.of(row.to_json()) for row in rows] == rows
 
 
 def test_names_of_numbers_of_columns_are_read_back():
@@ -161,12 +240,15 @@ def test_a_value_put_in_the_place_of_itself_changes_nothing(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("nobody", "no input of the models"), ("drop", "no input of the models")],
+    [
+        ("nobody", "there is no column 'nobody'; see dptrain inspect"),
+        ("drop", "'drop' is no input of the models, since constant or too rare there"),
+    ],
 )
 def test_columns_that_cannot_be_attacked(name, said, tmp_path):
     frame().assign(drop=1).to_csv(tmp_path / "t.csv", index=False)
     options = [*OPTIONS, f"dataset.path={tmp_path}/t.csv", f"output={tmp_path}/run"]
-    with pytest.raises(ConfigError, match=f"attributes: '{name}' is {said}"):
+    with pytest.raises(ConfigError, match=f"attributes: {said}"):
         dptrain.sweep(*options, f"attributes=[{name}]")
 
 
@@ -195,19 +277,20 @@ def test_a_planted_secret_is_learnt_of_members(tmp_path):
         "dataset=csv",
         f"dataset.path={tmp_path}/t.csv",
         "dataset.target=y",
-        "dataset.pool=300",
+        "dataset.pool=320",
         "dataset.population=300",
-        "dataset.test=300",
+        "dataset.test=280",
+        "dataset.canaries=20",
         "model.hidden=[64]",
-        "models_per_setting=8",
+        "models_per_setting=16",
         "epsilons=[inf,1]",
         "training.batch_size=32",
-        "training.epochs=80",
+        "training.epochs=100",
         "attacks=[loss]",
         f"output={tmp_path}/run",
     ]
     dptrain.sweep(*options)
-    result = dptrain.sweep(*options, "attributes=[secret,y,x0]")
+    result = dptrain.sweep(*options, "attributes=[secret,y]")
     assert result.trained == 0
     rows = {
         (row.setting, row.attack, row.metric.name): row
@@ -215,9 +298,14 @@ def test_a_planted_secret_is_learnt_of_members(tmp_path):
         if row.metric.column is not None
     }
     advantage = rows["none", "yeom", "attribute_advantage_secret"]
-    assert advantage.low > 0.02
+    assert advantage.low > 0
+    # Canaries are left out, and all differences of a setting hold at once.
+    assert advantage.note == (
+        "2 values, 300 rows, 0 more left out, whose value is missing or rare; 300 rows of the "
+        "population; one of 12 intervals that hold at once"
+    )
     assert rows["none", "imputation", "attribute_advantage_secret"].low < 0
-    assert rows["none", "csmia", "attribute_advantage_y"].low > 0.1
+    assert rows["none", "csmia", "attribute_advantage_y"].low > 0.05
     private = [row for key, row in rows.items() if key[0] == "dpsgd-1"]
     assert all(not row.contradicted for row in private)
     ceilings = {row.ceiling for row in private if row.metric.kind == Kind.ATTRIBUTE_ADVANTAGE}
@@ -225,10 +313,11 @@ def test_a_planted_secret_is_learnt_of_members(tmp_path):
     assert 0 < min(ceilings) < 0.5
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Attribute inference" in page
-    assert "none, secret: the best attack" in page
+    assert "Setting none, column &#39;secret&#39;:" in page
+    assert "(it gives the value away)" in page
     record = unseal((tmp_path / "run" / "metrics.json").read_bytes())
     assert sum("attribute_" in row["metric"] for row in record["rows"]) == len(rows)
-    assert dptrain.sweep(*options, "attributes=[secret,y,x0]").rows == result.rows
+    assert dptrain.sweep(*options, "attributes=[secret,y]").rows == result.rows
 
 
 @pytest.mark.long

@@ -16,7 +16,7 @@ from dptrain.core.streams import Users
 from dptrain.core.types import Unit
 from dptrain.data import datasets, splits
 from dptrain.evaluation.evaluate import evaluate
-from dptrain.evaluation.rows import AUC, Subject
+from dptrain.evaluation.rows import AUC, Kind, Subject
 from dptrain.pipeline.evaluation import subject_of
 from dptrain.pipeline.plan import plan
 from dptrain.pipeline.run import load
@@ -102,6 +102,19 @@ def test_all_rows_of_a_user_share_one_coin(fleet):
     assert (by_user.sum(axis=0) == 2).all()
     key = streams.seeded_key(0, "membership")
     assert (by_user == streams.memberships(4, 120, key)).all()
+
+
+def test_a_column_is_attacked_on_one_row_of_each_user(swept):
+    """Others of theirs are alike, and canaries are nobody. What protects rows proves nothing."""
+    folder, options, _ = swept
+    result = dptrain.sweep(*options, "attributes=[age]", output=folder / "run")
+    assert result.trained == 0
+    rows = [row for row in result.rows if row.metric.kind == Kind.ATTRIBUTE_ADVANTAGE]
+    proved = {row.setting for row in rows if row.ceiling is not None}
+    assert proved == {"dpsgd_user-8", "dpsgd_group-8"}
+    for row in rows:
+        assert "4 values, 100 rows, 0 more left out" in row.note
+        assert row.n_in + row.n_out == 4 * 100
 
 
 def test_canaries_are_whole_users(fleet):

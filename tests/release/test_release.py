@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 import venv
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -20,8 +22,10 @@ from dptrain.core.store import unseal
 from dptrain.data import datasets
 from dptrain.pipeline.plan import plan
 from dptrain.privacy import pld
+from dptrain.privacy.statement import PrivacyStatement, Refutation
 from dptrain.release import predict
-from dptrain.release.export import layers_of
+from dptrain.release.export import Exported, layers_of
+from dptrain.report.statement import sentences
 from tests.common import TINY
 
 N = 400
@@ -267,6 +271,26 @@ def test_nothing_that_was_measured_is_given_away(swept, exported):
     ]
     alone = [row["estimate"] for row in record["utility"] if row["metric"] == "test_accuracy"]
     assert alone != means
+
+
+def test_a_refuted_model_is_given_away_with_its_refutation_alone(swept):
+    """A reader must know that the claim is refuted, and no mean over models that stay."""
+    run, _, _ = swept
+    statement = PrivacyStatement.of(
+        unseal((run / "metrics.json").read_bytes())["privacy"]["dpsgd-8"]
+    )
+    refuted = Refutation(
+        attack="loss", metric="auc", estimate=0.99, low=0.98, ceiling=0.87, count=1
+    )
+    broken = replace(statement, evaluated=replace(statement.evaluated, refuted=refuted))
+    assert broken.evaluated.utilities
+    claimed = Exported.claimed.fget(SimpleNamespace(statement=broken))
+    assert claimed.evaluated.refuted == refuted
+    assert claimed.evaluated.utilities == {}
+    assert claimed.evaluated.measured is None
+    text = sentences(claimed)
+    assert text["guarantee"].startswith("REFUTED")
+    assert "utility" not in text
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,11 @@ def risk(name, epsilon, attack, metric, limits, ceiling=None, examples="all"):
     return fleets.row(*about, estimate, low, high, 4, 100, 100, ceiling, examples=examples)
 
 
+def refused(name, epsilon, attack, metric, reason):
+    about = (name, "d", epsilon, attack, metric)
+    return fleets.row(*about, None, None, None, 4, 100, 100, note=f"refused: {reason}")
+
+
 def sweep_of(name, epsilon, accuracy, of_group, canaries, ceiling=None):
     rows = [
         risk(name, epsilon, None, "test_accuracy", accuracy),
@@ -29,10 +34,19 @@ def sweep_of(name, epsilon, accuracy, of_group, canaries, ceiling=None):
         risk(name, epsilon, "imputation", "attribute_accuracy_income", (0.9, 0.91, 0.92)),
         risk(name, epsilon, "yeom", "attribute_accuracy_income", (0.6, 0.61, 0.62)),
     ]
+    rows += [
+        risk(name, epsilon, "lira", "balanced_accuracy", (0.5, 0.54, 0.58), ceiling),
+        risk(name, epsilon, "lira", "advantage_oracle", (0.2, 0.25, 0.3), ceiling and 0.09),
+        risk(name, epsilon, "loss", "tpr_at_fpr_0.01", (0.01, 0.02, 0.03)),
+        risk(name, epsilon, "yeom", "attribute_gain_race, self", (0.0, 0.01, 0.02)),
+        refused(name, epsilon, "lira", "tpr_at_fpr_0.01", "too coarse"),
+        refused(name, epsilon, "lira", "tpr_at_fpr_0.001", "FPR 0.001 needs 10,000 non-members"),
+    ]
     low, estimate, high = of_group
     groups = [
         GroupRow(name, "sex=Female", "test accuracy", 80, (estimate, low, high)),
         GroupRow(name, "sex=Female", "lira AUC", 80, (0.55, 0.5, 0.6)),
+        GroupRow(name, "race=Asian, Pacific", "lira AUC", 80, (0.55, 0.5, 0.6)),
         GroupRow(name, "race=Other", "test accuracy", 9, note="refused: 9 rows, fewer than 50"),
     ]
     return rows, groups
@@ -63,7 +77,18 @@ def folder(tmp_path):
         ("auc <= 0.59 of canaries", ["dpsgd-1"], []),  # by its proof alone
         ("auc <= 0.57 of canaries", [], []),
         ("auc <= 0.6 of sex=Female, accuracy >= 0.85", ["none"], []),
-        ("attribute_accuracy_income <= 0.65", ["none", "dpsgd-1"], []),
+        # Whoever guesses a column may well leave the model alone.
+        ("attribute_accuracy_income <= 0.65", [], []),
+        ("attribute_accuracy_income <= 0.93", ["none", "dpsgd-1"], []),
+        ("auc <= 0.585 of sex=Female", ["dpsgd-1"], ["none"]),  # by the proof of the whole
+        ("balanced_accuracy <= 0.6", ["none", "dpsgd-1"], []),
+        ("balanced_accuracy <= 0.55", [], ["none", "dpsgd-1"]),
+        # An oracle's threshold is chosen on what it is measured on: no proof speaks of it.
+        ("advantage_oracle <= 0.2", [], []),
+        # An attack was refused, and the others alone are not sure.
+        ("tpr_at_fpr_0.01 <= 0.1", [], ["none", "dpsgd-1"]),
+        ("auc <= 0.6 of race=Asian, Pacific", ["none", "dpsgd-1"], []),
+        ("attribute_gain_race, self <= 0.1, auc <= 0.57", ["none", "dpsgd-1"], []),
     ],
 )
 def test_demands_are_met_at_the_safe_end(folder, where, meeting, undecided):
@@ -73,6 +98,10 @@ def test_demands_are_met_at_the_safe_end(folder, where, meeting, undecided):
     asked = ", ".join(demand.text for demand in advice.where)
     assert advice.text().startswith(f"Asked: {asked}.")
     assert advice.record()["where"] == [demand.text for demand in advice.where]
+    # The number that was asked for stands beside the name.
+    for candidate in (*advice.meeting, *advice.undecided):
+        assert len(candidate.asked) == len(advice.where)
+        assert "; ".join(candidate.asked) in advice.text()
     # What is printed is read back as the same demand.
     assert demands.parse(asked) == advice.where
 
@@ -86,9 +115,13 @@ def test_demands_are_met_at_the_safe_end(folder, where, meeting, undecided):
         ("acuracy >= 0.8", "not measured in this sweep; did you mean 'accuracy'"),
         ("accuracy <= 0.8", "of accuracy more is better; turn the sign around"),
         ("auc >= 0.8 of canaries", "of auc less is better; turn the sign around"),
-        ("accuracy >= 0.8 of sex=Male", "did you mean 'sex=Female'.*groups=.sex."),
+        ("accuracy >= 0.8 of sex=Male", "no such group; did you mean 'sex=Female'"),
+        ("accuracy >= 0.8 of age=9", "not measured; run the sweep with groups=.age."),
+        ("advantage <= 0.8 of sex=Female", "of a group there are utilities and auc only"),
+        ("tpr_at_fpr_0.001 <= 0.1", "FPR 0.001 needs 10,000 non-members"),
+        ("auc <= 0.8 of rows", "measured of all, canaries only"),
         ("accuracy >= 0.8 of race=Other", "refused: 9 rows, fewer than 50"),
-        ("accuracy >= 0.8 of canaries", "not measured in this sweep"),
+        ("accuracy >= 0.8 of canaries", "measured of all only"),
     ],
 )
 def test_demands_that_nothing_speaks_of(folder, capsys, where, message):

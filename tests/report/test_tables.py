@@ -6,6 +6,7 @@ import pytest
 
 from dptrain.evaluation.rows import ONE_RUN, tpr_at
 from dptrain.report import tables
+from tests import fleets
 from tests.helpers.reported import ROW
 from tests.helpers.rows import row
 
@@ -62,3 +63,40 @@ def test_refusals_and_alarms_are_said():
         "INVALID"
         in tables.warnings([dataclasses.replace(ROW, attack="blind", contradicted=True)])[0]
     )
+
+
+def inferred(attack, metric, limits):
+    low, estimate, high = limits
+    about = ("none", "none", None, attack, f"{metric}_income")
+    return fleets.row(*about, estimate, low, high, 8, 100, 100)
+
+
+def test_a_column_is_given_away_only_where_members_are_guessed_better():
+    """The attack whose interval begins highest speaks, though another has the greater estimate; a
+    model that knows more of members and others alike gives nobody away.
+    """
+    rows = [
+        inferred("imputation", "attribute_accuracy", (0.49, 0.5, 0.51)),
+        inferred("imputation", "attribute_advantage", (-0.01, 0.0, 0.01)),
+        inferred("yeom", "attribute_accuracy", (0.5, 0.6, 0.7)),
+        inferred("yeom", "attribute_gain", (-0.02, 0.07, 0.16)),
+        inferred("yeom", "attribute_advantage", (0.01, 0.02, 0.03)),
+        inferred("csmia", "attribute_accuracy", (0.5, 0.55, 0.6)),
+        inferred("csmia", "attribute_gain", (0.01, 0.04, 0.07)),
+        inferred("csmia", "attribute_advantage", (-0.01, 0.05, 0.11)),
+    ]
+    [line] = tables.said_of_attributes(rows)
+    assert line == (
+        "Setting none, column 'income': csmia is right of .550 [.500, .600] of the members, a "
+        "guess without the model of .500 [.490, .510]: a difference of .0400 [.0100, .0700] (the "
+        "model knows more). That a row was trained on makes yeom right more often by .0200 "
+        "[.0100, .0300] (it gives the value away)."
+    )
+    alike = [row for row in rows if row.attack != "yeom"]
+    [line] = tables.said_of_attributes(alike)
+    assert line.endswith("right more often by .0500 [-.0100, .110] (not told apart from 0).")
+    [(head, body)] = tables.attributes(rows).values()
+    assert head[1:3] == ["attack", "right of members"]
+    assert [line[1] for line in body] == ["imputation", "yeom", "csmia"]
+    assert body[0][4] == "-"
+    assert tables.said_of_attributes(rows[:2]) == []
