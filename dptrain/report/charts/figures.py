@@ -30,7 +30,8 @@ CEILING = "#444444"
 DPI = 150
 
 
-def _colour(attack: str, attacks: Sequence[str]) -> str:
+def colour_of(attack: str, attacks: Sequence[str]) -> str:
+    """Of an attack among others, the same in every chart."""
     others = [name for name in attacks if name not in COLOURS]
     return (
         COLOURS[attack]
@@ -126,7 +127,7 @@ def _draw_risk(axes: Axes, rows: Sequence[Row], place: Mapping[str, float], join
         of_attack = [row for row in aucs if row.attack == attack and row.estimate is not None]
         shift = 0.08 * (number - (len(attacks) - 1) / 2)
         at = [place[row.setting] + shift for row in of_attack]
-        _points(axes, at, of_attack, _colour(attack, attacks), attack, joined)
+        _points(axes, at, of_attack, colour_of(attack, attacks), attack, joined)
     ceilings = {row.setting: row.ceiling for row in aucs if row.ceiling is not None}
     for number, (setting, value) in enumerate(ceilings.items()):
         label = "" if number else "proved ceiling"
@@ -269,7 +270,7 @@ def roc(curves: Sequence[Roc]) -> Figure:
                 tpr,
                 drawstyle="steps-post",
                 lw=1.3,
-                color=_colour(attack, list(item.curves)),
+                color=colour_of(attack, list(item.curves)),
                 label=attack,
             )
         if item.bound is not None:

@@ -16,19 +16,20 @@ import vl_convert
 
 from dptrain.evaluation.rows import AUC, BLIND, Row
 from dptrain.evaluation.utility import CONSTANT, UTILITIES, metric_of
+from dptrain.report.charts.figures import colour_of
 from dptrain.report.reading import strongest
 from dptrain.report.record import Record
 
 PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#f0e442"]
 """Okabe and Ito (2008)."""
 HEIGHT = 320
-Chart = alt.Chart | alt.LayerChart
+Chart = alt.Chart | alt.LayerChart | alt.FacetChart
 Values = list[dict[str, Any]]
 
 
 def library() -> str:
     """Vega-Lite and what shows it, as one script that asks nothing of a network."""
-    script: str = vl_convert.javascript_bundle()
+    script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     return script.replace("</script", "<\\/script")
 
 
@@ -42,6 +43,20 @@ def charts(record: Record) -> dict[str, str]:
         "Epsilon: asked for, proved, measured": _epsilon(record, settings),
     }
     return {title: _embedded(chart) for title, chart in drawn.items() if chart is not None}
+
+
+def colours(record: Record) -> dict[str, str]:
+    """The colour of each setting, which is the same in every chart."""
+    return dict(zip(record.settings, _repeated(len(record.settings)), strict=True))
+
+
+def first_attack(record: Record) -> str:
+    """The attack whose ROC is shown first: the strongest on the setting that leaks most."""
+    attacks = list(dict.fromkeys(attack for roc in record.rocs for attack in roc.curves))
+    leaks = [strongest(record.rows, name) for name in record.settings]
+    ranked = sorted((row for row in leaks if row), key=lambda row: -(row.estimate or 0.0))
+    names = [row.attack or "" for row in ranked if row.attack in attacks]
+    return [*names, *attacks, ""][0]
 
 
 def _embedded(chart: Chart) -> str:
@@ -92,7 +107,7 @@ def _frontier(record: Record, settings: Sequence[str]) -> Chart | None:
     if not values:
         return None
     title = f"test {UTILITIES[utility].title}"
-    base = _of_shown(alt.Chart(alt.Data(values=values)))
+    base = _of_shown(alt.Chart(alt.InlineData(values=values)))
     x, y = _axis("estimate", "AUC: strongest attack, and ceiling"), _axis("utility", title)
     tooltip = _tooltip(
         "setting",
@@ -138,13 +153,13 @@ def _risk(record: Record, settings: Sequence[str]) -> Chart | None:
     ]
     if not values:
         return None
-    base = _of_shown(alt.Chart(alt.Data(values=values)))
+    base = _of_shown(alt.Chart(alt.InlineData(values=values)))
     x = alt.X("setting:N", sort=list(settings), title=None, axis=alt.Axis(labelAngle=-30))
-    offset = alt.XOffset("attack:N")
     attacks = list(dict.fromkeys(value["attack"] for value in values))
+    offset = alt.XOffset("attack:N", sort=attacks)
     colour = alt.Color(
         "attack:N",
-        scale=alt.Scale(domain=attacks, range=_repeated(len(attacks))),
+        scale=alt.Scale(domain=attacks, range=[colour_of(name, attacks) for name in attacks]),
         legend=alt.Legend(orient="bottom", columns=4, title=None),
     )
     tooltip = _tooltip(
@@ -176,19 +191,13 @@ def _roc(record: Record, settings: Sequence[str]) -> Chart | None:
                 for x, y in zip(fpr[::POINT_STEP], tpr[::POINT_STEP], strict=True)
                 if x >= edge and y >= edge
             ]
-    attacks = list(dict.fromkeys(attack for roc in record.rocs for attack in roc.curves))
-    worst = max(
-        (row for name in settings if (row := strongest(record.rows, name)) is not None),
-        key=lambda row: row.estimate or 0.0,
-        default=None,
-    )
-    chosen = attacks[0] if worst is None or worst.attack not in attacks else worst.attack
-    base = _of_shown(alt.Chart(alt.Data(values=values)))
+    base = _of_shown(alt.Chart(alt.InlineData(values=values)))
     scale = alt.Scale(type="log", domain=[edge, 1], clamp=True)
     x = alt.X("fpr:Q", scale=scale, title="false positive rate")
     y = alt.Y("tpr:Q", scale=scale, title="true positive rate")
     tooltip = _tooltip("setting", "attack", fpr="FPR", tpr="TPR")
-    diagonal = alt.Chart(alt.Data(values=[{"fpr": edge, "tpr": edge}, {"fpr": 1, "tpr": 1}]))
+    ends: Values = [{"fpr": end, "tpr": end} for end in (edge, 1.0)]
+    diagonal = alt.Chart(alt.InlineData(values=ends))
     layers = [
         diagonal.mark_line(strokeDash=[1, 3], color="#777777").encode(x, y),
         base.transform_filter("datum.attack == ''")
@@ -198,8 +207,9 @@ def _roc(record: Record, settings: Sequence[str]) -> Chart | None:
         .mark_line(interpolate="step-after", strokeWidth=2)
         .encode(x, y, tooltip=tooltip, **_colour(settings)),
     ]
-    attack = alt.param(name="attack", value=chosen)
-    drawn: Chart = _layered(layers, settings).add_params(attack)
+    drawn: Chart = _layered(layers, settings).add_params(
+        alt.param(name="attack", value=first_attack(record))
+    )
     return drawn
 
 
@@ -223,7 +233,7 @@ def _epsilon(record: Record, settings: Sequence[str]) -> Chart | None:
             values.append(measured | {"epsilon": after.measured.epsilon})
     if not values:
         return None
-    base = _of_shown(alt.Chart(alt.Data(values=values)))
+    base = _of_shown(alt.Chart(alt.InlineData(values=values)))
     shapes = alt.Shape(
         "kind:N",
         scale=alt.Scale(
@@ -242,19 +252,21 @@ def _epsilon(record: Record, settings: Sequence[str]) -> Chart | None:
     return _layered([points], settings, height=60 + 30 * len(settings))
 
 
-def _layered(layers: Sequence[alt.Chart], settings: Sequence[str], height: int = HEIGHT) -> Any:
-    return (
+def _layered(layers: Sequence[alt.Chart], settings: Sequence[str], height: int = HEIGHT) -> Chart:
+    chart: Chart = (
         alt.layer(*layers)
         .add_params(_shown(settings))
         .properties(width="container", height=height, background="transparent")
     )
+    return chart
 
 
 def _axis(field: str, title: str, channel: str = "") -> Any:
     """An axis that does not start at 0: differences are what is read."""
     scale = alt.Scale(zero=False, padding=12)
     vertical = channel == "y" or field == "utility"
-    return (alt.Y if vertical else alt.X)(f"{field}:Q", title=title, scale=scale)
+    ticks = alt.Axis(tickCount=8)
+    return (alt.Y if vertical else alt.X)(f"{field}:Q", title=title, scale=scale, axis=ticks)
 
 
 def _tooltip(*names: str, **numbers: str) -> list[alt.Tooltip]:
