@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import altair as alt
@@ -25,8 +26,13 @@ PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 HEIGHT = 320
 Chart = alt.Chart | alt.LayerChart | alt.FacetChart
 Values = list[dict[str, Any]]
+Drawn = tuple[Chart, Values]
+"""A chart, and the numbers that its marks are made of."""
+NUMBERS = "numbers"
+"""What a chart calls them: Altair takes seconds to look at ten thousand."""
 
 
+@cache
 def library() -> str:
     """Vega-Lite and what shows it, as one script that asks nothing of a network."""
     script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
@@ -36,13 +42,13 @@ def library() -> str:
 def charts(record: Record) -> dict[str, str]:
     """Title -> specification as JSON that may stand in a page."""
     settings = record.settings
-    drawn: dict[str, Chart | None] = {
+    drawn: dict[str, Drawn | None] = {
         "Utility against risk, measured and proved": _frontier(record, settings),
         "Risk of each setting, by attack": _risk(record, settings),
         "ROC, logarithmic axes": _roc(record, settings),
         "Epsilon: asked for, proved, measured": _epsilon(record, settings),
     }
-    return {title: _embedded(chart) for title, chart in drawn.items() if chart is not None}
+    return {title: _embedded(*parts) for title, parts in drawn.items() if parts is not None}
 
 
 def colours(record: Record) -> dict[str, str]:
@@ -59,9 +65,10 @@ def first_attack(record: Record) -> str:
     return [*names, *attacks, ""][0]
 
 
-def _embedded(chart: Chart) -> str:
-    """Without what would end a script of a page."""
-    text = json.dumps(chart.to_dict(), allow_nan=False, separators=(",", ":"))
+def _embedded(chart: Chart, values: Values) -> str:
+    """With its numbers, and without what would end a script of a page."""
+    plain = {**chart.to_dict(), "datasets": {NUMBERS: values}}
+    text = json.dumps(plain, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")
 
 
@@ -95,7 +102,7 @@ def _numbers(row: Row) -> dict[str, Any]:
     }
 
 
-def _frontier(record: Record, settings: Sequence[str]) -> Chart | None:
+def _frontier(record: Record, settings: Sequence[str]) -> Drawn | None:
     """Utility of each setting against the AUC of its strongest attack and against its ceiling."""
     utility = record.utility
     values: Values = []
@@ -107,7 +114,7 @@ def _frontier(record: Record, settings: Sequence[str]) -> Chart | None:
     if not values:
         return None
     title = f"test {UTILITIES[utility].title}"
-    base = _of_shown(alt.Chart(alt.InlineData(values=values)))
+    base = _of_shown(alt.Chart(alt.NamedData(name=NUMBERS)))
     x, y = _axis("estimate", "AUC: strongest attack, and ceiling"), _axis("utility", title)
     tooltip = _tooltip(
         "setting",
@@ -138,10 +145,10 @@ def _frontier(record: Record, settings: Sequence[str]) -> Chart | None:
         ),
         base.mark_text(align="left", dx=8, dy=-10).encode(x, y, text="setting:N"),
     ]
-    return _layered(layers, settings)
+    return _layered(layers, settings), values
 
 
-def _risk(record: Record, settings: Sequence[str]) -> Chart | None:
+def _risk(record: Record, settings: Sequence[str]) -> Drawn | None:
     """AUC of every attack on each setting, under the ceiling."""
     values = [
         _numbers(row)
@@ -153,7 +160,7 @@ def _risk(record: Record, settings: Sequence[str]) -> Chart | None:
     ]
     if not values:
         return None
-    base = _of_shown(alt.Chart(alt.InlineData(values=values)))
+    base = _of_shown(alt.Chart(alt.NamedData(name=NUMBERS)))
     x = alt.X("setting:N", sort=list(settings), title=None, axis=alt.Axis(labelAngle=-30))
     attacks = list(dict.fromkeys(value["attack"] for value in values))
     offset = alt.XOffset("attack:N", sort=attacks)
@@ -174,10 +181,10 @@ def _risk(record: Record, settings: Sequence[str]) -> Chart | None:
             x, alt.Y("estimate:Q"), offset, colour, tooltip=tooltip
         ),
     ]
-    return _layered(layers, settings)
+    return _layered(layers, settings), values
 
 
-def _roc(record: Record, settings: Sequence[str]) -> Chart | None:
+def _roc(record: Record, settings: Sequence[str]) -> Drawn | None:
     """The ROC of one attack on every setting, and what is proved of each."""
     if not record.rocs:
         return None
@@ -191,7 +198,7 @@ def _roc(record: Record, settings: Sequence[str]) -> Chart | None:
                 for x, y in zip(fpr[::POINT_STEP], tpr[::POINT_STEP], strict=True)
                 if x >= edge and y >= edge
             ]
-    base = _of_shown(alt.Chart(alt.InlineData(values=values)))
+    base = _of_shown(alt.Chart(alt.NamedData(name=NUMBERS)))
     scale = alt.Scale(type="log", domain=[edge, 1], clamp=True)
     x = alt.X("fpr:Q", scale=scale, title="false positive rate")
     y = alt.Y("tpr:Q", scale=scale, title="true positive rate")
@@ -210,14 +217,14 @@ def _roc(record: Record, settings: Sequence[str]) -> Chart | None:
     drawn: Chart = _layered(layers, settings).add_params(
         alt.param(name="attack", value=first_attack(record))
     )
-    return drawn
+    return drawn, values
 
 
 POINT_STEP = 2
 """Of the points of a ROC each second is drawn, so that a page stays small."""
 
 
-def _epsilon(record: Record, settings: Sequence[str]) -> Chart | None:
+def _epsilon(record: Record, settings: Sequence[str]) -> Drawn | None:
     """What was asked for, what is proved, and the largest lower bound that was measured."""
     values: Values = []
     for name, statement in record.statements.items():
@@ -233,7 +240,7 @@ def _epsilon(record: Record, settings: Sequence[str]) -> Chart | None:
             values.append(measured | {"epsilon": after.measured.epsilon})
     if not values:
         return None
-    base = _of_shown(alt.Chart(alt.InlineData(values=values)))
+    base = _of_shown(alt.Chart(alt.NamedData(name=NUMBERS)))
     shapes = alt.Shape(
         "kind:N",
         scale=alt.Scale(
@@ -249,7 +256,7 @@ def _epsilon(record: Record, settings: Sequence[str]) -> Chart | None:
         tooltip=_tooltip("setting", "kind", epsilon="epsilon"),
         **_colour(settings),
     )
-    return _layered([points], settings, height=60 + 30 * len(settings))
+    return _layered([points], settings, height=60 + 30 * len(settings)), values
 
 
 def _layered(layers: Sequence[alt.Chart], settings: Sequence[str], height: int = HEIGHT) -> Chart:
