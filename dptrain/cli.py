@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dptrain.pipeline.outputs import Result
     from dptrain.release.final import Final
     from dptrain.release.tune import Tuned
+    from dptrain.report.record import Record
 
 Trained = TypeVar("Trained")
 
@@ -117,6 +118,40 @@ examples:
   dptrain advise run=results/quickstart min_accuracy=0.85
   dptrain advise run=results/quickstart max_epsilon=4 format=json
   dptrain advise run=RUN where="accuracy >= 0.7 of sex=Female, tpr_at_fpr_0.001 <= 0.01"
+
+keys (default):
+"""
+
+SHOW = """usage: dptrain show run=FOLDER [--statements]
+
+The table of a finished sweep, what it says in three sentences, and what is claimed of each setting.
+It trains and measures nothing.
+
+examples:
+  dptrain show run=results/quickstart
+  dptrain show run=results/quickstart --statements
+
+keys (default):
+"""
+
+REPORT = """usage: dptrain report run=FOLDER
+
+Writes report.html, the charts and TensorBoard's files of a finished sweep anew, from metrics.json
+and curves.json in its folder. It trains and measures nothing.
+
+examples:
+  dptrain report run=results/quickstart
+
+keys (default):
+"""
+
+TENSORBOARD = """usage: dptrain tensorboard run=FOLDER [key=value ...]
+
+Starts TensorBoard on a finished sweep and prints its address, whose first page is the trade-off.
+
+examples:
+  dptrain tensorboard run=results/quickstart
+  dptrain tensorboard run=results/quickstart port=7007
 
 keys (default):
 """
@@ -265,7 +300,7 @@ def _guarded(name: str | None, rest: Sequence[str], help_wanted: bool) -> int:
     from dptrain.core.errors import ConfigError
 
     if help_wanted or name is None:
-        commands = "\n".join(f"  {each:<10} {it.summary}" for each, it in COMMANDS.items())
+        commands = "\n".join(f"  {each:<11} {it.summary}" for each, it in COMMANDS.items())
         print(USAGE.format(commands=commands))
         return 0
     try:
@@ -294,6 +329,9 @@ def _options(name: str, rest: Sequence[str]) -> tuple[list[str], Options]:
     """The overrides among a command's arguments, and its options. Raises ConfigError."""
     from dptrain.core.errors import ConfigError
 
+    if name == "show":
+        others = [each for each in rest if each != "--statements"]
+        return others, Options(statements=len(others) < len(rest))
     if name != "sweep":
         return list(rest), Options()
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
@@ -418,34 +456,40 @@ def _finished(train: Callable[[], Trained]) -> Trained | None:
 
 
 def _print_sweep(result: Result, statements: bool) -> int:
+    code = _print_record(result.folder, result.record, statements)
+    print(f"{result.trained} models trained now.")
+    return code
+
+
+def _print_record(folder: Path, record: Record, statements: bool) -> int:
+    """A finished run: the table, what it says, what is claimed, and where the rest lies."""
     from dptrain.report import tables
     from dptrain.report.choices import said_alike
+    from dptrain.report.reading import reading
     from dptrain.report.statement import claim, shared
 
-    folder = result.folder
-    print(tables.table(*tables.summary(result.rows, result.utility)) + "\n")
-    print("\n".join(tables.legend(result.rows)))
-    said = tables.said_of_constant(result.differences, result.utility)
-    said += said_alike(result.differences.get(result.utility, {}), result.utility)
-    said += [*tables.said_of_smallest(result.groups), *tables.said_of_attributes(result.rows), ""]
+    print(tables.table(*tables.summary(record.rows, record.utility)) + "\n")
+    said = [*reading(record), "", *tables.legend(record.rows)]
+    said += tables.said_of_constant(record.differences, record.utility)
+    said += said_alike(record.differences.get(record.utility, {}), record.utility)
+    said += [*tables.said_of_smallest(record.groups), *tables.said_of_attributes(record.rows), ""]
     print("\n".join(said))
     if statements:
-        common, rest = shared(result.statements)
+        common, rest = shared(record.statements)
         if common:
             print("every private setting\n  " + "\n  ".join(_entries(common)) + "\n")
         for name, text in rest.items():
             print(f"{name}\n  " + "\n  ".join(_entries(text)) + "\n")
     else:
-        width = max(map(len, result.statements))
-        for name, statement in result.statements.items():
+        width = max(map(len, record.statements), default=0)
+        for name, statement in record.statements.items():
             print(f"{name:<{width}}  {claim(statement)}")
         print("The privacy statements stand in report.html; --statements prints them.\n")
     print(
-        f"{result.trained} models trained now. Report: {folder}/report.html; numbers: "
-        f"{folder}/metrics.json; charts: {folder}/frontier.png, {folder}/roc.png"
+        f"Report: {folder}/report.html; numbers: {folder}/metrics.json; charts: "
+        f"{folder}/frontier.png, {folder}/roc.png, and dptrain tensorboard run={folder}"
     )
-    print(f"tensorboard --logdir {folder}/tensorboard")
-    return _alarm(tables.warnings(result.rows))
+    return _alarm(tables.warnings(record.rows))
 
 
 def _entries(text: dict[str, str]) -> list[str]:
@@ -491,6 +535,46 @@ def _advise(overrides: Sequence[str], _options: Options) -> int:
         advice = advise(chosen)
     print(advice.json() if chosen.format == Format.JSON else advice.text())
     return 0 if advice.meeting or not (advice.demands or advice.where) else 1
+
+
+def _show(overrides: Sequence[str], options: Options) -> int:
+    from dptrain.config import compose
+    from dptrain.config.keys import named
+
+    chosen = compose.load("show", overrides)
+    from dptrain.report.record import read
+
+    folder = Path(chosen.run)
+    with named():
+        record = read(folder)
+    return _print_record(folder, record, options.statements)
+
+
+def _report(overrides: Sequence[str], _options: Options) -> int:
+    from dptrain.config import compose
+    from dptrain.config.keys import named
+
+    chosen = compose.load("report", overrides)
+    from dptrain.pipeline.outputs import render_again
+
+    with named():
+        render_again(Path(chosen.run))
+    print(f"Report: {chosen.run}/report.html; TensorBoard: dptrain tensorboard run={chosen.run}")
+    return 0
+
+
+def _tensorboard(overrides: Sequence[str], _options: Options) -> int:
+    from dptrain.config import compose
+    from dptrain.config.keys import named
+
+    chosen = compose.load("tensorboard", overrides)
+    from dptrain.report.charts import tensorboard
+
+    with named():
+        address = tensorboard.serve(Path(chosen.run), chosen.host, chosen.port)
+    print(f"TensorBoard at {address}; Ctrl-C stops it", flush=True)
+    tensorboard.wait()
+    return 0
 
 
 def _calibrate(overrides: Sequence[str], _options: Options) -> int:
@@ -675,6 +759,13 @@ COMMANDS = {
         "which setting of a finished sweep meets a demand, and how sure that is",
         ADVISE,
         ("run=FOLDER",),
+    ),
+    "show": Command(_show, "a finished sweep again, as its end printed it", SHOW, ("run=FOLDER",)),
+    "report": Command(
+        _report, "the page and the charts of a finished sweep anew", REPORT, ("run=FOLDER",)
+    ),
+    "tensorboard": Command(
+        _tensorboard, "TensorBoard on a finished sweep", TENSORBOARD, ("run=FOLDER",)
     ),
     "train": Command(_train, "one model of one setting on all rows, to be given away", TRAIN),
     "tune": Command(

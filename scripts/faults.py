@@ -111,7 +111,7 @@ def serve() -> None:
 
     from dptrain import cli
     from dptrain.privacy import prv
-    from dptrain.report import figures
+    from dptrain.report.charts import figures
 
     torch.set_num_threads(1)
     vars(prv)["prv_epsilon"] = lambda *_: 1.0  # a process of its own, which writes nothing

@@ -12,7 +12,7 @@ from tests import shapes
 
 shapes.install()
 
-from dptrain.report import figures
+from dptrain.report.charts import figures
 from tests.common import TINY
 from tests.fleets import fleet
 from tests.helpers.foreign import arrays_of, save
@@ -37,6 +37,7 @@ def _quick(request, monkeypatch):
     monkeypatch.setattr(figures, "image", lambda _figure, kind: _picture(kind))
     monkeypatch.setattr(figures, "pixels", lambda _figure: np.zeros((8, 8, 3), np.uint8))
     monkeypatch.setattr("dptrain.privacy.prv.prv_epsilon", lambda *_: 1.0)
+    monkeypatch.setattr("dptrain.report.charts.interactive.library", lambda: "window.vegaEmbed;")
 
 
 def pytest_addoption(parser):

@@ -87,7 +87,7 @@ def test_quickstart_gives_the_numbers_that_are_promised(quickstart):
     folder, out = quickstart
     found = rows(folder)
     require_shown(FIRST, out.splitlines(), folder)
-    assert f"tensorboard --logdir {folder}/tensorboard" in out
+    assert f"dptrain tensorboard run={folder}" in out
     assert found["none", None, "test_accuracy"]["estimate"] >= 0.90
     assert found["none", "lira", "auc"]["estimate"] >= 0.68
     assert found["none", "lira", "tpr_at_fpr_0.01"]["estimate"] >= 0.10

@@ -217,6 +217,26 @@ class Action(StrEnum):
 
 
 @dataclass(frozen=True)
+class RunConfig:
+    """Of `dptrain show` and `dptrain report`: a finished sweep."""
+
+    run: str | None = option("folder of a finished sweep")
+
+    def __post_init__(self) -> None:
+        given = "give the folder of a finished sweep, such as run=results/quickstart"
+        require(self.run is not None, "run", given)
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class TensorboardConfig(RunConfig):
+    """Of `dptrain tensorboard`: a finished sweep, and where it is served."""
+
+    host: str = option("address to listen at; localhost is for this machine alone")
+    port: int = option("port to listen at; 0 for any", least=0, most=65535)
+
+
+@dataclass(frozen=True)
 class StoreConfig:
     """Of `dptrain store`: the artefacts of a run."""
 

@@ -43,7 +43,7 @@ from dptrain.pipeline import attribute_inference, regression
 from dptrain.pipeline.attribute_inference import Attacked
 from dptrain.pipeline.progress import Progress
 from dptrain.privacy import ledger, pld
-from dptrain.report import figures
+from dptrain.report.record import Roc, roc_of
 
 BLIND_SPLITS = 8
 """Pairs of models whose split the blind baseline is run on: splits are alike, and each costs
@@ -64,7 +64,7 @@ class SweepEvaluation:
     """
 
     rows: list[Row] = field(default_factory=list)
-    curves: list[figures.Roc] = field(default_factory=list)
+    curves: list[Roc] = field(default_factory=list)
     exposed: dict[str, Any] = field(default_factory=dict)
     differences: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
     thresholds: dict[str, list[float | None]] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class Evaluated:
 
     setting: str
     rows: list[Row]
-    curve: figures.Roc
+    curve: Roc
     exposed: Any
     utility: utility.Resamples
     thresholds: list[float | None]
@@ -300,7 +300,7 @@ def _evaluate_setting(
     ]
     units = fleet.membership if fleet.users is None else fleet.of_users(fleet.membership)
     n_out = int((~units).sum())
-    curve = figures.Roc(setting.name, evaluated.curves, subject.curve, n_out)
+    curve = roc_of(setting.name, evaluated.curves, subject.curve, n_out)
     return Evaluated(
         setting.name,
         rows,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,9 @@ from dptrain.evaluation.attack_rows import blind_row
 from dptrain.evaluation.evaluate import Evaluation, evaluate
 from dptrain.evaluation.rows import Row, Subject
 from dptrain.privacy import pld
-from dptrain.report import figures
-from dptrain.report.page import Report, page
+from dptrain.report.charts import figures
+from dptrain.report.page import page
+from dptrain.report.record import Record, roc_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,17 +107,16 @@ def _write(
 ) -> None:
     """The report of a file of scores."""
     n_out = int((~scores.membership[scores.attacked]).sum())
-    roc = figures.Roc(subject.name, evaluation.curves, subject.curve, n_out)
+    roc = roc_of(subject.name, evaluation.curves, subject.curve, n_out)
     png = figures.image(figures.roc([roc]), "png")
-    report = Report(
+    record = Record(
         name=subject.name,
         rows=result.rows,
-        statements={},
-        figures={"ROC of every attack": png},
         exposed=result.exposed,
-        config=json.dumps(result.config, indent=1),
+        config=result.config,
         versions=versions(),
+        rocs=[roc],
     )
     write_atomic(folder / "roc.png", png)
-    write_atomic(folder / "report.html", page(report).encode())
+    write_atomic(folder / "report.html", page(record, {"ROC of every attack": png}).encode())
     write_atomic(folder / "metrics.json", seal(result.record()))

@@ -10,8 +10,9 @@ from dptrain.config.commands import Action, StoreConfig
 from dptrain.core.errors import LedgerError, RunError
 from dptrain.core.guard import only_writer
 from dptrain.core.store import Store, digests, unseal
-from dptrain.pipeline.outputs import METRICS, USED
+from dptrain.pipeline.outputs import USED
 from dptrain.privacy import ledger
+from dptrain.report.record import METRICS
 from dptrain.report.tables import table
 
 

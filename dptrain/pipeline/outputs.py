@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from dptrain.core.guard import only_writer
 from dptrain.core.store import digests, seal, to_json, unseal, versions, write_atomic
 from dptrain.evaluation.rows import Row
 from dptrain.evaluation.subgroups import GroupRow
@@ -17,42 +17,37 @@ from dptrain.pipeline.evaluation import SweepEvaluation
 from dptrain.pipeline.plan import Plan
 from dptrain.privacy import ledger
 from dptrain.privacy.statement import PrivacyStatement
-from dptrain.report import figures, tables, tensorboard
-from dptrain.report.page import Report, page
-from dptrain.report.statement import lines
+from dptrain.report.record import CURVES, METRICS, Record, read
+from dptrain.report.render import FILES, render
 
 if TYPE_CHECKING:
     import pandas as pd
 
-METRICS = "metrics.json"
 USED = "artefacts.json"
 """Stage and key of every artefact that the sweep read or wrote."""
-OUTPUTS = (
-    "report.html",
-    "table.md",
-    "frontier.png",
-    "frontier.svg",
-    "roc.png",
-    "roc.svg",
-    "tensorboard",
-    USED,
-)
+OUTPUTS = (*FILES, CURVES, USED)
 
 
 @dataclass(frozen=True)
 class Result:
-    """A finished sweep: its folder, its rows, a statement for each setting, the number of models
-    trained by this very call, the utility that its table shows, the differences between its
-    settings, and its numbers by subgroup.
-    """
+    """A finished sweep: its folder, its numbers, and how many models this very call trained."""
 
     folder: Path
-    rows: tuple[Row, ...]
-    statements: Mapping[str, PrivacyStatement]
+    record: Record
     trained: int
-    utility: str = "accuracy"
-    differences: tables.Differences = field(default_factory=dict)
-    groups: tuple[GroupRow, ...] = ()
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        return tuple(self.record.rows)
+
+    @property
+    def statements(self) -> Mapping[str, PrivacyStatement]:
+        """Of each setting."""
+        return self.record.statements
+
+    @property
+    def groups(self) -> tuple[GroupRow, ...]:
+        return tuple(self.record.groups)
 
     def to_frame(self) -> pd.DataFrame:
         """A line for each number; the columns are those of rows.Row."""
@@ -67,94 +62,59 @@ def write_outputs(
     evaluation: SweepEvaluation,
     statements: Mapping[str, PrivacyStatement],
     spent: ledger.Snapshot,
-) -> None:
+) -> Record:
     """Chart files, page, TensorBoard, and last metrics.json, whose fingerprint says that all of
     them are there.
     """
-    folder, config, rows = ready.config.folder, ready.config, evaluation.rows
-    broken = tables.refuted(rows)
-    rocs = {
-        roc.setting: replace(roc, setting=f"{roc.setting}{tables.REFUTED}")
-        if roc.setting in broken
-        else roc
-        for roc in evaluation.curves
-    }
-    drawn = {
-        "frontier": figures.frontier(rows, config.utility),
-        "roc": figures.roc(list(rocs.values())),
-    }
-    png = {name: figures.image(figure, "png") for name, figure in drawn.items()}
-    for name, figure in drawn.items():
-        write_atomic(folder / f"{name}.png", png[name])
-        write_atomic(folder / f"{name}.svg", figures.image(figure, "svg"))
-    plain = config.to_json()
-    shown = {"Privacy and utility": png["frontier"], "ROC of every attack": png["roc"]}
-    report = Report(
-        name=config.name,
-        rows=rows,
+    folder = ready.config.folder
+    record = Record(
+        name=ready.config.name,
+        rows=evaluation.rows,
         statements=statements,
-        figures=shown,
         exposed=evaluation.exposed,
-        config=json.dumps(plain, indent=1),
+        config=ready.config.to_json(),
         versions=versions(),
-        utility=config.utility,
         differences=evaluation.differences,
+        thresholds=evaluation.thresholds,
         groups=evaluation.groups,
+        training={setting.name: trained.curve(fleet, setting) for setting in ready.settings},
+        rocs=evaluation.curves,
     )
-    write_atomic(folder / "report.html", page(report).encode())
-    summary = tables.table(*tables.summary(rows, config.utility))
-    write_atomic(folder / "table.md", (summary + "\n").encode())
-    view = tensorboard.View(
-        settings=ready.settings,
-        curves={setting.name: trained.curve(fleet, setting) for setting in ready.settings},
-        rows=rows,
-        statements={name: lines(statement) for name, statement in statements.items()},
-        rocs={name: figures.pixels(figures.roc([roc])) for name, roc in rocs.items()},
-        frontier=figures.pixels(drawn["frontier"]),
-    )
-    with tensorboard.faults():
-        tensorboard.rebuild(folder / "tensorboard", view)
+    write_atomic(folder / CURVES, record.curves())
+    render(folder, record)
     write_atomic(folder / USED, to_json(sorted(map(list, fleet.store.used))))
-    write_atomic(folder / METRICS, seal(_record(ready, evaluation, statements, spent)))
-
-
-def _record(
-    ready: Plan,
-    evaluation: SweepEvaluation,
-    statements: Mapping[str, PrivacyStatement],
-    spent: ledger.Snapshot,
-) -> dict[str, Any]:
-    return {
-        "rows": [row.to_json() for row in evaluation.rows],
-        "privacy": {name: statement.to_json() for name, statement in statements.items()},
-        "exposed": evaluation.exposed,
-        "differences": evaluation.differences,
-        "thresholds": evaluation.thresholds,
-        "groups": [row.to_json() for row in evaluation.groups],
-        "config": ready.config.to_json(),
-        "versions": versions(),
+    ties = {
         "ledger": spent.digest,
         "fingerprint": ready.fingerprint,
         "data": ready.source.digest,
-        "outputs": digests(ready.config.folder, OUTPUTS),
+        "outputs": digests(folder, OUTPUTS),
     }
+    write_atomic(folder / METRICS, seal({**record.metrics(), **ties}))
+    return record
+
+
+def render_again(folder: Path) -> None:
+    """Write page, charts and TensorBoard of a finished sweep anew. Raises RunError."""
+    with only_writer(folder):
+        record = read(folder)
+        ties = unseal((folder / METRICS).read_bytes())
+        write_atomic(folder / CURVES, record.curves())
+        render(folder, record)
+        ties["outputs"] = digests(folder, OUTPUTS)
+        write_atomic(folder / METRICS, seal(ties))
 
 
 def read_result(folder: Path, ready: Plan) -> Result | None:
     """The finished sweep of this very plan in `folder`, or None."""
     try:
-        record = unseal((folder / METRICS).read_bytes())
+        ties = unseal((folder / METRICS).read_bytes())
     except (OSError, ValueError):
         return None
-    if record.get("fingerprint") != ready.fingerprint:
+    if ties.get("fingerprint") != ready.fingerprint:
         return None
-    if record.get("outputs") != digests(folder, OUTPUTS):
+    if ties.get("outputs") != digests(folder, OUTPUTS):
         return None
     # What was spent since, or what was lost, must be said anew.
-    if record.get("ledger") != ledger.read(folder / "store" / "ledger").digest:
+    if ties.get("ledger") != ledger.read(folder / "store" / "ledger").digest:
         return None
-    statements = {name: PrivacyStatement.of(item) for name, item in record["privacy"].items()}
-    rows = tuple(Row.of(row) for row in record["rows"])
-    groups = tuple(GroupRow.of(row) for row in record["groups"])
-    differences = record["differences"]
-    return Result(folder, rows, statements, 0, ready.config.utility, differences, groups)
+    return Result(folder, read(folder), 0)

@@ -100,10 +100,8 @@ def _sweep(ready: Plan, show_progress: bool) -> Result:
         complete = finish(ready, evaluation, statements, spent)
         for setting in ready.settings:
             trained_models.relabel(fleet, setting, header(complete[setting.name]))
-        write_outputs(ready, fleet, evaluation, complete, spent)
-    rows, utility = tuple(evaluation.rows), ready.config.utility
-    groups = tuple(evaluation.groups)
-    return Result(folder, rows, complete, count, utility, evaluation.differences, groups)
+        record = write_outputs(ready, fleet, evaluation, complete, spent)
+    return Result(folder, record, count)
 
 
 def _say(line: str, show_progress: bool) -> None:

@@ -19,7 +19,7 @@ from dptrain.pipeline.plan import Plan
 from dptrain.pipeline.progress import Progress
 from dptrain.privacy import ledger
 from dptrain.privacy.statement import PrivacyStatement
-from dptrain.report import tensorboard
+from dptrain.report.charts import tensorboard
 from dptrain.report.statement import header, rounded_up
 from dptrain.training.checkpoint import OnCurve, Steps
 

@@ -31,13 +31,13 @@ from dptrain.fleet.blueprint import build
 from dptrain.fleet.fleet import Fleet
 from dptrain.models import layers, validation
 from dptrain.pipeline.evaluation import answers, counts_of, subject_of
-from dptrain.pipeline.outputs import METRICS
 from dptrain.pipeline.plan import Plan, plan
 from dptrain.pipeline.run import load
 from dptrain.privacy.statement import PrivacyStatement
 from dptrain.release import predict
 from dptrain.release.predict import LAYERS, OURS
 from dptrain.report import tables
+from dptrain.report.record import METRICS
 from dptrain.report.statement import claim, header
 
 PARAMETERS, RECORD, CARD = "parameters.safetensors", "model.json", "README.md"

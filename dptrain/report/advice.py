@@ -12,16 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from dptrain.config.commands import AdviseConfig
-from dptrain.core.errors import RunError, TargetError, first_line
-from dptrain.core.store import unseal
+from dptrain.core.errors import TargetError
 from dptrain.evaluation.metrics import undominated
 from dptrain.evaluation.rows import BLIND, TEST_ACCURACY, Row
-from dptrain.evaluation.subgroups import GroupRow
 from dptrain.evaluation.utility import CONSTANT, UTILITIES, Utility, metric_of
 from dptrain.privacy.statement import PrivacyStatement
-from dptrain.report import tables
 from dptrain.report.choices import price, said_of_epsilon
 from dptrain.report.demands import Demand, meets, numbers, parse, require_measured, shown
+from dptrain.report.record import read
 from dptrain.report.statement import rounded_up, sentences
 
 DEMANDS = {
@@ -151,9 +149,10 @@ def advise(config: AdviseConfig) -> Advice:
     """Raises RunError for a folder without a finished sweep, and TargetError for a demand that
     nothing in it speaks of.
     """
-    rows, groups, statements, paired, of_sweep = _read(Path(config.run or ""))
-    utility = config.utility or of_sweep
-    differences = paired.get(utility, {})
+    record = read(Path(config.run or ""))
+    rows, groups, statements = record.rows, record.groups, record.statements
+    utility = config.utility or record.utility
+    differences = record.differences.get(utility, {})
     every = candidates(rows, utility)
     _require_fitting(config, utility)
     leaking = any(row.attack == BLIND and row.contradicted for row in rows)
@@ -429,32 +428,3 @@ def _shown(row: Row) -> str:
 
 def _numbers(row: Row) -> dict[str, float | None]:
     return {"estimate": row.estimate, "low": row.low, "high": row.high}
-
-
-def _differences(stored: dict[str, Any]) -> tables.Differences:
-    """Those of a file; an earlier version wrote those of the accuracy alone."""
-    return stored if stored.keys() <= UTILITIES.keys() else {"accuracy": stored}
-
-
-def _read(
-    folder: Path,
-) -> tuple[list[Row], list[GroupRow], dict[str, PrivacyStatement], tables.Differences, str]:
-    """Rows, those of groups, statements, differences and the utility of the sweep."""
-    try:
-        record = unseal((folder / "metrics.json").read_bytes())
-        return (
-            [Row.of(row) for row in record["rows"]],
-            [GroupRow.of(row) for row in record.get("groups", [])],
-            {name: PrivacyStatement.of(item) for name, item in record.get("privacy", {}).items()},
-            _differences(record.get("differences", {})),
-            record.get("config", {}).get("utility", "accuracy"),
-        )
-    except OSError:
-        raise RunError(
-            f"there is no finished sweep in {folder}; give the folder that holds its metrics.json"
-        ) from None
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        reason = (
-            f"{folder}/metrics.json was altered, or is not of this version ({first_line(error)})"
-        )
-        raise RunError(f"{reason}; run the sweep again, which trains nothing") from None

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from dptrain.evaluation.rows import BLIND, Row
-from dptrain.evaluation.subgroups import GroupRow
 from dptrain.evaluation.utility import UTILITIES
-from dptrain.privacy.statement import PrivacyStatement
+from dptrain.report.charts import interactive
 from dptrain.report.choices import said_alike
+from dptrain.report.reading import reading
+from dptrain.report.record import Record
 from dptrain.report.statement import shared
 from dptrain.report.tables import (
     REFUTED,
-    Differences,
     Table,
     attacks,
     attributes,
@@ -68,61 +68,44 @@ STEADY = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """What a page is made of.
-
-    name: its title. rows: every number. statements: setting to what is claimed of it; empty for
-    scores of other people's models. figures: title to PNG. exposed: setting to the record of
-    exposed examples. config: the configuration as text. versions: of all packages. utility: what
-    stands first in the summary. differences: of utilities between settings. groups: numbers by
-    subgroup.
-    """
-
-    name: str
-    rows: Sequence[Row]
-    statements: Mapping[str, PrivacyStatement]
-    figures: Mapping[str, bytes]
-    exposed: Mapping[str, Any]
-    config: str
-    versions: Mapping[str, str]
-    utility: str = "accuracy"
-    differences: Differences = field(default_factory=dict)
-    groups: Sequence[GroupRow] = ()
-
-
-def page(report: Report) -> str:
-    """The report of a run."""
-    rows = report.rows
-    common, rest = shared(report.statements)
+def page(record: Record, figures: Mapping[str, bytes]) -> str:
+    """The report of a run. figures: title to PNG, for a reader without JavaScript."""
+    rows, utility = record.rows, record.utility
+    common, rest = shared(record.statements)
     attacked = dict.fromkeys(row.setting for row in rows if row.attack and row.attack != BLIND)
-    images = {title: base64.b64encode(data).decode() for title, data in report.figures.items()}
+    images = {title: base64.b64encode(data).decode() for title, data in figures.items()}
     return ENVIRONMENT.get_template("page.html").render(
-        name=report.name,
+        name=record.name,
         legend=[
             *legend(rows),
-            *said_of_constant(report.differences, report.utility),
-            *said_alike(report.differences.get(report.utility, {}), report.utility),
+            *said_of_constant(record.differences, utility),
+            *said_alike(record.differences.get(utility, {}), utility),
         ],
         warnings=warnings(rows),
-        summary=summary(rows, report.utility),
+        reading=reading(record),
+        summary=summary(rows, utility),
         utilities=utilities(rows),
-        title=UTILITIES[report.utility].title,
-        differences=differences(report.differences, report.utility),
+        title=UTILITIES[utility].title,
+        differences=differences(record.differences, utility),
         figures=images,
+        charts=interactive.charts(record),
+        library=interactive.library(),
+        settings=interactive.colours(record),
+        roc_attacks=list(dict.fromkeys(attack for roc in record.rocs for attack in roc.curves)),
+        roc_attack=interactive.first_attack(record),
         groups={
-            setting: groups(report.groups, setting)
-            for setting in dict.fromkeys(row.setting for row in report.groups)
+            setting: groups(record.groups, setting)
+            for setting in dict.fromkeys(row.setting for row in record.groups)
         },
-        smallest=said_of_smallest(report.groups),
+        smallest=said_of_smallest(record.groups),
         attributes=attributes(rows),
         inferred=said_of_attributes(rows),
-        sections=[_section(rows, setting, report.exposed.get(setting, {})) for setting in attacked],
+        sections=[_section(rows, setting, record.exposed.get(setting, {})) for setting in attacked],
         common=common,
         statements=rest,
         every=(EVERY, [_line(row) for row in rows]),
-        config=report.config,
-        versions=", ".join(f"{key} {value}" for key, value in report.versions.items()),
+        config=json.dumps(record.config, indent=1),
+        versions=", ".join(f"{key} {value}" for key, value in record.versions.items()),
     )
 
 

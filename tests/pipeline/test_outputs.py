@@ -1,6 +1,7 @@
 """Tests of pipeline.outputs."""
 
 import dataclasses
+import html
 import shutil
 
 import numpy as np
@@ -12,11 +13,15 @@ from dptrain import cli
 from dptrain.config import compose
 from dptrain.core import guard
 from dptrain.core.errors import ConfigError, LayerError
-from dptrain.core.store import Store, from_npy
+from dptrain.core.store import Store, from_npy, unseal
+from dptrain.evaluation.rows import TEST_ACCURACY
 from dptrain.evaluation.utility import CONSTANT
 from dptrain.pipeline import outputs, run, training
 from dptrain.pipeline.outputs import OUTPUTS
+from dptrain.report.charts.figures import PANELS
+from dptrain.report.reading import reading
 from dptrain.report.statement import sentences
+from dptrain.report.tables import summary
 from tests.common import TINY, strict_json
 from tests.fleets import COLUMNS
 from tests.helpers.sweep import go, parameters
@@ -179,36 +184,90 @@ def test_statement_stands_everywhere(done):
 
 def test_report_is_self_contained(done):
     page = (done.folder / "report.html").read_text()
-    assert "<script" not in page
+    before, _, library = page.partition("<script>")
+    assert "window.vegaEmbed" in library
     assert 'src="http' not in page
-    assert "href=" not in page
+    assert "<script src" not in page
+    assert "<link" not in page
+    assert "href=" not in before
     assert page.count("data:image/png;base64,") == 2
 
 
 def test_tensorboard(done):
     folder = done.folder / "tensorboard"
-    assert not (folder / "live").exists()
+    runs = {path.parent.relative_to(folder).as_posix() for path in folder.rglob("events*")}
+    assert runs == {"none", "dpsgd-8", "overview"}
     for setting in ("none", "dpsgd-8"):
         events = EventAccumulator(str(folder / setting)).Reload()
         tags = events.Tags()
-        assert {
-            "training/loss",
-            "training/test_accuracy",
-            "lira/auc",
-            "model/test_accuracy",
-        } <= set(tags["scalars"])
+        assert {"training/loss", "training/test_accuracy"} <= set(tags["scalars"])
         assert tags["images"] == ["ROC, logarithmic axes"]
         assert "_hparams_/session_start_info" in events.summary_metadata
         steps = [event.step for event in events.Scalars("training/loss")]
         assert steps == sorted(steps)
         assert steps[-1] == 8
-    events = EventAccumulator(str(folder / "against epsilon" / "lira" / "measured")).Reload()
-    assert [
-        event.step for event in events.Scalars("against epsilon (step = 1000 x epsilon)/auc")
-    ] == [8000]
-    assert EventAccumulator(str(folder / "overview")).Reload().Tags()["images"] == [
-        "privacy and utility"
-    ]
+        rows = [row for row in done.rows if row.setting == setting]
+        accuracy = next(row for row in rows if row.metric == TEST_ACCURACY)
+        for tag, number in (
+            ("compared by/test accuracy", accuracy.estimate),
+            ("trade-off/utility", accuracy.estimate),
+            ("trade-off/utility, low", accuracy.low),
+            ("trade-off/utility, high", accuracy.high),
+        ):
+            assert events.Scalars(tag)[0].value == np.float32(number)
+    images = EventAccumulator(str(folder / "overview")).Reload().Tags()["images"]
+    assert images == [f"Privacy and utility/{panel}" for panel in PANELS]
+
+
+@pytest.mark.whole
+def test_a_report_is_made_anew_from_its_record(done, tmp_path):
+    """The page, the table and the charts are the same; nothing is trained; and the sweep is still
+    finished.
+    """
+    shutil.copytree(done.folder, tmp_path / "run")
+    folder, same = tmp_path / "run", ("report.html", "table.md", "frontier.svg", "roc.svg")
+    before = {name: (folder / name).read_bytes() for name in same}
+    for name in same:
+        (folder / name).unlink()
+    assert cli.main(["report", f"run={folder}"]) == 0
+    assert {name: (folder / name).read_bytes() for name in same} == before
+    ready = run.plan(compose.load("sweep", [*TINY, f"output={folder}"]))
+    again = outputs.read_result(folder, ready)
+    assert again is not None
+    assert [*again.rows] == [*done.rows]
+
+
+def test_a_finished_sweep_is_shown_as_it_was_printed(done, capsys):
+    assert cli.main(["show", f"run={done.folder}"]) == 0
+    shown = capsys.readouterr().out
+    assert cli.main(["sweep", *TINY, f"output={done.folder}"]) == 0
+    assert capsys.readouterr().out.endswith(shown + "0 models trained now.\n")
+    assert cli.main(["show", f"run={done.folder}", "--statements"]) == 0
+    assert "neighbours: add-or-remove-one" in capsys.readouterr().out
+    for command in ("show", "report", "tensorboard"):
+        assert cli.main([command, "run=nowhere"]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("dptrain: error: run:")
+        assert said.count("\n") == 1
+
+
+def test_every_place_has_the_same_digits(done):
+    """Table, page, TensorBoard's text and metrics.json agree, number by number."""
+    _, body = summary(done.rows)
+    page, table = ((done.folder / name).read_text() for name in ("report.html", "table.md"))
+    events = EventAccumulator(str(done.folder / "tensorboard" / "overview")).Reload()
+    text = events.Tensors("What the result says/text_summary")[0].tensor_proto.string_val[0]
+    said = text.decode().replace("\\", "")
+    metrics = unseal((done.folder / "metrics.json").read_bytes())
+    assert metrics["rows"] == [row.to_json() for row in done.rows]
+    for line in body:
+        for cell in line:
+            assert html.escape(cell) in page
+            assert cell in table
+            assert cell in said
+    for sentence in reading(done.record):
+        assert sentence in said
+        assert html.escape(sentence) in page
 
 
 def test_second_run_only_prints(done, monkeypatch):
@@ -237,7 +296,7 @@ def test_a_finished_result_does_not_vouch_for_anothers_files(tmp_path, monkeypat
     first = go(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(
-            "dptrain.pipeline.outputs.tensorboard.rebuild",
+            "dptrain.report.render.tensorboard.rebuild",
             lambda *_: (_ for _ in ()).throw(SystemExit),
         )
         with pytest.raises(SystemExit):
@@ -265,7 +324,9 @@ def test_a_contradiction_is_loud(done, monkeypatch, capsys):
     ]
     monkeypatch.setattr(
         "dptrain.pipeline.run.sweep",
-        lambda _config: type(done)(done.folder, tuple(rows), done.statements, 0),
+        lambda _config: dataclasses.replace(
+            done, record=dataclasses.replace(done.record, rows=rows)
+        ),
     )
     assert cli.main(["sweep", *TINY]) == 1
     assert "CONTRADICTION: dpsgd-8, loss auc" in capsys.readouterr().err

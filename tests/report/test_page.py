@@ -6,7 +6,8 @@ from dptrain.core.types import Mechanism, NoiseSource, Sampling, Setting
 from dptrain.evaluation.rows import TEST_ACCURACY
 from dptrain.privacy.statement import Circumstances, planned
 from dptrain.report import tables
-from dptrain.report.page import Report, page
+from dptrain.report.page import page
+from dptrain.report.record import Record
 from tests.helpers.reported import ROW
 from tests.runs import make_recipe
 
@@ -20,11 +21,11 @@ PLAIN = Setting(
 )
 
 
-EMPTY = Report(name="n", rows=[], statements={}, figures={}, exposed={}, config="", versions={})
+EMPTY = Record(name="n", rows=[])
 
 
 def make_page(**parts):
-    return page(dataclasses.replace(EMPTY, **parts))
+    return page(dataclasses.replace(EMPTY, **parts), {})
 
 
 def test_html_escapes():
@@ -33,7 +34,7 @@ def test_html_escapes():
         name="<b>",
         rows=[dataclasses.replace(ROW, metric=TEST_ACCURACY, attack=None, note="<i>")],
         statements={"<u>": planned(PLAIN, around)},
-        config="<p>",
+        config={"name": "<p>"},
     )
     assert "<b>" not in text
     assert "<u>" not in text

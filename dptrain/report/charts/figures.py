@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
@@ -16,7 +15,7 @@ from matplotlib.figure import Figure
 from dptrain.evaluation.metrics import undominated
 from dptrain.evaluation.rows import AUC, BLIND, TEST_ACCURACY, Row
 from dptrain.evaluation.utility import CONSTANT, UTILITIES, metric_of
-from dptrain.privacy.pld import TradeOff
+from dptrain.report.record import Roc
 from dptrain.report.tables import REFUTED, refuted
 
 COLOURS = {
@@ -31,19 +30,8 @@ CEILING = "#444444"
 DPI = 150
 
 
-@dataclass(frozen=True)
-class Roc:
-    """The ROC of one setting: attack to (fpr, tpr) over all targets together, the proved bound, and
-    the non-members behind it.
-    """
-
-    setting: str
-    curves: Mapping[str, tuple[np.ndarray, np.ndarray]]
-    bound: TradeOff | None
-    n_out: int
-
-
-def _colour(attack: str, attacks: Sequence[str]) -> str:
+def colour_of(attack: str, attacks: Sequence[str]) -> str:
+    """Of an attack among others, the same in every chart."""
     others = [name for name in attacks if name not in COLOURS]
     return (
         COLOURS[attack]
@@ -66,12 +54,18 @@ def _name(row: Row, compared: bool) -> str:
     return "no DP" if row.epsilon is None else f"{'DP ' if compared else ''}{row.epsilon:g}"
 
 
-def frontier(rows: Sequence[Row], utility: str = "accuracy") -> Figure:
+PANELS = ("utility", "membership risk", "frontier")
+
+
+def frontier(
+    rows: Sequence[Row], utility: str = "accuracy", panels: Sequence[str] = PANELS
+) -> Figure:
     """Utility against epsilon, beside that of the constant prediction, attack success against
-    epsilon under its proved ceiling, and the two against each other.
+    epsilon under its proved ceiling, and the two against each other: a panel each, or some of them.
     """
-    figure = Figure(figsize=(13, 4.6), layout="constrained", dpi=DPI)
-    left, middle, right = figure.subplots(1, 3)
+    size = (13, 4.6) if len(panels) > 1 else (6, 4.6)
+    figure = Figure(figsize=size, layout="constrained", dpi=DPI)
+    drawn = dict(zip(panels, np.ravel(figure.subplots(1, len(panels))), strict=True))
     values = {
         row.setting: row
         for row in rows
@@ -86,21 +80,26 @@ def frontier(rows: Sequence[Row], utility: str = "accuracy") -> Figure:
     private = {row.defence for row in order if row.epsilon is not None}
     compared = sum(row.epsilon is None for row in order) > 1 or len(private) > 1
     broken = refuted(rows)
-    for axes in (left, middle):
+    for name, axes in drawn.items():
+        if name == "frontier":
+            continue
         axes.set_xticks(list(place.values()), [_label(row, compared, broken) for row in order])
         if compared:
             for text in axes.get_xticklabels():
                 text.set(rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
         axes.set_xlabel("" if compared else "epsilon")
         axes.grid(alpha=0.3)
-    shown = [values[row.setting] for row in order if row.setting in values]
-    at = [place[row.setting] for row in shown]
-    _points(left, at, shown, "#333333", title, not compared)
-    _draw_constant(left, constant)
-    left.set_title("utility", loc="left")
-    left.set_ylabel(title)
-    _draw_risk(middle, rows, place, joined=not compared)
-    _draw_frontier(right, rows, values, compared, utility)
+    if (axes := drawn.get("utility")) is not None:
+        shown = [values[row.setting] for row in order if row.setting in values]
+        at = [place[row.setting] for row in shown]
+        _points(axes, at, shown, "#333333", title, not compared)
+        _draw_constant(axes, constant)
+        axes.set_title("utility", loc="left")
+        axes.set_ylabel(title)
+    if (axes := drawn.get("membership risk")) is not None:
+        _draw_risk(axes, rows, place, joined=not compared)
+    if (axes := drawn.get("frontier")) is not None:
+        _draw_frontier(axes, rows, values, compared, utility)
     return figure
 
 
@@ -128,7 +127,7 @@ def _draw_risk(axes: Axes, rows: Sequence[Row], place: Mapping[str, float], join
         of_attack = [row for row in aucs if row.attack == attack and row.estimate is not None]
         shift = 0.08 * (number - (len(attacks) - 1) / 2)
         at = [place[row.setting] + shift for row in of_attack]
-        _points(axes, at, of_attack, _colour(attack, attacks), attack, joined)
+        _points(axes, at, of_attack, colour_of(attack, attacks), attack, joined)
     ceilings = {row.setting: row.ceiling for row in aucs if row.ceiling is not None}
     for number, (setting, value) in enumerate(ceilings.items()):
         label = "" if number else "proved ceiling"
@@ -262,30 +261,20 @@ def roc(curves: Sequence[Roc]) -> Figure:
     for panel in panels[len(curves) :]:
         panel.set_axis_off()
     for panel, item in zip(panels, curves, strict=False):
-        edge = min(10 / item.n_out, 0.1)
+        edge = item.edge
         line = np.logspace(np.log10(edge), 0, 50)
         panel.plot(line, line, color="#999999", lw=1, ls=":", label="chance")
         for attack, (fpr, tpr) in item.curves.items():
-            # Of the tens of thousands of steps, those that a pixel can show: the last one up to
-            # each point of a fine grid.
-            shown = np.unique(
-                np.searchsorted(
-                    fpr, np.append(0, np.logspace(np.log10(edge), 0, 600)), side="right"
-                )
-                - 1
-            )
             panel.plot(
-                fpr[shown],
-                tpr[shown],
+                fpr,
+                tpr,
                 drawstyle="steps-post",
                 lw=1.3,
-                color=_colour(attack, list(item.curves)),
+                color=colour_of(attack, list(item.curves)),
                 label=attack,
             )
-        if item.bound:
-            panel.plot(
-                item.bound.fpr, item.bound.tpr, color=CEILING, lw=1.5, ls="--", label="proved bound"
-            )
+        if item.bound is not None:
+            panel.plot(*item.bound, color=CEILING, lw=1.5, ls="--", label="proved bound")
         panel.set(
             xscale="log",
             yscale="log",
@@ -336,7 +325,9 @@ def image(figure: Figure, kind: str) -> bytes:
     """A figure as a file of this kind (`png`, `svg`)."""
     _lay_out(figure)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    # So that the same numbers give the same file: else names in it are drawn at random.
+    with rc_context({"svg.hashsalt": "dptrain"}):
+        figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else None)
     return buffer.getvalue()
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from dptrain.evaluation.utility import CONSTANT, metric_of
 from dptrain.privacy import pld
-from dptrain.report import figures
+from dptrain.report.charts import figures
+from dptrain.report.record import roc_of
 from tests.fleets import row
 
 pytestmark = pytest.mark.whole
@@ -52,7 +53,7 @@ def test_a_utility_without_a_value_leaves_the_risks():
 def test_rocs_stand_under_their_bound():
     curve = (np.array([0.0, 0.1, 1.0]), np.array([0.0, 0.4, 1.0]))
     bound = pld.claimed_trade_off(2.0, 1e-5)
-    figure = figures.roc([figures.Roc("dpsgd-2", {"lira": curve}, bound, 1000)])
+    figure = figures.roc([roc_of("dpsgd-2", {"lira": curve}, bound, 1000)])
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["chance", "lira", "proved bound"]
     shown = figures.pixels(figure)

@@ -1,0 +1,1 @@
+"""Charts of a run: pictures, TensorBoard, and those that a reader can change in a browser."""

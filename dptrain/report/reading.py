@@ -1,0 +1,122 @@
+"""What a result says, in three sentences: what leaks and to whom, what is proved, and what privacy
+costs. Every number in them is one of the table, with its interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from dptrain.evaluation.rows import AUC, BLIND, Row, tpr_at
+from dptrain.evaluation.utility import CONSTANT, UTILITIES, metric_of
+from dptrain.report.record import Record
+from dptrain.report.tables import between, cell, number, refuted
+
+
+def reading(record: Record) -> list[str]:
+    """The sentences; a run without attacks or settings has fewer."""
+    rows = record.rows
+    if any(row.attack == BLIND and row.contradicted for row in rows):
+        return ["No number of this run says anything: members differ before any training."]
+    broken = refuted(rows)
+    sentences = [f"Nothing of {', '.join(sorted(broken))} is to be trusted."] if broken else []
+    settings = {row.setting: row for row in rows if row.attack and row.attack != BLIND}
+    whole = [name for name in settings if name not in broken]
+    leaks = {name: row for name in whole if (row := strongest(rows, name)) is not None}
+    sentences += _leak(rows, leaks)
+    sentences += _proof(leaks)
+    sentences += _cost(record, leaks)
+    return sentences
+
+
+def strongest(rows: Sequence[Row], setting: str) -> Row | None:
+    """The attack with the largest AUC on a setting."""
+    attacks = [
+        row
+        for row in rows
+        if row.setting == setting
+        and row.metric == AUC
+        and row.examples == "all"
+        and row.attack != BLIND
+        and row.estimate is not None
+    ]
+    return max(attacks, key=lambda row: row.estimate or 0.0, default=None)
+
+
+def _leak(rows: Sequence[Row], leaks: dict[str, Row]) -> list[str]:
+    """Of the setting that leaks most: how often one who can ask the model, and has data to train
+    others like it, tells a member from the rest.
+    """
+    if not leaks:
+        return []
+    name, worst = max(leaks.items(), key=lambda item: item[1].estimate or 0.0)
+    if (worst.low or 0.0) <= 0.5:
+        return [
+            f"What leaks: no attack tells members of any setting from others; the strongest is "
+            f"{worst.attack} on {name}, AUC {cell(_bare(worst))}, where guessing has .5."
+        ]
+    rate = next(
+        (
+            row
+            for row in rows
+            if (row.setting, row.attack, row.metric) == (name, worst.attack, tpr_at(0.01))
+            and row.examples == "all"
+            and row.estimate is not None
+        ),
+        None,
+    )
+    found = ""
+    if rate is not None:
+        found = f", and finds {cell(_bare(rate))} of the members at 1 false alarm in 100"
+    return [
+        f"What leaks: whoever can ask the models of {name}, and can train models like them, tells "
+        f"a member from a non-member with AUC {cell(_bare(worst))} by {worst.attack} (guessing has "
+        f".5){found}."
+    ]
+
+
+def _bare(row: Row) -> Row:
+    """Without its ceiling, which another sentence has."""
+    return replace(row, ceiling=None)
+
+
+def _proof(leaks: dict[str, Row]) -> list[str]:
+    """What no attack can exceed, and of whom nothing is proved."""
+    proved = {name: row for name, row in leaks.items() if row.ceiling is not None}
+    without = [name for name in leaks if name not in proved]
+    unproved = f"of {', '.join(without)} nothing is proved, and a stronger attack may succeed"
+    if not proved:
+        return [f"What is proved: {unproved}."] if without else []
+    bounds = ", ".join(
+        f"{number(row.ceiling, bound=True)} for {name}" for name, row in proved.items()
+    )
+    rest = f"; {unproved}" if without else ""
+    return [f"What is proved: no attack of any kind exceeds an AUC of {bounds}{rest}."]
+
+
+def _cost(record: Record, leaks: dict[str, Row]) -> list[str]:
+    """What each private setting costs against plain training, paired where it can be."""
+    utility = record.utility
+    title, values = UTILITIES[utility].title, {}
+    for row in record.rows:
+        if row.metric == metric_of(utility) and row.setting != CONSTANT and row.setting in leaks:
+            values[row.setting] = row
+    baseline = values.get("none")
+    private = [row for row in values.values() if row.epsilon is not None]
+    if baseline is None or not private:
+        shown = ", ".join(f"{cell(row)} for {name}" for name, row in values.items())
+        return [f"What it is good for: test {title} {shown}."] if values else []
+    paired = record.differences.get(utility, {})
+    costs = []
+    for row in private:
+        change = paired.get(row.setting, {}).get("none")
+        if change is None:
+            costs.append(f"{cell(row)} for {row.setting}")
+            continue
+        _, low, high = change
+        apart = " (not told apart from none)" if low <= 0 <= high else ""
+        costs.append(f"by {between(change)} for {row.setting}{apart}")
+    return [
+        f"What privacy costs: test {title} is {cell(baseline)} without it, and changes "
+        f"{', '.join(costs)}."
+    ]

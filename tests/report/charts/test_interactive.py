@@ -1,0 +1,66 @@
+"""Charts of the page: each number of a specification is one of the record."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dptrain.evaluation.rows import AUC, TEST_ACCURACY
+from dptrain.privacy import pld
+from dptrain.report.charts import interactive
+from dptrain.report.record import Record, roc_of
+from tests.report.test_advice import SWEEP
+
+
+@pytest.fixture
+def record():
+    curve = (np.array([0.0, 0.1, 0.5, 1.0]), np.array([0.0, 0.4, 0.8, 1.0]))
+    bound = pld.claimed_trade_off(2.0, 1e-5)
+    names = dict.fromkeys(row.setting for row in SWEEP)
+    rocs = [
+        roc_of(name, {"loss": curve, "lira": curve}, bound if "dpsgd" in name else None, 1000)
+        for name in names
+    ]
+    return Record(name="n", rows=SWEEP, rocs=rocs)
+
+
+def values(specification):
+    """The numbers of a chart, which may not reach for any elsewhere."""
+    plain = json.loads(specification)
+    assert '"url"' not in specification
+    return plain["datasets"]["numbers"]
+
+
+def test_every_number_of_the_charts_is_one_of_the_record(record):
+    charts = interactive.charts(record)
+    assert list(charts) == [
+        "Utility against risk, measured and proved",
+        "Risk of each setting, by attack",
+        "ROC, logarithmic axes",
+    ]
+    accuracy = {row.setting: row for row in SWEEP if row.metric == TEST_ACCURACY}
+    for value in values(charts["Utility against risk, measured and proved"]):
+        row = accuracy[value["setting"]]
+        assert (value["utility"], value["utility_low"]) == (row.estimate, row.low)
+        [lira] = [row for row in SWEEP if (row.setting, row.attack) == (value["setting"], "lira")]
+        assert value["attack"] == "lira"
+        assert (value["estimate"], value["ceiling"]) == (lira.estimate, lira.ceiling)
+    risks = {(row.setting, row.attack): row.estimate for row in SWEEP if row.metric == AUC}
+    shown = values(charts["Risk of each setting, by attack"])
+    assert {(each["setting"], each["attack"]): each["estimate"] for each in shown} == risks
+    assert interactive.first_attack(record) == "lira"
+    assert list(interactive.colours(record)) == record.settings
+
+
+def test_nothing_of_a_name_ends_a_script(record):
+    rows = [replace(row, setting="</script><b>") for row in SWEEP]
+    rocs = [replace(record.rocs[0], setting="</script><b>")]
+    for chart in interactive.charts(replace(record, rows=rows, rocs=rocs)).values():
+        assert "<" not in chart
+        assert "</script><b>" in json.dumps(json.loads(chart))
+    assert "</script" not in interactive.library()
+
+
+def test_a_run_without_numbers_has_no_charts():
+    assert interactive.charts(Record(name="n", rows=[])) == {}
