@@ -99,7 +99,10 @@ class DatasetConfig:
     time: str | None = option(
         "of a table: column of a date or number; the test set are the latest rows"
     )
-    id: int | None = option("of openml: the number of the data set")
+    id: str | None = option(
+        "of a table: the column that names its rows; no input, and the report names rows by it"
+    )
+    number: int | None = option("of openml: the number of the data set")
     pool: int | None = option(
         "candidates; each model trains on its own random half; null: all that are left",
         least=MIN_POOL,

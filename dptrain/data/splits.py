@@ -67,7 +67,8 @@ class Dataset:
     examples are equal to another one of the three parts. users: whose each example of the pool is,
     numbered from 0 in the order of the pool, where users are in a training set or not; test_users:
     the same of the test set. groups: by column, the texts of pool and test examples there.
-    attributes: by column, that which is attacked, of pool and population examples.
+    attributes: by column, that which is attacked, of pool and population examples. names: of the
+    examples of the pool, [N], where a column gives them.
     """
 
     pool: Examples
@@ -80,6 +81,7 @@ class Dataset:
     test_users: np.ndarray | None = None
     groups: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     attributes: Mapping[str, tuple[Attribute, Attribute]] = field(default_factory=dict)
+    names: np.ndarray | None = None
 
     @property
     def parts(self) -> dict[str, Examples]:
@@ -279,5 +281,10 @@ def load(
         assert declared.attribute is not None
         attribute = declared.attribute(name)
         attacked[name] = attribute.of(inside), attribute.of(others[0])
-    classes = declared.classes
-    return Dataset(pool, population, test, classes, k, same, users, of_test, by_column, attacked)
+    names, classes = None, declared.classes
+    if config.id is not None:
+        assert declared.column is not None
+        names = declared.column(config.id)[inside]
+    return Dataset(
+        pool, population, test, classes, k, same, users, of_test, by_column, attacked, names
+    )

@@ -78,14 +78,17 @@ def openml_frame(config: DatasetConfig) -> pd.DataFrame:
     """scikit-learn's fetcher, which verifies the checksum of OpenML's own record, and its cache."""
     from sklearn.datasets import fetch_openml
 
-    if config.id is None:
-        raise DataError("openml needs the number of a data set; give id=1590, which is adult", "id")
+    if config.number is None:
+        fix = "openml needs the number of a data set; give number=1590, which is adult"
+        raise DataError(fix, "number")
     try:
-        bunch = fetch_openml(data_id=config.id, as_frame=True, parser="auto", data_home=config.path)
+        bunch = fetch_openml(
+            data_id=config.number, as_frame=True, parser="auto", data_home=config.path
+        )
     except Exception as error:  # of the network, of OpenML, of its file
-        reason = f"OpenML's data set {config.id} cannot be had ({first_line(error)})"
+        reason = f"OpenML's data set {config.number} cannot be had ({first_line(error)})"
         raise DataError(
-            f"{reason}; go online once, or give path=FOLDER of scikit-learn's cache", "id"
+            f"{reason}; go online once, or give path=FOLDER of scikit-learn's cache", "number"
         ) from None
     frame: pd.DataFrame = bunch.frame
     frame.attrs["target"] = (bunch.target_names or [None])[0]

@@ -153,7 +153,7 @@ def taken(
     whole = sizes(config, len(frame))
     asked, config = config, replace(config, population=whole.population, test=whole.test)
     rows, notes = _rows(frame, config, seed)
-    aside = (config.target, config.group, config.time, config.unit)
+    aside = (config.target, config.group, config.time, config.unit, config.id)
     names = [name for name in rows.columns if name not in aside]
     given, listed, made_of = _given(config, list(rows.columns), names, made_of)
     if not names:
@@ -549,11 +549,11 @@ def _columns(frame: pd.DataFrame, config: DatasetConfig, aimless: bool) -> pd.Da
     shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
     if config.target is None and not aimless:
         raise DataError(f"give the column to predict, one of {shown}", "target")
-    for key in ("target", "group", "time", "unit"):
+    for key in ("target", "group", "time", "unit", "id"):
         name = getattr(config, key)
         if name is not None and name not in names:
             raise DataError(f"there is no column {name!r}; choose from {shown}", f"{key}")
-    for key in ("group", "time", "unit"):
+    for key in ("group", "time", "unit", "id"):
         if config.target is not None and config.target == getattr(config, key):
             raise DataError("is the target; give another column", key)
     if not len(frame):
@@ -574,7 +574,7 @@ def _rows(frame: pd.DataFrame, config: DatasetConfig, seed: int) -> tuple[pd.Dat
     def missing(name: object) -> list[str]:
         return (
             []
-            if name in (config.group, config.unit)
+            if name in (config.group, config.unit, config.id)
             else MISSING + NOTHING * (name != config.target)
         )
 

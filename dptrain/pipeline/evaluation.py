@@ -284,7 +284,7 @@ def _evaluate_setting(
         scores,
         config.attacks,
         config.audits,
-        ids=dataset.pool.ids,
+        ids=dataset.pool.ids if dataset.names is None else dataset.names,
         canaries=np.arange(scores.labels.size) < dataset.canaries,
         run=run_attack,
         on_attack=lambda attack: emit(f"{attack} on {setting.name}"),

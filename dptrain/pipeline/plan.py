@@ -93,6 +93,9 @@ def _plan(config: Config) -> Plan:
     validation.refuse_mixing(model, source.shape)
     tokens = validation.takes_tokens(model, source.shape)
     _refuse_tokens(config, tokens)
+    named = config.dataset.id is None or source.column is not None
+    fix = f"is a column of a table, and {config.dataset.name} is none"
+    require(named, "dataset.id", fix)
     _require_groups(config, source)
     _require_attributes(config, source)
     _refuse_classes(config)

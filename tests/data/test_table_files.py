@@ -24,7 +24,7 @@ def test_openml_offline(tmp_path, monkeypatch):
         LayerError,
         match=r"id: OpenML's data set 1590 cannot be had \(no network\); go online once",
     ):
-        datasets.source(chosen("openml", "dataset.id=1590"), 0)
+        datasets.source(chosen("openml", "dataset.number=1590"), 0)
     with pytest.raises((ConfigError, LayerError), match=r"(dataset\.)?id: openml needs the number"):
         datasets.source(chosen("openml"), 0)
 
@@ -38,7 +38,7 @@ def test_openml_as_scikit_learn_gives_it(monkeypatch):
         sklearn.datasets, "fetch_openml", lambda **_: Bunch(frame=frame, target_names=["class"])
     )
     small = ("dataset.pool=300", "dataset.population=100", "dataset.test=100")
-    declared = datasets.source(chosen("openml", "dataset.id=13", *small), 0)
+    declared = datasets.source(chosen("openml", "dataset.number=13", *small), 0)
     assert (declared.shape, declared.classes, declared.size) == ((30,), 2, 569)
 
 

@@ -70,3 +70,31 @@ def test_groups_that_are_none(groups, said, tmp_path):
 def test_images_have_no_groups(tmp_path, tiny):
     with pytest.raises(ConfigError, match="groups: are columns of a table, and mnist5k is none"):
         dptrain.sweep(*tiny, "groups=[sex]", f"output={tmp_path}")
+
+
+def test_a_column_that_names_rows_is_no_input_and_stands_in_the_report(tmp_path):
+    """The most exposed rows are named by it; the models are those without the column."""
+    table = frame()
+    table.to_csv(tmp_path / "t.csv", index=False)
+    table.assign(who=[f"person {row}" for row in range(len(table))]).to_csv(
+        tmp_path / "named.csv", index=False
+    )
+    plain = dptrain.sweep(*OPTIONS, f"dataset.path={tmp_path}/t.csv", f"output={tmp_path}/plain")
+    options = [*OPTIONS, f"dataset.path={tmp_path}/named.csv", "dataset.id=who"]
+    named = dptrain.sweep(*options, f"output={tmp_path}/named")
+    assert set(parameters(tmp_path / "named").values()) == set(
+        parameters(tmp_path / "plain").values()
+    )
+    exposed = [
+        [each["id"] for each in result.record.exposed["none"]["vulnerable"]["loss"]]
+        for result in (plain, named)
+    ]
+    assert exposed[1] == [f"person {row}" for row in exposed[0]]
+    assert "person" in (named.folder / "report.html").read_text()
+    with pytest.raises(ConfigError, match=r"dataset.id: there is no column 'nobody'"):
+        dptrain.sweep(*options, "dataset.id=nobody", f"output={tmp_path}/none")
+
+
+def test_images_have_no_names(tmp_path, tiny):
+    with pytest.raises(ConfigError, match=r"dataset.id: is a column of a table, and mnist5k is"):
+        dptrain.sweep(*tiny, "dataset.id=who", f"output={tmp_path}")
