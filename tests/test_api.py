@@ -150,25 +150,14 @@ def test_a_frame_is_tuned_and_trained_on(tmp_path):
     small = ["model=logistic", "training.batch_size=20", "training.epochs=2", "dataset.target=y"]
     final = dptrain.train(*small, frame=frame, setting="none", output=tmp_path / "final")
     assert final.model.is_dir()
-    tuned = dptrain.tune(
-        *small,
+    small += [
         "epsilon=8",
         "trials=4",
         "trials_law=poisson",
         "privacy.noise=seeded",
         "defence.dpsgd.learning_rate=1,2",
         f"output={tmp_path}/tuned",
-        frame=frame,
-    )
-    assert tuned.final.model.is_dir()
+    ]
+    assert dptrain.tune(*small, frame=frame).final.model.is_dir()
     with pytest.raises(ConfigError, match="holds the trials of another choice"):
-        dptrain.tune(
-            *small,
-            "epsilon=8",
-            "trials=4",
-            "trials_law=poisson",
-            "privacy.noise=seeded",
-            "defence.dpsgd.learning_rate=1,2",
-            f"output={tmp_path}/tuned",
-            frame=frame.assign(a=frame.a + 1),
-        )
+        dptrain.tune(*small, frame=frame.assign(a=frame.a + 1))

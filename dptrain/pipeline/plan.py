@@ -93,9 +93,14 @@ def _plan(config: Config) -> Plan:
     validation.refuse_mixing(model, source.shape)
     tokens = validation.takes_tokens(model, source.shape)
     _refuse_tokens(config, tokens)
-    named = config.dataset.id is None or source.column is not None
-    fix = f"is a column of a table, and {config.dataset.name} is none"
-    require(named, "dataset.id", fix)
+    of_columns = {
+        "dataset.id": config.dataset.id,
+        "groups": config.groups,
+        "attributes": config.attributes,
+    }
+    for key, given in of_columns.items():
+        fix = f"is for columns of a table, and {config.dataset.name} is none"
+        require(not given or source.column is not None, key, fix)
     _require_groups(config, source)
     _require_attributes(config, source)
     _refuse_classes(config)
@@ -138,8 +143,6 @@ def _supplied(config: Config, source: splits.Source) -> tuple[str, ...]:
 def _require_groups(config: Config, source: splits.Source) -> None:
     """Raise ConfigError for columns that the data do not have."""
     for name in config.groups:
-        fits = source.column is not None
-        require(fits, "groups", f"are columns of a table, and {config.dataset.name} is none")
         assert source.column is not None
         try:
             count = len(np.unique(source.column(name)))
@@ -157,8 +160,6 @@ def _require_groups(config: Config, source: splits.Source) -> None:
 def _require_attributes(config: Config, source: splits.Source) -> None:
     """Raise ConfigError for columns that cannot be attacked."""
     for name in config.attributes:
-        fits = source.attribute is not None
-        require(fits, "attributes", f"are columns of a table, and {config.dataset.name} is none")
         assert source.attribute is not None
         try:
             source.attribute(name)

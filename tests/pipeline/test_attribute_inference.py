@@ -253,7 +253,7 @@ def test_columns_that_cannot_be_attacked(name, said, tmp_path):
 
 
 def test_images_have_no_columns(tmp_path, tiny):
-    with pytest.raises(ConfigError, match="attributes: are columns of a table"):
+    with pytest.raises(ConfigError, match="attributes: is for columns of a table"):
         dptrain.sweep(*tiny, "attributes=[sex]", f"output={tmp_path}")
 
 

@@ -68,7 +68,7 @@ def test_groups_that_are_none(groups, said, tmp_path):
 
 
 def test_images_have_no_groups(tmp_path, tiny):
-    with pytest.raises(ConfigError, match="groups: are columns of a table, and mnist5k is none"):
+    with pytest.raises(ConfigError, match="groups: is for columns of a table, and mnist5k is none"):
         dptrain.sweep(*tiny, "groups=[sex]", f"output={tmp_path}")
 
 
@@ -96,5 +96,5 @@ def test_a_column_that_names_rows_is_no_input_and_stands_in_the_report(tmp_path)
 
 
 def test_images_have_no_names(tmp_path, tiny):
-    with pytest.raises(ConfigError, match=r"dataset.id: is a column of a table, and mnist5k is"):
+    with pytest.raises(ConfigError, match=r"dataset.id: is for columns of a table, and mnist5k is"):
         dptrain.sweep(*tiny, "dataset.id=who", f"output={tmp_path}")
