@@ -78,6 +78,7 @@ def test_what_is_wrong_is_a_line_that_names_the_key(tmp_path, override, key, cap
 SMALL = ["epsilon=4", "training.epochs=2", "dataset.pool=200", "training.batch_size=20"]
 
 
+@pytest.mark.long
 def test_intervals_and_ranges_are_candidates_of_a_choice():
     """A range lists whole numbers; an interval is drawn from, the same in every run, on a
     logarithmic scale where its ends lie a factor of ten apart, and whole where the key is.

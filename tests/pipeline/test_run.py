@@ -173,7 +173,7 @@ def test_two_models_are_enough_to_run(tmp_path, capsys):
     assert cli.main(["sweep", *TINY, "models_per_setting=2", f"output={tmp_path}"]) == 0
     out = capsys.readouterr().out
     assert "models_per_setting of at least 6" in out
-    assert f"tensorboard --logdir {tmp_path}/tensorboard" in out
+    assert f"dptrain tensorboard run={tmp_path}" in out
 
 
 def test_works_from_any_folder(tmp_path, monkeypatch):
