@@ -11,7 +11,6 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from dptrain.evaluation.rows import BLIND, Row
 from dptrain.evaluation.utility import UTILITIES
-from dptrain.report.charts import interactive
 from dptrain.report.choices import said_alike
 from dptrain.report.reading import reading
 from dptrain.report.record import Record
@@ -70,6 +69,8 @@ STEADY = (
 
 def page(record: Record, figures: Mapping[str, bytes]) -> str:
     """The report of a run. figures: title to PNG, for a reader without JavaScript."""
+    from dptrain.report.charts import interactive  # Altair takes a second to load
+
     rows, utility = record.rows, record.utility
     common, rest = shared(record.statements)
     attacked = dict.fromkeys(row.setting for row in rows if row.attack and row.attack != BLIND)
@@ -88,11 +89,11 @@ def page(record: Record, figures: Mapping[str, bytes]) -> str:
         title=UTILITIES[utility].title,
         differences=differences(record.differences, utility),
         figures=images,
-        charts=interactive.charts(record),
+        charts=interactive.charts(record.marked),
         library=interactive.library(),
-        settings=interactive.colours(record),
+        settings=interactive.colours(record.marked),
         roc_attacks=list(dict.fromkeys(attack for roc in record.rocs for attack in roc.curves)),
-        roc_attack=interactive.first_attack(record),
+        roc_attack=interactive.first_attack(record.marked),
         groups={
             setting: groups(record.groups, setting)
             for setting in dict.fromkeys(row.setting for row in record.groups)

@@ -18,7 +18,7 @@ from dptrain.evaluation.subgroups import GroupRow
 from dptrain.evaluation.utility import UTILITIES
 from dptrain.privacy.pld import TradeOff
 from dptrain.privacy.statement import PrivacyStatement
-from dptrain.report.tables import Differences
+from dptrain.report.tables import REFUTED, Differences, refuted
 
 METRICS, CURVES = "metrics.json", "curves.json"
 Point = Mapping[str, float | None]
@@ -118,6 +118,21 @@ class Record:
     def settings(self) -> list[str]:
         """Names of those that have a statement, or that were attacked."""
         return list(self.statements) or list(dict.fromkeys(roc.setting for roc in self.rocs))
+
+    @property
+    def marked(self) -> Record:
+        """The same, with the names of settings whose claim is refuted marked so."""
+        broken = refuted(self.rows)
+
+        def name(setting: str) -> str:
+            return f"{setting}{REFUTED}" if setting in broken else setting
+
+        return replace(
+            self,
+            rows=[replace(row, setting=name(row.setting)) for row in self.rows],
+            statements={name(setting): each for setting, each in self.statements.items()},
+            rocs=[replace(roc, setting=name(roc.setting)) for roc in self.rocs],
+        )
 
     def metrics(self) -> dict[str, Any]:
         """What stands in metrics.json, without what ties that to other files."""

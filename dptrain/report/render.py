@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from dptrain.core.store import write_atomic
@@ -26,11 +25,7 @@ def render(folder: Path, record: Record) -> None:
     """Write them anew. A refuted setting is named so in every chart. Raises FolderError where
     another's files lie in the place of TensorBoard's, and OSError.
     """
-    broken = tables.refuted(record.rows)
-    rocs = [
-        replace(roc, setting=f"{roc.setting}{tables.REFUTED}") if roc.setting in broken else roc
-        for roc in record.rocs
-    ]
+    rocs = record.marked.rocs
     drawn = {"frontier": figures.frontier(record.rows, record.utility)}
     if rocs:
         drawn["roc"] = figures.roc(rocs)

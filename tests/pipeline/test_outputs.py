@@ -219,6 +219,7 @@ def test_tensorboard(done):
     assert images == [f"Privacy and utility/{panel}" for panel in PANELS]
 
 
+@pytest.mark.long
 @pytest.mark.whole
 def test_a_report_is_made_anew_from_its_record(done, tmp_path):
     """The page, the table and the charts are the same; nothing is trained; and the sweep is still

@@ -156,6 +156,7 @@ def test_the_measured_bound_is_of_the_attack_named_beforehand():
     assert measured([]) is None
 
 
+@pytest.mark.long
 def test_the_utility_in_words_is_that_of_the_rows(tmp_path):
     """Every measured utility of a setting stands in its statement, to the digit of the table; the
     header of a file of parameters, which is given away, has none.

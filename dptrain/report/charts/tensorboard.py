@@ -203,7 +203,7 @@ def _compared_by(rows: Sequence[Row], record: Record) -> dict[str, float]:
         if of:
             measured[f"compared by/strongest {title}"] = max(of)
     proved = [row.ceiling for row in risks if row.metric == AUC and row.ceiling is not None]
-    if proved:
+    if proved and not any(row.contradicted for row in rows):
         measured["compared by/proved ceiling of the AUC"] = min(proved)
     return {name: value for name, value in measured.items() if value is not None}
 
@@ -235,8 +235,9 @@ def _write_trade_off(
             bars[UTILITY] = row.interval
     if worst is not None and worst.interval is not None:
         bars[RISK] = worst.interval
-        # Where nothing is proved an attack may find everybody.
-        ceiling = 1.0 if worst.ceiling is None else worst.ceiling
+        # Where nothing is proved, or the proof is refuted, an attack may find everybody.
+        void = worst.ceiling is None or setting in tables.refuted(record.rows)
+        ceiling = 1.0 if void or worst.ceiling is None else worst.ceiling
         bars[REACH] = ceiling, worst.interval[0], ceiling
     width = BARS * max(places.values())
     for name, limits in bars.items():

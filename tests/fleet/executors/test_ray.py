@@ -30,6 +30,7 @@ def on(cluster):
 WORKER = "ray::_work"
 
 
+@pytest.mark.long
 def test_two_nodes_give_the_same_bits(tmp_path, cluster):
     """Chunks of a few steps, so that every stack comes and goes."""
     short = "training.checkpoint_seconds=0.01"

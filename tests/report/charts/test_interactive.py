@@ -64,3 +64,13 @@ def test_nothing_of_a_name_ends_a_script(record):
 
 def test_a_run_without_numbers_has_no_charts():
     assert interactive.charts(Record(name="n", rows=[])) == {}
+
+
+def test_a_refuted_setting_is_named_so_in_every_chart(record):
+    rows = [replace(row, contradicted=row.setting == "dpsgd-8") for row in SWEEP]
+    marked = replace(record, rows=rows).marked
+    assert "dpsgd-8 (REFUTED)" in interactive.colours(marked)
+    for chart in interactive.charts(marked).values():
+        names = {value["setting"] for value in values(chart)}
+        assert "dpsgd-8 (REFUTED)" in names
+        assert "dpsgd-8" not in names

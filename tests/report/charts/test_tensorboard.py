@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -83,6 +84,15 @@ def test_the_layout_names_what_is_there(tmp_path):
     assert {event.value for event in bars["dpsgd-2"]} == {np.float32(0.64)}
     assert min(each.step for each in bars["none"]) > max(each.step for each in bars["dpsgd-2"])
     assert abs(np.mean([each.step for each in bars["dpsgd-2"]]) - 2000) < 1
+
+
+def test_a_refuted_proof_is_no_proof(tmp_path):
+    rows = [replace(row, contradicted=True) for row in setting("dpsgd-2", 0.8, 0.7, 2.0, 0.64)]
+    record = Record(name="n", rows=rows, rocs=[roc_of("dpsgd-2", {}, None, 100)])
+    tensorboard.rebuild(tmp_path / "tb", record, {}, {})
+    events = EventAccumulator(str(tmp_path / "tb" / "dpsgd-2")).Reload()
+    assert {each.value for each in events.Scalars("trade-off/AUC, measured to proved")} == {1.0}
+    assert "compared by/proved ceiling of the AUC" not in events.Tags()["scalars"]
 
 
 @pytest.mark.long
