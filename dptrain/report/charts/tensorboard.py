@@ -9,6 +9,7 @@ import math
 import re
 import secrets
 import shutil
+import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -302,8 +303,8 @@ def serve(folder: Path, host: str, port: int) -> str:
 
 
 def wait() -> None:
-    """Until Ctrl-C."""
-    try:
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        return
+    """Until Ctrl-C or SIGTERM, also where a shell that went on has made Ctrl-C be ignored."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    stop.wait()

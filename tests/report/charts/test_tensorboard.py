@@ -109,9 +109,10 @@ def test_a_server_tells_its_address_and_what_keeps_it_from_a_port(tmp_path):
             taken = subprocess.run([*serve, f"port={address[2]}"], capture_output=True, text=True)
             assert taken.returncode == 2
             assert "dptrain: error: run: cannot serve it" in taken.stderr
-        finally:
             server.send_signal(signal.SIGINT)
-        assert server.wait(20) == 0
+            assert server.wait(20) == 0
+        finally:
+            server.kill()
     with pytest.raises(RunError, match="has no tensorboard files"):
         tensorboard.serve(tmp_path / "nowhere", "localhost", 0)
 
