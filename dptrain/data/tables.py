@@ -391,15 +391,15 @@ def _split(
     if config.time is not None:
         test, pool = (part[usable[part]] for part in (dealt.test, dealt.pool))
         test = test[: wanted.test]
-        _require_both(asked, len(pool), len(test))
+        _require_both(asked, pool.size, test.size)
     else:  # one heap, of which the test set is the first part
         heap = np.concatenate([dealt.test, dealt.pool])
         test, pool = np.split(heap[usable[heap]], [wanted.test])
         if config.pool is not None:
-            require_enough(config, len(dealt.population) + len(test) + len(pool))
+            require_enough(config, dealt.population.size + test.size + pool.size)
     # A size that is left open is counted here, and the statement says so.
     known = dealt.population[usable[dealt.population]]
-    return pool[: config.pool or len(pool) // 2 * 2], known, test
+    return pool[: config.pool or pool.size // 2 * 2], known, test
 
 
 def _split_users(

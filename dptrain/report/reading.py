@@ -31,7 +31,12 @@ def reading(record: Record) -> list[str]:
 
 def strongest(rows: Sequence[Row], setting: str) -> Row | None:
     """The attack with the largest AUC on a setting."""
-    attacks = [
+    return max(_aucs(rows, setting), key=lambda row: row.estimate or 0.0, default=None)
+
+
+def _aucs(rows: Sequence[Row], setting: str) -> list[Row]:
+    """The AUC of every attack on a setting."""
+    return [
         row
         for row in rows
         if row.setting == setting
@@ -40,38 +45,32 @@ def strongest(rows: Sequence[Row], setting: str) -> Row | None:
         and row.attack != BLIND
         and row.estimate is not None
     ]
-    return max(attacks, key=lambda row: row.estimate or 0.0, default=None)
 
 
 def _leak(rows: Sequence[Row], leaks: dict[str, Row]) -> list[str]:
-    """Of the setting that leaks most: how often one who can ask the model, and has data to train
-    others like it, tells a member from the rest.
+    """Of the strongest attack that is shown to tell members, on whichever setting: how often one
+    who can ask the model, and has data to train others like it, tells a member from the rest.
     """
     if not leaks:
         return []
-    name, worst = max(leaks.items(), key=lambda item: item[1].estimate or 0.0)
-    if (worst.low or 0.0) <= 0.5:
+    attacks = [row for name in leaks for row in _aucs(rows, name)]
+    shown = [row for row in attacks if (row.low or 0.0) > 0.5]
+    worst = max(shown or attacks, key=lambda row: row.estimate or 0.0)
+    if not shown:
         return [
             f"What leaks: no attack tells members of any setting from others; the strongest is "
-            f"{worst.attack} on {name}, AUC {cell(_bare(worst))}, where guessing has .5."
+            f"{worst.attack} on {worst.setting}, AUC {cell(_bare(worst))}, where guessing has .5."
         ]
-    rate = next(
-        (
-            row
-            for row in rows
-            if (row.setting, row.attack, row.metric) == (name, worst.attack, tpr_at(0.01))
-            and row.examples == "all"
-            and row.estimate is not None
-        ),
-        None,
-    )
-    found = ""
-    if rate is not None:
-        found = f", and finds {cell(_bare(rate))} of the members at 1 false alarm in 100"
+    place = (worst.setting, worst.attack, tpr_at(0.01), "all")
+    rates = [
+        f", and finds {cell(_bare(row))} of the members at 1 false alarm in 100"
+        for row in rows
+        if (row.setting, row.attack, row.metric, row.examples) == place and row.estimate is not None
+    ]
     return [
-        f"What leaks: whoever can ask the models of {name}, and can train models like them, tells "
-        f"a member from a non-member with AUC {cell(_bare(worst))} by {worst.attack} (guessing has "
-        f".5){found}."
+        f"What leaks: whoever can ask the models of {worst.setting}, and can train models like "
+        f"them, tells a member from a non-member with AUC {cell(_bare(worst))} by {worst.attack} "
+        f"(guessing has .5){''.join(rates[:1])}."
     ]
 
 

@@ -164,13 +164,13 @@ def test_a_target_of_numbers_is_questioned(tmp_path):
 
 def test_suggested_sizes_are_those_of_a_sweep(visits):
     """Typed as they stand they give the splits that a sweep has without them."""
-    found = inspected(f"dataset.path={visits}", "dataset.target=outcome")
-    keys = [f"dataset.{key}={size}" for key, size in found.suggested._asdict().items()]
+    first = inspected(f"dataset.path={visits}", "dataset.target=outcome")
+    keys = [f"dataset.{key}={size}" for key, size in first.suggested._asdict().items()]
     again = inspected(f"dataset.path={visits}", "dataset.target=outcome", *keys)
-    assert again.split == again.suggested == found.suggested
-    assert found.suggested.pool % 2 == 0
-    assert sum(found.split) - sum(found.suggested) in (0, 1)
-    assert f"by default: {' '.join(keys)}." in report.text(found)
+    assert again.split == again.suggested == first.suggested
+    assert first.suggested.pool % 2 == 0
+    assert sum(first.split) - sum(first.suggested) in (0, 1)
+    assert f"by default: {' '.join(keys)}." in report.text(first)
     people = inspected(
         f"dataset.path={visits}", "dataset.target=outcome", "dataset.unit=patient_nbr"
     )

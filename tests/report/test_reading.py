@@ -48,6 +48,14 @@ def test_nothing_that_was_found_is_called_safe():
     assert use == "What it is good for: test accuracy .900 [.880, .920] for none."
 
 
+def test_a_clear_leak_is_not_hidden_by_a_greater_and_less_sure_one():
+    unsure = setting("none", 0.9, 0.53, wide=0.04)
+    sure = setting("dropout", 0.9, 0.52, wide=0.005)
+    leak, *_ = of([*unsure, *sure])
+    assert "the models of dropout" in leak
+    assert "AUC .520 [.515, .525] by lira" in leak
+
+
 def test_a_rate_is_that_of_the_same_attack():
     about = ("none", "d", None, "lira", "tpr_at_fpr_0.01")
     rate = fleets.row(*about, 0.1, 0.09, 0.11, 4, 100, 100)
