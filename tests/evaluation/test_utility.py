@@ -285,7 +285,7 @@ def test_differences_are_paired(tmp_path):
     ]
     result = run.sweep(compose.load("sweep", overrides), show_progress=False)
     record = store.unseal((tmp_path / "metrics.json").read_bytes())
-    assert record["differences"] == result.differences
+    assert record["differences"] == result.record.differences
     accuracy = {row.setting: row for row in result.rows if row.metric.name == "test_accuracy"}
     of_accuracy = record["differences"]["accuracy"]
     estimate, low, high = of_accuracy["dpsgd-8"]["dpsgd-7"]
