@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +17,7 @@ from dptrain import __version__
 if TYPE_CHECKING:
     from dptrain.config.commands import TrainConfig, TuneConfig
     from dptrain.config.schema import Config
+    from dptrain.evaluation.rows import Row
     from dptrain.pipeline.outputs import Result
     from dptrain.release.final import Final
     from dptrain.release.tune import Tuned
@@ -52,6 +55,7 @@ examples:
 
 options:
   --statements       print the privacy statements whole
+  --quiet            print nothing but warnings and errors
   --cfg              print the composed configuration and stop
   --config-dir DIR   add a folder with YAML files of your own: DIR/experiment, DIR/dataset, ...
   -m, --multirun     run each combination of values that commas part, in a folder of its own,
@@ -134,13 +138,23 @@ examples:
 keys (default):
 """
 
-REPORT = """usage: dptrain report run=FOLDER
+REPORT = """usage: dptrain report run=FOLDER [key=value ...]
+       dptrain report runs=[FOLDER,FOLDER,...] [output=FOLDER] [key=value ...]
 
-Writes report.html, the charts and TensorBoard's files of a finished sweep anew, from metrics.json
-and curves.json in its folder. It trains and measures nothing.
+Writes report.html, the charts and TensorBoard's files of a finished sweep anew, or of several side
+by side, from metrics.json and curves.json in their folders. It trains and measures nothing.
+
+export=[...] writes FOLDER/exports/FORMAT: every number as csv, json or parquet, every table as
+latex (booktabs), every figure as svg or pdf in the width of a paper's column, and runs of mlflow
+and of wandb (offline), one a sweep and one a setting. compliance=true writes FOLDER/compliance: the
+hazards of NIST SP 800-226, each answered from numbers or left to the organisation, and for each
+setting a model card and an entry of OpenDP's registry of deployments.
 
 examples:
   dptrain report run=results/quickstart
+  dptrain report run=results/quickstart export=[csv,latex,pdf]
+  dptrain report run=results/quickstart compliance=true
+  dptrain report runs=[results/quickstart,results/biopsies] output=results/both
 
 keys (default):
 """
@@ -194,7 +208,7 @@ TRAIN = """usage: dptrain train run=FOLDER setting=NAME [key=value ...]
 One model of one setting on all rows of the pool, to be given away: noise for the same epsilon is
 calibrated anew for so many rows, the ledger is its own, and with dataset.canaries=N it is audited
 on canaries made of population rows. FOLDER/model then holds what dptrain export writes. The same
-command goes on after Ctrl-C or a kill.
+command goes on after Ctrl-C or a kill. --quiet prints nothing but warnings and errors.
 
 examples:
   dptrain train run=results/quickstart setting=dpsgd-8
@@ -210,7 +224,8 @@ Choose by what the data say, at a price that is in the epsilon. Commas part the 
 every combination is a candidate. A random number of trials is drawn, each trains one candidate on
 all rows of the pool, and the model that does best on the population is given away: epsilon covers
 training and choice (Papernot and Steinke 2022). Keys are those of dptrain sweep; the setting is
-DP-SGD. The same command goes on after Ctrl-C or a kill; to draw again is not covered.
+DP-SGD. The same command goes on after Ctrl-C or a kill; to draw again is not covered. --quiet
+prints nothing but warnings and errors.
 
 examples:
   dptrain tune experiment=quickstart epsilon=4 defence.dpsgd.learning_rate=1,2,4
@@ -251,6 +266,9 @@ LIST = """usage: dptrain list
 
 Data sets, models, defences, attacks and experiments, with one line each."""
 
+FLAGS = {"show": "statements", "train": "quiet", "tune": "quiet"}
+"""The one option of these commands."""
+
 FINISHED = "What was finished is on disk: mend that, and the same command goes on from there."
 
 
@@ -259,6 +277,7 @@ class Options:
     """What a command is given beside its keys. folders: of a user's YAML files."""
 
     statements: bool = False
+    quiet: bool = False
     show_config: bool = False
     multirun: bool = False
     folders: tuple[Path, ...] = ()
@@ -329,13 +348,15 @@ def _options(name: str, rest: Sequence[str]) -> tuple[list[str], Options]:
     """The overrides among a command's arguments, and its options. Raises ConfigError."""
     from dptrain.core.errors import ConfigError
 
-    if name == "show":
-        others = [each for each in rest if each != "--statements"]
-        return others, Options(statements=len(others) < len(rest))
+    if name in FLAGS:
+        flag = FLAGS[name]
+        others = [each for each in rest if each != f"--{flag}"]
+        return others, Options(**{flag: len(others) < len(rest)})
     if name != "sweep":
         return list(rest), Options()
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--statements", action="store_true")
+    parser.add_argument("--quiet", action="store_true")
     parser.add_argument("--cfg", action="store_true")
     parser.add_argument("-m", "--multirun", action="store_true")
     parser.add_argument("--config-dir", type=Path, action="append", default=[])
@@ -343,8 +364,9 @@ def _options(name: str, rest: Sequence[str]) -> tuple[list[str], Options]:
         given, overrides = parser.parse_known_args(list(rest))
     except argparse.ArgumentError as error:
         raise ConfigError(str(error.argument_name), f"{error.message}; see --help") from None
-    folders = tuple(given.config_dir)
-    return overrides, Options(given.statements, given.cfg, given.multirun, folders)
+    return overrides, Options(
+        given.statements, given.quiet, given.cfg, given.multirun, tuple(given.config_dir)
+    )
 
 
 def _say(text: str) -> None:
@@ -372,8 +394,12 @@ def _sweep(overrides: Sequence[str], options: Options) -> int:
     if chosen.dry_run:
         return _print_forecast([chosen])
     allocator.keep_memory()
-    result = _swept(chosen)
-    return 130 if result is None else _print_sweep(result, options.statements)
+    result = _swept(chosen, options.quiet, shlex.join(["dptrain", "sweep", *overrides]))
+    if result is None:
+        return 130
+    if options.quiet:
+        return _alarms(result.rows)
+    return _print_sweep(result, options.statements)
 
 
 def _multirun(overrides: Sequence[str], options: Options) -> int:
@@ -389,9 +415,9 @@ def _multirun(overrides: Sequence[str], options: Options) -> int:
     for config in configs:
         plan(config)
     allocator.keep_memory()
-    outcomes = multirun.launch(configs, _swept_or_stop, overrides)
+    outcomes = multirun.launch(configs, partial(_swept_or_stop, quiet=options.quiet), overrides)
     finished = [outcome for outcome in outcomes if not isinstance(outcome, Exception)]
-    if finished:
+    if finished and not options.quiet:
         rows = {result.folder.name: result.rows for result in finished}
         print(tables.table(*tables.several(rows, configs[0].utility)) + "\n")
         print(f"Each run has its report in {finished[0].folder.parent}/RUN/report.html.")
@@ -413,23 +439,23 @@ def _print_forecast(configs: Sequence[Config]) -> int:
     return 0
 
 
-def _swept_or_stop(chosen: Config) -> Result:
+def _swept_or_stop(chosen: Config, quiet: bool) -> Result:
     """A finished sweep. Raises KeyboardInterrupt where it was interrupted, its work saved, so that
     no other is begun.
     """
-    result = _swept(chosen)
+    result = _swept(chosen, quiet)
     if result is None:
         raise KeyboardInterrupt
     return result
 
 
-def _swept(chosen: Config) -> Result | None:
+def _swept(chosen: Config, quiet: bool, command: str = "") -> Result | None:
     """A finished sweep; None where it was interrupted, its work saved."""
 
     def run() -> Result:
         from dptrain.pipeline.run import sweep
 
-        return sweep(chosen)
+        return sweep(chosen, not quiet, command)
 
     return _finished(run)
 
@@ -469,7 +495,7 @@ def _print_record(folder: Path, record: Record, statements: bool) -> int:
     from dptrain.report.statement import claim, shared
 
     print(tables.table(*tables.summary(record.rows, record.utility)) + "\n")
-    said = [*reading(record), "", *tables.legend(record.rows)]
+    said = [*reading(record), "", *record.remarks, *tables.legend(record.rows)]
     said += tables.said_of_constant(record.differences, record.utility)
     said += said_alike(record.differences.get(record.utility, {}), record.utility)
     said += [*tables.said_of_smallest(record.groups), *tables.said_of_attributes(record.rows), ""]
@@ -489,15 +515,18 @@ def _print_record(folder: Path, record: Record, statements: bool) -> int:
         f"Report: {folder}/report.html; numbers: {folder}/metrics.json; charts: "
         f"{folder}/frontier.png, {folder}/roc.png, and dptrain tensorboard run={folder}"
     )
-    return _alarm(tables.warnings(record.rows))
+    return _alarms(record.rows)
 
 
 def _entries(text: dict[str, str]) -> list[str]:
     return [f"{heading}: {sentence}" for heading, sentence in text.items()]
 
 
-def _alarm(lines: Sequence[str]) -> int:
+def _alarms(rows: Sequence[Row]) -> int:
     """Say what must not be overlooked; the exit code."""
+    from dptrain.report import tables
+
+    lines = tables.warnings(rows)
     for line in lines:
         _say(line)
     return 1 if lines else 0
@@ -520,7 +549,7 @@ def _attack(overrides: Sequence[str], _options: Options) -> int:
         if result.folder:
             folder = result.folder
             print(f"Report: {folder}/report.html; numbers: {folder}/metrics.json")
-    return _alarm(tables.warnings(result.rows))
+    return _alarms(result.rows)
 
 
 def _advise(overrides: Sequence[str], _options: Options) -> int:
@@ -555,11 +584,14 @@ def _report(overrides: Sequence[str], _options: Options) -> int:
     from dptrain.config.keys import named
 
     chosen = compose.load("report", overrides)
-    from dptrain.pipeline.outputs import render_again
+    from dptrain.pipeline.outputs import report
 
     with named():
-        render_again(Path(chosen.run))
-    print(f"Report: {chosen.run}/report.html; TensorBoard: dptrain tensorboard run={chosen.run}")
+        written = report(chosen)
+    folder = chosen.folder
+    print(f"Report: {folder}/report.html; TensorBoard: dptrain tensorboard run={folder}")
+    for path in written:
+        print(f"Written: {path}")
     return 0
 
 
@@ -626,15 +658,17 @@ def _inspect(overrides: Sequence[str], _options: Options) -> int:
     return 0
 
 
-def _train(overrides: Sequence[str], _options: Options) -> int:
+def _train(overrides: Sequence[str], options: Options) -> int:
     from dptrain.config import compose
     from dptrain.core import allocator
 
     chosen = compose.load("train", overrides)
     allocator.keep_memory()
-    final = _finished(lambda: _final(chosen))
+    final = _finished(lambda: _final(chosen, options.quiet))
     if final is None:
         return 130
+    if options.quiet:
+        return _alarms(final.rows)
     from dptrain.report import tables
     from dptrain.report.statement import claim
 
@@ -645,24 +679,26 @@ def _train(overrides: Sequence[str], _options: Options) -> int:
         print(f"On its canaries:\n{tables.table(*audited)}\n")
     print(f"{final.setting}  {claim(final.statement)}")
     print(f"Model: {final.model}; its statement stands in {final.model}/README.md")
-    return _alarm(tables.warnings(final.rows))
+    return _alarms(final.rows)
 
 
-def _final(chosen: TrainConfig) -> Final:
+def _final(chosen: TrainConfig, quiet: bool) -> Final:
     from dptrain.release.train import train
 
-    return train(chosen)
+    return train(chosen, show_progress=not quiet)
 
 
-def _tune(overrides: Sequence[str], _options: Options) -> int:
+def _tune(overrides: Sequence[str], options: Options) -> int:
     from dptrain.config import multirun
     from dptrain.core import allocator
 
     candidates = multirun.candidates(overrides)
     allocator.keep_memory()
-    tuned = _finished(lambda: _tuned(candidates))
+    tuned = _finished(lambda: _tuned(candidates, options.quiet))
     if tuned is None:
         return 130
+    if options.quiet:
+        return _alarms(tuned.final.rows)
     from dptrain.report import tables
     from dptrain.report.statement import claim, rounded_up
 
@@ -676,13 +712,13 @@ def _tune(overrides: Sequence[str], _options: Options) -> int:
         f"{claim(tuned.final.statement)}; this model alone: epsilon {rounded_up(choice.alone, 2)}"
     )
     print(f"Model: {folder}; its statement stands in {folder}/README.md")
-    return _alarm(tables.warnings(tuned.final.rows))
+    return _alarms(tuned.final.rows)
 
 
-def _tuned(candidates: Mapping[str, TuneConfig]) -> Tuned:
+def _tuned(candidates: Mapping[str, TuneConfig], quiet: bool) -> Tuned:
     from dptrain.release.tune import tune
 
-    return tune(candidates)
+    return tune(candidates, show_progress=not quiet)
 
 
 def _export(overrides: Sequence[str], _options: Options) -> int:
@@ -762,7 +798,7 @@ COMMANDS = {
     ),
     "show": Command(_show, "a finished sweep again, as its end printed it", SHOW, ("run=FOLDER",)),
     "report": Command(
-        _report, "the page and the charts of a finished sweep anew", REPORT, ("run=FOLDER",)
+        _report, "the page and the charts of finished sweeps anew, side by side, or for other tools", REPORT, ("run=FOLDER",)
     ),
     "tensorboard": Command(
         _tensorboard, "TensorBoard on a finished sweep", TENSORBOARD, ("run=FOLDER",)

@@ -22,6 +22,10 @@ from dptrain.config.schema import (
 from dptrain.core.types import Rows, Sampling
 
 
+EXPORTS = ("csv", "json", "parquet", "latex", "svg", "pdf", "mlflow", "wandb")
+"""Formats in which a run is written for other tools."""
+
+
 class Format(StrEnum):
     """Of what a command prints on standard output."""
 
@@ -218,7 +222,7 @@ class Action(StrEnum):
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Of `dptrain show` and `dptrain report`: a finished sweep."""
+    """Of `dptrain show`: a finished sweep."""
 
     run: str | None = option("folder of a finished sweep")
 
@@ -226,6 +230,36 @@ class RunConfig:
         given = "give the folder of a finished sweep, such as run=results/quickstart"
         require(self.run is not None, "run", given)
         check_fields(self)
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Of `dptrain report`: finished sweeps, and what is written of them."""
+
+    run: str | None = option("folder of a finished sweep, or of dptrain train")
+    runs: tuple[str, ...] = option("folders of several, which are shown side by side")
+    output: str | None = option("folder for several; null: results/comparison")
+    export: tuple[str, ...] = option(f"any of {', '.join(EXPORTS)}, for other tools")
+    compliance: bool = option(
+        "also the hazards of NIST SP 800-226 answered, model cards, and entries of OpenDP's "
+        "registry"
+    )
+
+    def __post_init__(self) -> None:
+        given = "give the folder of a finished sweep, such as run=results/quickstart"
+        require((self.run is None) == bool(self.runs), "run", f"{given}, or several as runs=[A,B]")
+        fix = "is of one run; give run=FOLDER"
+        require(not (self.compliance and self.runs), "compliance", fix)
+        require(self.output is None or bool(self.runs), "output", "is of runs=[A,B]; leave it out")
+        unknown = [name for name in self.export if name not in EXPORTS]
+        known = f"choose from {', '.join(EXPORTS)}, got {', '.join(unknown)}"
+        require(not unknown, "export", known)
+        check_fields(self)
+
+    @property
+    def folder(self) -> Path:
+        """Where it is written."""
+        return Path(self.run or self.output or "results/comparison")
 
 
 @dataclass(frozen=True)

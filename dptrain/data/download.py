@@ -13,7 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import DownloadColumn, Progress
 
 from dptrain.core.errors import DataError
 
@@ -135,9 +137,10 @@ def _cached(target: Path, file: Remote, data_set: str) -> Path:
 def _download(url: str, write: Callable[[bytes], object]) -> None:
     with urllib.request.urlopen(url, timeout=SECONDS) as answer:
         size = int(answer.headers.get("Content-Length") or 0) or None
-        with tqdm(
-            total=size, unit="B", unit_scale=True, desc=url.rsplit("/", 1)[-1], dynamic_ncols=True
-        ) as bar:
+        console = Console(stderr=True)
+        columns = (*Progress.get_default_columns(), DownloadColumn())
+        with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+            task = bar.add_task(escape(url.rsplit("/", 1)[-1]), total=size)
             while block := answer.read(BLOCK):
                 write(block)
-                bar.update(len(block))
+                bar.advance(task, len(block))

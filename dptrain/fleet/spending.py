@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
 
 from dptrain.core.errors import LedgerError
-from dptrain.core.types import Setting, Unit
+from dptrain.core.types import Mechanism, Setting, Unit
 from dptrain.fleet import models as trained
 from dptrain.fleet.fleet import Fleet
+from dptrain.fleet.stacks import CURVE_POINTS
 from dptrain.privacy import ledger, pld
 from dptrain.training.checkpoint import Progress
+
+EVERY = 5
+"""Of the points of a training curve each fifth has its epsilon, which takes tens of milliseconds.
+"""
 
 
 def verify(fleet: Fleet, setting: Setting, spent: ledger.Snapshot) -> None:
@@ -31,6 +39,22 @@ def verify(fleet: Fleet, setting: Setting, spent: ledger.Snapshot) -> None:
                 f"{index} of {setting.name}: its epsilon is not known"
             )
             raise LedgerError(f"{reason}; restore it, or choose another folder")
+
+
+def so_far(setting: Setting, step: int) -> float | None:
+    """Epsilon that a model of a setting has spent after so many steps; None without privacy, and
+    between the steps at which it is computed.
+    """
+    ran = setting.mechanism
+    every = EVERY * math.ceil(ran.steps / CURVE_POINTS)
+    if not ran.private or not (step % every == 0 or step == ran.steps):
+        return None
+    return _epsilon(replace(ran, steps=step), setting.delta, setting.group)
+
+
+@lru_cache(maxsize=1024)
+def _epsilon(ran: Mechanism, delta: float, group: int) -> float:
+    return pld.group_epsilon(ran, delta, group) if group > 1 else pld.epsilon(ran, delta)
 
 
 def together(spent: ledger.Snapshot, delta: float, users: bool = False) -> float | None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dptrain.core import streams
@@ -226,9 +227,29 @@ class _Observer:
             "step": state.step,
             "loss": mean if math.isfinite(mean) else None,
             "test_accuracy": None if numbers else float(right.mean()),
+            **self._of_norms(record.norms),
         }
         self.progress.curve.append(point)
         return point
+
+
+    def _of_norms(self, norms: Float[Tensor, " n"]) -> Point:
+        """The share of gradients that were clipped, and quantiles of their norms; a gradient that
+        is not finite has an infinite norm. None where none was clipped, as in plain training.
+        """
+        names = {"gradient_norm_10": 0.1, "gradient_norm_50": 0.5, "gradient_norm_90": 0.9}
+        known = norms[~norms.isnan()].cpu().double().numpy()
+        if not known.size:
+            return dict.fromkeys(["clipped", *names])
+        quantiles = np.quantile(known, list(names.values()), method="inverted_cdf")
+        share = float((known > self.setting.mechanism.clip).mean())
+        return {
+            "clipped": share,
+            **{
+                name: float(norm) if math.isfinite(norm) else None
+                for name, norm in zip(names, quantiles, strict=True)
+            },
+        }
 
 
 def publish(fleet: Fleet, setting: Setting, name: str, progress: Progress, header: str) -> None:

@@ -7,16 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dptrain.config.commands import ReportConfig
+from dptrain.core.errors import FolderError
 from dptrain.core.guard import only_writer
 from dptrain.core.store import digests, seal, to_json, unseal, versions, write_atomic
 from dptrain.evaluation.rows import Row
 from dptrain.evaluation.subgroups import GroupRow
 from dptrain.fleet import models as trained
 from dptrain.fleet.fleet import Fleet
+from dptrain.fleet.spending import so_far
 from dptrain.pipeline.evaluation import SweepEvaluation
 from dptrain.pipeline.plan import Plan
 from dptrain.privacy import ledger
 from dptrain.privacy.statement import PrivacyStatement
+from dptrain.report.comparison import merged
+from dptrain.report.compliance.write import compliance
+from dptrain.report.exports.files import export
 from dptrain.report.record import CURVES, METRICS, Record, read
 from dptrain.report.render import FILES, render
 
@@ -62,6 +68,7 @@ def write_outputs(
     evaluation: SweepEvaluation,
     statements: Mapping[str, PrivacyStatement],
     spent: ledger.Snapshot,
+    command: str = "",
 ) -> Record:
     """Chart files, page, TensorBoard, and last metrics.json, whose fingerprint says that all of
     them are there.
@@ -77,8 +84,15 @@ def write_outputs(
         differences=evaluation.differences,
         thresholds=evaluation.thresholds,
         groups=evaluation.groups,
-        training={setting.name: trained.curve(fleet, setting) for setting in ready.settings},
+        training={
+            setting.name: [
+                {**point, "epsilon": so_far(setting, int(point["step"] or 0))}
+                for point in trained.curve(fleet, setting)
+            ]
+            for setting in ready.settings
+        },
         rocs=evaluation.curves,
+        command=command,
     )
     write_atomic(folder / CURVES, record.curves())
     render(folder, record)
@@ -93,13 +107,43 @@ def write_outputs(
     return record
 
 
-def render_again(folder: Path) -> None:
-    """Write page, charts and TensorBoard of a finished sweep anew. Raises RunError."""
+def report(config: ReportConfig) -> list[Path]:
+    """Write page, charts and TensorBoard of a finished sweep anew, or of several side by side, and
+    what else is asked for; the folders beside the page. Raises RunError, and FolderError where
+    other files lie in the place of a comparison.
+    """
+    folder = config.folder
+    record = merged([Path(run) for run in config.runs]) if config.runs else read(folder)
+    if config.runs:
+        _require_comparison(folder)
+        folder.mkdir(parents=True, exist_ok=True)
     with only_writer(folder):
-        record = read(folder)
-        ties = unseal((folder / METRICS).read_bytes())
         write_atomic(folder / CURVES, record.curves())
         render(folder, record)
+        if config.runs:
+            write_atomic(folder / METRICS, seal(record.metrics()))
+        else:
+            _tie_again(folder)
+        written = export(folder, record, config.export)
+        return [*written, *([compliance(folder, record)] if config.compliance else [])]
+
+
+def _require_comparison(folder: Path) -> None:
+    """Raise FolderError for a folder with files that are not those of a comparison."""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    try:
+        ties = unseal((folder / METRICS).read_bytes())
+    except (OSError, ValueError):
+        ties = {}
+    if "fingerprint" in ties or not ties.get("remarks"):
+        raise FolderError(f"{folder} holds other files; choose another folder")
+
+
+def _tie_again(folder: Path) -> None:
+    """Say in a sweep's metrics.json what its files are now."""
+    ties = unseal((folder / METRICS).read_bytes())
+    if "outputs" in ties:  # not of a model that is given away
         ties["outputs"] = digests(folder, OUTPUTS)
         write_atomic(folder / METRICS, seal(ties))
 

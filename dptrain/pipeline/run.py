@@ -47,14 +47,15 @@ from dptrain.privacy.statement import (
 from dptrain.report.statement import header
 
 
-def sweep(config: Config, show_progress: bool = True) -> Result:
-    """Run or resume a sweep; a finished one is read back. Raises ConfigError; Interrupted is raised
-    at Ctrl-C or SIGTERM, with all work saved.
+def sweep(config: Config, show_progress: bool = True, command: str = "") -> Result:
+    """Run or resume a sweep; a finished one is read back. command: that asked for it, which its
+    report shows. Raises ConfigError; Interrupted is raised at Ctrl-C or SIGTERM, with all work
+    saved.
     """
     fix = "is of the command line; call dptrain.estimate, or leave it out"
     require(not config.dry_run, "dry_run", fix)
     with named():
-        return _sweep(plan(config), show_progress)
+        return _sweep(plan(config), show_progress, command)
 
 
 def forecast(config: Config) -> Estimate:
@@ -72,7 +73,7 @@ def forecast(config: Config) -> Estimate:
     return result
 
 
-def _sweep(ready: Plan, show_progress: bool) -> Result:
+def _sweep(ready: Plan, show_progress: bool, command: str) -> Result:
     folder = ready.config.folder
     store = Store(folder / "store")
     if (finished := read_result(folder, ready)) and not store.leftovers():
@@ -100,7 +101,7 @@ def _sweep(ready: Plan, show_progress: bool) -> Result:
         complete = finish(ready, evaluation, statements, spent)
         for setting in ready.settings:
             trained_models.relabel(fleet, setting, header(complete[setting.name]))
-        record = write_outputs(ready, fleet, evaluation, complete, spent)
+        record = write_outputs(ready, fleet, evaluation, complete, spent, command)
     return Result(folder, record, count)
 
 

@@ -12,7 +12,7 @@ from dptrain.fleet import models as trained_models
 from dptrain.fleet.executors.base import Interrupted
 from dptrain.fleet.executors.registry import execute
 from dptrain.fleet.fleet import Fleet
-from dptrain.fleet.spending import retrained, together
+from dptrain.fleet.spending import retrained, so_far, together
 from dptrain.fleet.stacks import Assignment
 from dptrain.pipeline.estimate import estimate, planned_account, text
 from dptrain.pipeline.plan import Plan
@@ -60,7 +60,8 @@ def train(
 
         def on_event(event: Steps | OnCurve) -> None:
             if isinstance(event, OnCurve):
-                live.curve(event.setting, event.models, event.point)
+                spent = so_far(event.setting, int(event.point["step"] or 0))
+                live.curve(event.setting, event.models, {**event.point, "epsilon": spent})
                 return
             progress.update(event.models * event.steps)
             number = ready.settings.index(event.setting) + 1

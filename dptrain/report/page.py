@@ -79,6 +79,7 @@ def page(record: Record, figures: Mapping[str, bytes]) -> str:
         name=record.name,
         legend=[
             *legend(rows),
+            *record.remarks,
             *said_of_constant(record.differences, utility),
             *said_alike(record.differences.get(utility, {}), utility),
         ],
@@ -105,6 +106,7 @@ def page(record: Record, figures: Mapping[str, bytes]) -> str:
         common=common,
         statements=rest,
         every=(EVERY, [_line(row) for row in rows]),
+        command=record.command,
         config=json.dumps(record.config, indent=1),
         versions=", ".join(f"{key} {value}" for key, value in record.versions.items()),
     )

@@ -95,6 +95,8 @@ class Record:
     configuration as plain values. versions: of all packages. differences: of utilities between
     settings. thresholds: at which the models of each setting decide. groups: numbers by subgroup.
     training: the training curve of each setting, mean over its models. rocs: of each setting.
+    command: that makes it again; empty where it came from a program. remarks: what must be known
+    before its numbers are compared.
     """
 
     name: str
@@ -108,6 +110,8 @@ class Record:
     groups: Sequence[GroupRow] = ()
     training: Mapping[str, Sequence[Point]] = field(default_factory=dict)
     rocs: Sequence[Roc] = ()
+    command: str = ""
+    remarks: Sequence[str] = ()
 
     @property
     def utility(self) -> str:
@@ -145,6 +149,8 @@ class Record:
             "groups": [row.to_json() for row in self.groups],
             "config": self.config,
             "versions": self.versions,
+            "command": self.command,
+            "remarks": list(self.remarks),
         }
 
     def curves(self) -> bytes:
@@ -173,6 +179,8 @@ def read(folder: Path) -> Record:
             groups=tuple(GroupRow.of(row) for row in metrics.get("groups", [])),
             training=drawn["training"],
             rocs=tuple(Roc.of(roc) for roc in drawn["rocs"]),
+            command=metrics.get("command", ""),
+            remarks=tuple(metrics.get("remarks", ())),
         )
     except OSError:
         raise RunError(

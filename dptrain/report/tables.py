@@ -65,13 +65,18 @@ def number(value: float | None, bound: bool = False) -> str:
     return text.replace("0.", ".", 1) if abs(value) < 1 else text
 
 
+def rounded_down(value: float) -> str:
+    """A lower bound: rounded to the nearest it would not be one."""
+    return number(math.floor(value * 1000) / 1000)
+
+
 def cell(row: Row | None) -> str:
     """`.703 [.699, .707]`, with `<= .867` where a ceiling is proved; a refused number is a dash."""
     if row is None or row.estimate is None:
         return "-"
     ceiling = f" <= {number(row.ceiling, bound=True)}" if row.ceiling is not None else ""
     if row.high is None:  # a lower bound is rounded downwards
-        return number(math.floor(row.estimate * 1000) / 1000) + ceiling
+        return rounded_down(row.estimate) + ceiling
     return f"{number(row.estimate)} [{number(row.low)}, {number(row.high)}]{ceiling}"
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dptrain.core import streams
 from dptrain.core.types import EngineKind, Mechanism, Recipe, Sampling, Setting, Unit
 from dptrain.training import adversary, augmentation
-from dptrain.training.gradients.base import Clipper, Engine
+from dptrain.training.gradients.base import Clipper, Engine, Watched
 from dptrain.training.gradients.engines import ENGINES
 from dptrain.training.gradients.stacked import StackedEngine
 from dptrain.training.noise import gaussian_noise
@@ -141,10 +141,14 @@ class StepBatch:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What a step saw: losses [K, B] from before it, and weights bool [K, B] of its examples."""
+    """What a step saw: losses [K, B] from before it, weights bool [K, B] of its examples, and the
+    norms of their gradients before they were clipped, [n] of all models together, nan for padding:
+    none where nothing is clipped.
+    """
 
     losses: Tensor
     weights: Tensor
+    norms: Tensor
 
 
 OnStep = Callable[[State, StepRecord], None]
@@ -227,7 +231,7 @@ def train_step(
         raise ValueError("a private step needs noise, and no other step takes any")
     parameters = {name: state.parameters[name] for name in trainer.names}
     gradients = trainer.buffers.sums("whole", parameters)
-    losses = _sum_gradients(trainer, state, batch, parameters, gradients)
+    losses, norms = _sum_gradients(trainer, state, batch, parameters, gradients)
     ran = trainer.mechanism
     if normals is not None:
         add_noise(gradients, normals, trainer.noise_std / ran.spacing)
@@ -238,7 +242,7 @@ def train_step(
     OPTIMISERS[plan.kind](plan, parameters, gradients, state.moments, learning_rate)
     state = state.next()
     average(state, trainer.recipe.release.average)
-    return state, StepRecord(losses, batch.weights)
+    return state, StepRecord(losses, batch.weights, norms)
 
 
 def add_noise(sums: dict[str, Tensor], normals: Float[Tensor, "K P"], std: float) -> None:
@@ -258,10 +262,13 @@ def _sum_gradients(
     batch: StepBatch,
     parameters: dict[str, Tensor],
     gradients: dict[str, Tensor],
-) -> Tensor:
-    """Fill `gradients` with the sums of a step, in parts that memory holds; losses [K, B]."""
+) -> tuple[Tensor, Tensor]:
+    """Fill `gradients` with the sums of a step, in parts that memory holds; losses [K, B], and the
+    norms of the gradients that were clipped, [n].
+    """
     ran, labels = trainer.mechanism, trainer.data.labels
-    factor = Clipper.of(trainer.recipe.clipping, ran.clip, ran.spacing)
+    clipper = Clipper.of(trainer.recipe.clipping, ran.clip, ran.spacing)
+    norms: list[Tensor] = []
     width = batch.indices.shape[1]
     loss = _step_loss(trainer, state, batch, parameters)
     losses = torch.zeros(batch.indices.shape, device=batch.indices.device)
@@ -269,6 +276,7 @@ def _sum_gradients(
     for start in range(0, width, part_size):
         at = slice(start, start + part_size)
         rows, weights = batch.indices[:, at], batch.weights[:, at]
+        factor = None if clipper is None else Watched(clipper, weights, norms)
         out = trainer.buffers.sums("part", parameters) if start else gradients
         of_part, seen = _seen(trainer, batch, at, loss)
         of_units = labels[rows if batch.examples is None else batch.examples[:, at]]
@@ -279,7 +287,7 @@ def _sum_gradients(
         if start:
             for name, gradient in gradients.items():
                 gradient.add_(out[name])
-    return losses
+    return losses, torch.cat(norms) if norms else losses.new_empty(0)
 
 
 def _shares(

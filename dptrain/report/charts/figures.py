@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps, rc_context
@@ -15,7 +17,7 @@ from matplotlib.figure import Figure
 from dptrain.evaluation.metrics import undominated
 from dptrain.evaluation.rows import AUC, BLIND, TEST_ACCURACY, Row
 from dptrain.evaluation.utility import CONSTANT, UTILITIES, metric_of
-from dptrain.report.record import Roc
+from dptrain.report.record import Record, Roc
 from dptrain.report.tables import REFUTED, refuted
 
 COLOURS = {
@@ -150,11 +152,10 @@ def _draw_frontier(
         if attacked and row.estimate is not None and row.setting in values:
             strongest[row.setting] = row
     sign = 1 if UTILITIES[utility].higher else -1
-    middle = float(np.mean([row.estimate or 0.0 for row in strongest.values()] or [0.5]))
     for setting, row in strongest.items():
         name = _label(row, compared, refuted(rows))
         name = name if compared else f"{name} ({row.attack})"
-        _draw_setting(axes, row, values[setting], name, compared, (row.estimate or 0.0) > middle)
+        _draw_setting(axes, row, values[setting], name, compared)
     if compared:
         points = [
             (row.estimate or 0.0, sign * (values[setting].estimate or 0.0))
@@ -194,10 +195,10 @@ def _draw_proved(axes: Axes, strongest: Mapping[str, Row], values: Mapping[str, 
         axes.legend(fontsize=8, frameon=False, loc="lower right")
 
 
-def _draw_setting(
-    axes: Axes, risk: Row, utility: Row, name: str, compared: bool, right: bool
-) -> None:
-    """A point with its whiskers and its name. right: whether it lies in the right half."""
+def _draw_setting(axes: Axes, risk: Row, utility: Row, name: str, compared: bool) -> None:
+    """A point with its whiskers, and its name where neither they nor a better setting are: to the
+    right, and a little below.
+    """
     bars = axes.errorbar(
         risk.estimate or 0.0,
         utility.estimate or 0.0,
@@ -210,16 +211,13 @@ def _draw_setting(
     if compared:  # many whiskers hide the points
         for line in bars.lines[2]:
             line.set(color="#bbbbbb", linewidth=0.7)
-    offset, side = ((-8, -12), "right") if right else ((8, -12), "left")
-    if compared:
-        offset, side = (4, 3), "left"
     axes.annotate(
         name,
         (risk.estimate, utility.estimate),
-        xytext=offset,
-        ha=side,
+        xytext=(4, 3) if compared else (7, -10),
         textcoords="offset points",
         fontsize=8,
+        bbox={"facecolor": "white", "alpha": 0.7, "pad": 0.5, "linewidth": 0},
     )
 
 
@@ -261,35 +259,9 @@ def roc(curves: Sequence[Roc]) -> Figure:
     for panel in panels[len(curves) :]:
         panel.set_axis_off()
     for panel, item in zip(panels, curves, strict=False):
-        edge = item.edge
-        line = np.logspace(np.log10(edge), 0, 50)
-        panel.plot(line, line, color="#999999", lw=1, ls=":", label="chance")
-        for attack, (fpr, tpr) in item.curves.items():
-            panel.plot(
-                fpr,
-                tpr,
-                drawstyle="steps-post",
-                lw=1.3,
-                color=colour_of(attack, list(item.curves)),
-                label=attack,
-            )
-        if item.bound is not None:
-            panel.plot(*item.bound, color=CEILING, lw=1.5, ls="--", label="proved bound")
-        panel.set(
-            xscale="log",
-            yscale="log",
-            xlim=(edge, 1),
-            ylim=(edge, 1.2),
-            title=item.setting,
-            xlabel="false positive rate",
-        )
-        panel.grid(alpha=0.3, which="major")
+        _draw_roc(panel, item)
     panels[0].set_ylabel("true positive rate")
-    handles = {
-        label: handle
-        for panel in panels
-        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
-    }
+    handles = _handles(panels)
     across = min(len(handles), int(width / 1.8))
     figure.legend(
         handles.values(),
@@ -301,6 +273,89 @@ def roc(curves: Sequence[Roc]) -> Figure:
     )
     _set_margins(figure, lines, columns, 0.21 * -(-len(handles) // across))
     return figure
+
+
+def _draw_roc(panel: Axes, item: Roc) -> None:
+    """The ROC of one setting."""
+    edge = item.edge
+    line = np.logspace(np.log10(edge), 0, 50)
+    panel.plot(line, line, color="#999999", lw=1, ls=":", label="chance")
+    for attack, (fpr, tpr) in item.curves.items():
+        panel.plot(
+            fpr,
+            tpr,
+            drawstyle="steps-post",
+            lw=1.3,
+            color=colour_of(attack, list(item.curves)),
+            label=attack,
+        )
+    if item.bound is not None:
+        panel.plot(*item.bound, color=CEILING, lw=1.5, ls="--", label="proved bound")
+    panel.set(
+        xscale="log",
+        yscale="log",
+        xlim=(edge, 1),
+        ylim=(edge, 1.2),
+        title=item.setting,
+        xlabel="false positive rate",
+    )
+    panel.grid(alpha=0.3, which="major")
+
+
+def _handles(panels: Iterable[Axes]) -> dict[str, Any]:
+    """What a legend of some panels names."""
+    return {
+        label: handle
+        for panel in panels
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+
+
+COLUMN = 3.4
+"""Inches of a column of a paper of two."""
+PAPER = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 6,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+}
+"""One style for all figures of a paper; letters stay letters, as journals ask."""
+
+
+def for_paper(record: Record, kind: str) -> dict[str, bytes]:
+    """Name -> a figure as a file of this kind, each as wide as one column."""
+    with rc_context(PAPER):
+        drawn = {}
+        for panel in PANELS:
+            figure = frontier(record.rows, record.utility, [panel])
+            figure.set_size_inches(COLUMN, 0.8 * COLUMN)
+            _move_legend(figure)
+            drawn[panel.replace(" ", "_")] = figure
+        for item in record.rocs:
+            figure = Figure(figsize=(COLUMN, 1.1 * COLUMN), layout="constrained", dpi=DPI)
+            axes = figure.subplots()
+            _draw_roc(axes, item)
+            axes.set_ylabel("true positive rate")
+            _move_legend(figure)
+            drawn[f"roc_{re.sub('[^A-Za-z0-9.-]+', '_', item.setting)}"] = figure
+        return {name: image(figure, kind) for name, figure in drawn.items()}
+
+
+def _move_legend(figure: Figure) -> None:
+    """Below the axes, where a small figure has room for it."""
+    said = {axes.get_ylabel() for axes in figure.axes}
+    named = {label: each for label, each in _handles(figure.axes).items() if label not in said}
+    for axes in figure.axes:
+        if (legend := axes.get_legend()) is not None:
+            legend.remove()
+    if named:
+        figure.legend(
+            named.values(), named.keys(), loc="outside lower center", ncols=3, frameon=False
+        )
 
 
 def _set_margins(figure: Figure, lines: int, columns: int, legend: float) -> None:
@@ -321,13 +376,17 @@ def _set_margins(figure: Figure, lines: int, columns: int, legend: float) -> Non
     )
 
 
+DATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+"""What would make two pictures of the same numbers different files."""
+
+
 def image(figure: Figure, kind: str) -> bytes:
-    """A figure as a file of this kind (`png`, `svg`)."""
+    """A figure as a file of this kind (`png`, `svg`, `pdf`)."""
     _lay_out(figure)
     buffer = io.BytesIO()
     # So that the same numbers give the same file: else names in it are drawn at random.
     with rc_context({"svg.hashsalt": "dptrain"}):
-        figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else None)
+        figure.savefig(buffer, format=kind, metadata=DATED.get(kind))
     return buffer.getvalue()
 
 

@@ -19,11 +19,11 @@ import numpy as np
 
 from dptrain.core.errors import FolderError, RunError, first_line, printable
 from dptrain.core.types import Setting
-from dptrain.evaluation.rows import AUC, Row, tpr_at
 from dptrain.evaluation.utility import UTILITIES, metric_of
 from dptrain.report import tables
 from dptrain.report.reading import reading, strongest
 from dptrain.report.record import Point, Record
+from dptrain.report.settings import measures, parameters
 from dptrain.report.statement import lines
 
 if TYPE_CHECKING:
@@ -154,59 +154,16 @@ def _as_text(record: Record) -> list[str]:
 def _write_setting(writer: SummaryWriter, setting: str, record: Record) -> None:
     for point in record.training.get(setting, []):
         _curve(writer, point)
-    of_setting = [row for row in record.rows if row.setting == setting]
     from torch.utils.tensorboard.summary import hparams
 
-    compared = _compared_by(of_setting, record)
-    for summary in hparams(_chosen(of_setting, record), compared):
+    compared = {f"compared by/{name}": value for name, value in measures(record, setting).items()}
+    for summary in hparams(parameters(record, setting), compared):
         writer.file_writer.add_summary(summary)
     for tag, value in compared.items():
         writer.add_scalar(tag, value, 0)
     if setting in record.statements:
         text = "\n\n".join(map(_plain, lines(record.statements[setting])))
         writer.add_text("privacy statement", text)
-
-
-def _chosen(rows: Sequence[Row], record: Record) -> dict[str, Any]:
-    """What a setting was trained with, as the configuration says it. Epsilon is a number, by which
-    one can sort: infinity without DP. TensorBoard shows the first five names at once, and capitals
-    come first.
-    """
-    first, config = rows[0], record.config
-    training, defence = config.get("training", {}), config.get("defence", {}).get(first.defence, {})
-    statement = record.statements.get(first.setting)
-    chosen = {
-        "Clip": statement.clip if statement else None,
-        "Defence": first.defence,
-        "Epsilon": math.inf if first.epsilon is None else first.epsilon,
-        "Learning rate": defence.get("learning_rate"),
-        "Noise multiplier": statement.noise_multiplier if statement else None,
-        "batch size": training.get("batch_size"),
-        "data set": config.get("dataset", {}).get("name"),
-        "epochs": training.get("epochs"),
-        "model": config.get("model", {}).get("name"),
-        "seed": config.get("seed"),
-    }
-    return {name: value for name, value in chosen.items() if value is not None}
-
-
-def _compared_by(rows: Sequence[Row], record: Record) -> dict[str, float]:
-    """The few numbers by which settings are compared."""
-    measured = {
-        f"compared by/test {UTILITIES[name].title}": row.estimate
-        for name in dict.fromkeys([record.utility, "accuracy"])
-        for row in rows
-        if row.metric == metric_of(name)
-    }
-    risks = [row for row in rows if row.attack and row.examples == "all"]
-    for metric, title in ((AUC, "AUC"), (tpr_at(0.01), "TPR at 1 % FPR")):
-        of = [row.estimate for row in risks if row.metric == metric and row.estimate is not None]
-        if of:
-            measured[f"compared by/strongest {title}"] = max(of)
-    proved = [row.ceiling for row in risks if row.metric == AUC and row.ceiling is not None]
-    if proved and not any(row.contradicted for row in rows):
-        measured["compared by/proved ceiling of the AUC"] = min(proved)
-    return {name: value for name, value in measured.items() if value is not None}
 
 
 def _places(record: Record) -> dict[str, float]:
@@ -255,10 +212,25 @@ def _writer(folder: str, **options: int) -> SummaryWriter:
     return SummaryWriter(folder, **options)
 
 
+CURVES = {
+    "epsilon": "epsilon spent so far, of each model by itself",
+    "loss": "loss",
+    "test_accuracy": "test accuracy",
+    "clipped": "share of examples clipped",
+    "gradient_norm_10": "gradient norm, 10 % of examples below",
+    "gradient_norm_50": "gradient norm, median",
+    "gradient_norm_90": "gradient norm, 90 % of examples below",
+}
+COVERED = "Training"
+UNCOVERED = "Training, for the evaluator only: epsilon does not cover these"
+
+
 def _curve(writer: SummaryWriter, point: Point) -> None:
-    for name in ("loss", "test_accuracy"):
-        if point[name] is not None:
-            writer.add_scalar(f"training/{name}", point[name], int(point["step"] or 0))
+    """The point of a training curve; all but epsilon itself is of private data."""
+    for name, title in CURVES.items():
+        if (value := point.get(name)) is not None:
+            page = COVERED if name == "epsilon" else UNCOVERED
+            writer.add_scalar(f"{page}/{title}", value, int(point["step"] or 0))
 
 
 def _clear(folder: Path) -> None:

@@ -56,6 +56,25 @@ class Clipper:
 
 
 @dataclass(frozen=True)
+class Watched:
+    """A factor that also writes down the norms that it is asked about, infinite where they are no
+    number. An engine asks about a whole batch [K, B], whose padding becomes nan, or about the
+    examples of one model [n].
+    """
+
+    factor: Factor
+    weights: Tensor
+    norms: list[Tensor]
+
+    def __call__(self, norms: Float[Tensor, " ..."]) -> Tensor:
+        known = norms.detach().nan_to_num(nan=math.inf, posinf=math.inf)
+        if norms.shape == self.weights.shape:
+            known = torch.where(self.weights, known, math.nan)
+        self.norms.append(known.flatten())
+        return self.factor(norms)
+
+
+@dataclass(frozen=True)
 class Batch:
     """Units of K models: inputs [K, B, V, *shape] in V views, labels [K, B], or [K, B, V] of
     users, whose views are examples; weights bool [K, B], False for padding; shares [K, B, V] of
