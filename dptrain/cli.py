@@ -351,7 +351,8 @@ def _options(name: str, rest: Sequence[str]) -> tuple[list[str], Options]:
     if name in FLAGS:
         flag = FLAGS[name]
         others = [each for each in rest if each != f"--{flag}"]
-        return others, Options(**{flag: len(others) < len(rest)})
+        given = len(others) < len(rest)
+        return others, Options(flag == "statements" and given, flag == "quiet" and given)
     if name != "sweep":
         return list(rest), Options()
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
@@ -798,7 +799,10 @@ COMMANDS = {
     ),
     "show": Command(_show, "a finished sweep again, as its end printed it", SHOW, ("run=FOLDER",)),
     "report": Command(
-        _report, "the page and the charts of finished sweeps anew, side by side, or for other tools", REPORT, ("run=FOLDER",)
+        _report,
+        "page and charts of finished sweeps anew, side by side, or for other tools",
+        REPORT,
+        ("run=FOLDER",),
     ),
     "tensorboard": Command(
         _tensorboard, "TensorBoard on a finished sweep", TENSORBOARD, ("run=FOLDER",)

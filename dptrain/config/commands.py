@@ -21,7 +21,6 @@ from dptrain.config.schema import (
 )
 from dptrain.core.types import Rows, Sampling
 
-
 EXPORTS = ("csv", "json", "parquet", "latex", "svg", "pdf", "mlflow", "wandb")
 """Formats in which a run is written for other tools."""
 

@@ -303,6 +303,9 @@ class Config:
         "of a table: columns that an attacker tries to learn of people whose rest he knows",
         unique=True,
     )
+    show_examples: bool = option(
+        "draw the most exposed examples, or list their rows, in the report: for who may see them"
+    )
     queries: QueriesConfig = option("what some attacks ask the models")
     executor: ExecutorConfig = option("on which machines to train")
     dry_run: bool = option("print what the sweep would train, spend and take, and stop")

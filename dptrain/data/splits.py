@@ -68,7 +68,8 @@ class Dataset:
     numbered from 0 in the order of the pool, where users are in a training set or not; test_users:
     the same of the test set. groups: by column, the texts of pool and test examples there.
     attributes: by column, that which is attacked, of pool and population examples. names: of the
-    examples of the pool, [N], where a column gives them.
+    examples of the pool, [N], where a column gives them. class_names: of the classes in order,
+    where they are not numbers from 0.
     """
 
     pool: Examples
@@ -82,6 +83,7 @@ class Dataset:
     groups: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     attributes: Mapping[str, tuple[Attribute, Attribute]] = field(default_factory=dict)
     names: np.ndarray | None = None
+    class_names: Sequence[str] = ()
 
     @property
     def parts(self) -> dict[str, Examples]:
@@ -286,5 +288,16 @@ def load(
         assert declared.column is not None
         names = declared.column(config.id)[inside]
     return Dataset(
-        pool, population, test, classes, k, same, users, of_test, by_column, attacked, names
+        pool,
+        population,
+        test,
+        classes,
+        k,
+        same,
+        users,
+        of_test,
+        by_column,
+        attacked,
+        names,
+        declared.names,
     )

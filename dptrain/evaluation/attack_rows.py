@@ -237,6 +237,7 @@ class _Sheet:
             estimate=bound.epsilon,
             low=bound.epsilon,
             note="; ".join(filter(None, parts)),
+            reach=bound.ceiling,
             contradicted=contradicted,
         )
 

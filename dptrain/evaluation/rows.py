@@ -130,7 +130,8 @@ class Row:
     `note` says why. A lower bound has no `high`. targets: attacked models; n_in and n_out: members
     and non-members summed over them. contradicted: whether the measurement lies above the proved
     `ceiling`, beyond chance. examples: all, or canaries only; where users are in a training set or
-    not, all of both are users, and rows are their single examples.
+    not, all of both are users, and rows are their single examples. reach: of a lower bound, what a
+    perfect attack would have shown with as many trials.
     """
 
     setting: str
@@ -148,6 +149,7 @@ class Row:
     note: str = ""
     contradicted: bool = False
     examples: str = "all"
+    reach: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "metric": self.metric.name}

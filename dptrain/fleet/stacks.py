@@ -232,7 +232,6 @@ class _Observer:
         self.progress.curve.append(point)
         return point
 
-
     def _of_norms(self, norms: Float[Tensor, " n"]) -> Point:
         """The share of gradients that were clipped, and quantiles of their norms; a gradient that
         is not finite has an infinite norm. None where none was clipped, as in plain training.

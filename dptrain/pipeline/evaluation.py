@@ -60,7 +60,7 @@ class SweepEvaluation:
     `vulnerability`; differences: by utility and setting, [estimate, low, high] of its value less
     that of another setting, or of the constant prediction; thresholds: of each setting, the
     log-odds from which on each model decides for the second of two classes, where they are fitted;
-    groups: numbers by subgroup.
+    groups: numbers by subgroup; classes: accuracy by class.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -69,13 +69,14 @@ class SweepEvaluation:
     differences: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict)
     thresholds: dict[str, list[float | None]] = field(default_factory=dict)
     groups: list[GroupRow] = field(default_factory=list)
+    classes: list[GroupRow] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Evaluated:
     """The evaluation of a setting, by whichever process. utility: of its models, for differences;
-    thresholds: at which they decide; by_group and risks: utility and risk by subgroup; used: what
-    it took of the store.
+    thresholds: at which they decide; by_group and risks: utility and risk by subgroup; by_class:
+    accuracy by class; used: what it took of the store.
     """
 
     setting: str
@@ -85,6 +86,7 @@ class Evaluated:
     utility: utility.Resamples
     thresholds: list[float | None]
     by_group: Resampled
+    by_class: Resampled
     risks: list[GroupRow]
     used: set[tuple[str, str]]
 
@@ -135,6 +137,7 @@ def evaluate_sweep(
         _differences({part.setting: part.utility for part in in_order}, constant),
         {part.setting: part.thresholds for part in in_order},
         _group_rows(fleet, in_order),
+        _class_rows(fleet, in_order),
     )
 
 
@@ -149,6 +152,27 @@ def _group_rows(fleet: Fleet, evaluated: Sequence[Evaluated]) -> list[GroupRow]:
         rows += subgroups.utility_rows(part.setting, part.by_group, compared, masks, labels, many)
         rows += part.risks
     return rows
+
+
+def _class_rows(fleet: Fleet, evaluated: Sequence[Evaluated]) -> list[GroupRow]:
+    """Accuracy by class of all settings, and less that of the baseline."""
+    masks = _classes(fleet)
+    baseline = next((part.by_class for part in evaluated if part.setting == "none"), None)
+    labels, many = fleet.dataset.test.labels, 4 * len(masks)
+    rows = []
+    for part in evaluated:
+        compared = None if part.setting == "none" else baseline
+        rows += subgroups.utility_rows(part.setting, part.by_class, compared, masks, labels, many)
+    return rows
+
+
+def _classes(fleet: Fleet) -> subgroups.Masks:
+    """The test examples of each class, by its name; none in a regression, or of many classes."""
+    dataset = fleet.dataset
+    if regression.of(fleet.config) is not None or dataset.classes > subgroups.MOST_GROUPS:
+        return {}
+    names = dataset.class_names or [str(number) for number in range(dataset.classes)]
+    return {name: dataset.test.labels == number for number, name in enumerate(names)}
 
 
 def _masks(fleet: Fleet) -> tuple[subgroups.Masks, subgroups.Masks]:
@@ -264,9 +288,11 @@ def _evaluate_setting(
             right.append(of_pool.right)
             thresholds.append(of_test.threshold)
             by_group.add(of_test)
+            by_class.add(of_test)
             yield of_test
 
     by_group = UtilityByGroup(_masks(fleet)[1], _shown(fleet), dataset.test_users)
+    by_class = UtilityByGroup(_classes(fleet), ["accuracy"], dataset.test_users)
     numbers = regression.of(config)
     measured = utility.resamples(models(), dataset.test_users)
     counts = counts_of(dataset, dataset.test.labels)
@@ -309,6 +335,7 @@ def _evaluate_setting(
         measured,
         thresholds,
         by_group.resampled(),
+        by_class.resampled(),
         _risks(fleet, setting, scores) if dataset.groups else [],
         fleet.store.used,
     )

@@ -11,8 +11,11 @@ from dptrain.config.commands import ReportConfig
 from dptrain.core.errors import FolderError
 from dptrain.core.guard import only_writer
 from dptrain.core.store import digests, seal, to_json, unseal, versions, write_atomic
+from dptrain.data import splits
+from dptrain.data.shown import Shown, shown
 from dptrain.evaluation.rows import Row
 from dptrain.evaluation.subgroups import GroupRow
+from dptrain.evaluation.vulnerability import standing_out
 from dptrain.fleet import models as trained
 from dptrain.fleet.fleet import Fleet
 from dptrain.fleet.spending import so_far
@@ -84,6 +87,8 @@ def write_outputs(
         differences=evaluation.differences,
         thresholds=evaluation.thresholds,
         groups=evaluation.groups,
+        classes=evaluation.classes,
+        examples=_shown(ready, fleet, evaluation),
         training={
             setting.name: [
                 {**point, "epsilon": so_far(setting, int(point["step"] or 0))}
@@ -105,6 +110,20 @@ def write_outputs(
     }
     write_atomic(folder / METRICS, seal({**record.metrics(), **ties}))
     return record
+
+
+def _shown(ready: Plan, fleet: Fleet, evaluation: SweepEvaluation) -> dict[str, Shown]:
+    """The most exposed examples by place, which is text in JSON; none unless it is asked for."""
+    if not ready.config.show_examples or fleet.users is not None:
+        return {}
+    places = {
+        example["place"]
+        for of_setting in evaluation.exposed.values()
+        for example in standing_out(of_setting)
+    }
+    rows, _, _ = splits.parts(ready.config.dataset, ready.config.seed, ready.source)
+    drawn = shown(ready.source, fleet.dataset, rows, sorted(places))
+    return {str(place): each for place, each in drawn.items()}
 
 
 def report(config: ReportConfig) -> list[Path]:

@@ -69,6 +69,7 @@ def measured(bounds: Sequence[Row]) -> MeasuredBound | None:
         attack=row.attack or "",
         examples=row.examples,
         note=row.note,
+        reach=row.reach,
     )
 
 

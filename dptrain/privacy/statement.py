@@ -116,12 +116,15 @@ class Composition:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredBound:
-    """A measured lower bound of epsilon, of the attack that was named beforehand."""
+    """A measured lower bound of epsilon, of the attack that was named beforehand. reach: what a
+    perfect attack would have shown; None in records of earlier versions.
+    """
 
     epsilon: float
     attack: str
     examples: str
     note: str
+    reach: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

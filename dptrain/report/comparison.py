@@ -43,6 +43,11 @@ def merged(folders: Sequence[Path]) -> Record:
             for name, record in records.items()
             for row in record.groups
         ],
+        classes=[
+            replace(row, setting=f"{name}/{row.setting}")
+            for name, record in records.items()
+            for row in record.classes
+        ],
         training=_renamed({name: record.training for name, record in records.items()}),
         rocs=[
             replace(roc, setting=f"{name}/{roc.setting}")
@@ -76,7 +81,9 @@ def _rows(name: str, record: Record) -> list[Row]:
 
 def _renamed(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {
-        f"{name}/{setting}": value for name, part in parts.items() for setting, value in part.items()
+        f"{name}/{setting}": value
+        for name, part in parts.items()
+        for setting, value in part.items()
     }
 
 

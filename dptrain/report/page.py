@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from dptrain.evaluation.rows import BLIND, Row
 from dptrain.evaluation.utility import UTILITIES
+from dptrain.evaluation.vulnerability import SHOWN, finds_most, standing_out
 from dptrain.report.choices import said_alike
 from dptrain.report.reading import reading
 from dptrain.report.record import Record
@@ -20,6 +21,7 @@ from dptrain.report.tables import (
     Table,
     attacks,
     attributes,
+    by_class,
     cell,
     differences,
     groups,
@@ -100,9 +102,10 @@ def page(record: Record, figures: Mapping[str, bytes]) -> str:
             for setting in dict.fromkeys(row.setting for row in record.groups)
         },
         smallest=said_of_smallest(record.groups),
+        classes=by_class(record.classes),
         attributes=attributes(rows),
         inferred=said_of_attributes(rows),
-        sections=[_section(rows, setting, record.exposed.get(setting, {})) for setting in attacked],
+        sections=[_section(record, setting) for setting in attacked],
         common=common,
         statements=rest,
         every=(EVERY, [_line(row) for row in rows]),
@@ -112,14 +115,16 @@ def page(record: Record, figures: Mapping[str, bytes]) -> str:
     )
 
 
-def _section(rows: Sequence[Row], setting: str, record: Mapping[str, Any]) -> dict[str, Any]:
+def _section(record: Record, setting: str) -> dict[str, Any]:
     """The tables of one setting."""
+    rows = record.rows
     canaries = any(row.examples == "canaries" for row in rows)
     return {
         "setting": setting + (REFUTED if setting in refuted(rows) else ""),
         "attacks": attacks(rows, setting),
         "canaries": attacks(rows, setting, "canaries") if canaries else None,
-        "exposed": _exposed(record),
+        "exposed": _exposed(record.exposed.get(setting, {})),
+        "drawn": _drawn(record, setting),
     }
 
 
@@ -138,8 +143,8 @@ def _line(row: Row) -> list[str]:
 
 
 def _exposed(record: Mapping[str, Any]) -> list[tuple[str, Table, str]]:
-    """What each attack finds alone, and the most exposed examples under the attack that finds most:
-    titles, tables and remarks.
+    """What each attack finds alone, and the examples that stand out from chance under the attack
+    that finds most: titles, tables and remarks.
     """
     alone = record.get("agreement", {}).get("alone", {})
     if not alone:
@@ -157,14 +162,49 @@ def _exposed(record: Mapping[str, Any]) -> list[tuple[str, Table, str]]:
     fpr = record["agreement"]["fpr"]
     title = f"which members each attack finds at {fpr:.0%} FPR"
     tables: list[tuple[str, Table, str]] = [(title, (list(FOUND), lines), STEADY)]
-    best = max(alone, key=lambda name: alone[name]["found"])
-    if examples := record["vulnerable"][best]:
-        count = sum(example["stands_out"] for example in examples)
-        chance = "none stands out from what chance would show among so many"
-        said = f"{count} of these {len(examples)} stand out from chance" if count else chance
+    examples = standing_out(record)
+    if examples:
         body = [_vulnerable(example) for example in examples]
-        tables.append((f"most exposed examples ({best}): {said}", (list(EXPOSED), body), ""))
+        said = (
+            f"most exposed examples ({finds_most(record)}): {len(examples)}, at most {SHOWN} shown"
+        )
+        tables.append((said, (list(EXPOSED), body), ""))
     return tables
+
+
+def _drawn(record: Record, setting: str) -> dict[str, Any]:
+    """The most exposed examples of a setting as a person looks at them: images with what is said of
+    each, or rows of a table; and a sentence where there are none.
+    """
+    of_setting = record.exposed.get(setting, {})
+    examples = [
+        (each, record.examples[str(each["place"])])
+        for each in standing_out(of_setting)
+        if str(each.get("place")) in record.examples
+    ]
+    images = [
+        (f"id {each['id']}, label {drawn['label']}: {_said(each)}", drawn["image"])
+        for each, drawn in examples
+        if "image" in drawn
+    ]
+    rows = [(each, drawn) for each, drawn in examples if "row" in drawn]
+    columns = list(dict.fromkeys(name for _, drawn in rows for name in drawn["row"]))
+    body = [
+        [str(each["id"]), _said(each), drawn["label"], *(drawn["row"][name] for name in columns)]
+        for each, drawn in rows
+    ]
+    return {
+        "images": images,
+        "rows": (["id", "told apart", "label", *columns], body),
+        "none": "No example stands out from what chance would show among so many."
+        if of_setting.get("agreement", {}).get("alone") and not standing_out(of_setting)
+        else "",
+        "hidden": bool(standing_out(of_setting)) and not record.examples,
+    }
+
+
+def _said(example: Mapping[str, Any]) -> str:
+    return f"member in {example['found']} of {example['of']} models that hold it"
 
 
 def _vulnerable(example: Mapping[str, Any]) -> list[str]:

@@ -95,8 +95,9 @@ class Record:
     configuration as plain values. versions: of all packages. differences: of utilities between
     settings. thresholds: at which the models of each setting decide. groups: numbers by subgroup.
     training: the training curve of each setting, mean over its models. rocs: of each setting.
-    command: that makes it again; empty where it came from a program. remarks: what must be known
-    before its numbers are compared.
+    classes: accuracy by class. examples: those that a report shows, by place in the pool, as
+    data.shown has them. command: that makes it again; empty where it came from a program. remarks:
+    what must be known before its numbers are compared.
     """
 
     name: str
@@ -108,6 +109,8 @@ class Record:
     differences: Differences = field(default_factory=dict)
     thresholds: Mapping[str, Any] = field(default_factory=dict)
     groups: Sequence[GroupRow] = ()
+    classes: Sequence[GroupRow] = ()
+    examples: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Sequence[Point]] = field(default_factory=dict)
     rocs: Sequence[Roc] = ()
     command: str = ""
@@ -147,6 +150,7 @@ class Record:
             "differences": self.differences,
             "thresholds": self.thresholds,
             "groups": [row.to_json() for row in self.groups],
+            "classes": [row.to_json() for row in self.classes],
             "config": self.config,
             "versions": self.versions,
             "command": self.command,
@@ -156,7 +160,7 @@ class Record:
     def curves(self) -> bytes:
         """curves.json."""
         rocs = [roc.to_json() for roc in self.rocs]
-        return seal({"training": self.training, "rocs": rocs})
+        return seal({"training": self.training, "rocs": rocs, "examples": self.examples})
 
 
 def read(folder: Path) -> Record:
@@ -177,6 +181,8 @@ def read(folder: Path) -> Record:
             differences=_differences(metrics.get("differences", {})),
             thresholds=metrics.get("thresholds", {}),
             groups=tuple(GroupRow.of(row) for row in metrics.get("groups", [])),
+            classes=tuple(GroupRow.of(row) for row in metrics.get("classes", [])),
+            examples=drawn.get("examples", {}),
             training=drawn["training"],
             rocs=tuple(Roc.of(roc) for roc in drawn["rocs"]),
             command=metrics.get("command", ""),

@@ -157,6 +157,27 @@ def groups(rows: Sequence[GroupRow], setting: str) -> Table:
     return [*head, *(["less none", "more than others"] if compared else [])], body
 
 
+def by_class(rows: Sequence[GroupRow]) -> Table:
+    """Head and body of the accuracy of each setting by class, a line a class, with ` *` where the
+    change against the setting none is not told apart from 0.
+    """
+    settings = list(dict.fromkeys(row.setting for row in rows))
+    cells = {(row.group, row.setting): row for row in rows}
+    body = []
+    for name in dict.fromkeys(row.group for row in rows):
+        of_class = [cells.get((name, setting)) for setting in settings]
+        count = next((row.rows for row in of_class if row is not None), 0)
+        body.append([name, f"{count:,}", *map(_of_class, of_class)])
+    return ["class", "test rows", *settings], body
+
+
+def _of_class(row: GroupRow | None) -> str:
+    if row is None or row.value is None:
+        return "-" if row is None else row.note
+    changed = f", less none {_difference(row.change)}" if row.change is not None else ""
+    return f"{between(row.value)}{changed}"
+
+
 def said_of_smallest(rows: Sequence[GroupRow]) -> list[str]:
     """What each setting costs the smallest group, a sentence each."""
     lines = []

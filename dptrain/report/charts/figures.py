@@ -313,7 +313,7 @@ def _handles(panels: Iterable[Axes]) -> dict[str, Any]:
 
 COLUMN = 3.4
 """Inches of a column of a paper of two."""
-PAPER = {
+PAPER: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,

@@ -8,7 +8,7 @@ differ in shape too. A mark says all its numbers when the pointer rests on it.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -46,6 +46,7 @@ def charts(record: Record) -> dict[str, str]:
         "Utility against risk, measured and proved": _frontier(record, settings),
         "Risk of each setting, by attack": _risk(record, settings),
         "ROC, logarithmic axes": _roc(record, settings),
+        "Precision and recall, as many members as others": _precision(record, settings),
         "Epsilon: asked for, proved, measured": _epsilon(record, settings),
     }
     return {title: _embedded(*parts) for title, parts in drawn.items() if parts is not None}
@@ -189,15 +190,11 @@ def _roc(record: Record, settings: Sequence[str]) -> Drawn | None:
     if not record.rocs:
         return None
     edge = min(roc.edge for roc in record.rocs)
-    values: Values = []
-    for roc in record.rocs:
-        curves = {**roc.curves, **({"": roc.bound} if roc.bound is not None else {})}
-        for attack, (fpr, tpr) in curves.items():
-            values += [
-                {"setting": roc.setting, "attack": attack, "fpr": float(x), "tpr": float(y)}
-                for x, y in zip(fpr[::POINT_STEP], tpr[::POINT_STEP], strict=True)
-                if x >= edge and y >= edge
-            ]
+    values = [
+        {"setting": setting, "attack": attack, "fpr": x, "tpr": y}
+        for setting, attack, x, y in _points(record, POINT_STEP)
+        if x >= edge and y >= edge
+    ]
     base = _of_shown(alt.Chart(alt.NamedData(name=NUMBERS)))
     scale = alt.Scale(type="log", domain=[edge, 1], clamp=True)
     x = alt.X("fpr:Q", scale=scale, title="false positive rate")
@@ -214,10 +211,51 @@ def _roc(record: Record, settings: Sequence[str]) -> Drawn | None:
         .mark_line(interpolate="step-after", strokeWidth=2)
         .encode(x, y, tooltip=tooltip, **_colour(settings)),
     ]
+    return _with_attack(layers, settings, record), values
+
+
+def _with_attack(layers: Sequence[alt.Chart], settings: Sequence[str], record: Record) -> Chart:
     drawn: Chart = _layered(layers, settings).add_params(
         alt.param(name="attack", value=first_attack(record))
     )
-    return drawn, values
+    return drawn
+
+
+def _points(record: Record, step: int) -> Iterator[tuple[str, str, float, float]]:
+    """Setting, attack, false and true positive rate of each `step`-th point of the ROCs; the bound
+    of a setting has no attack.
+    """
+    for roc in record.rocs:
+        curves = {**roc.curves, **({"": roc.bound} if roc.bound is not None else {})}
+        for attack, (fpr, tpr) in curves.items():
+            for x, y in zip(fpr[::step], tpr[::step], strict=True):
+                yield roc.setting, attack, float(x), float(y)
+
+
+def _precision(record: Record, settings: Sequence[str]) -> Drawn | None:
+    """Of those that one attack accuses, the share that are members, against the share of members
+    that it accuses, on every setting; and the most that is proved of each.
+    """
+    values: Values = [
+        {"setting": setting, "attack": attack, "recall": y, "precision": y / (x + y)}
+        for setting, attack, x, y in _points(record, 2 * POINT_STEP)
+        if x > 0 and y > 0
+    ]
+    if not values:
+        return None
+    base = _of_shown(alt.Chart(alt.NamedData(name=NUMBERS)))
+    x = alt.X("recall:Q", scale=alt.Scale(domain=[0, 1]), title="recall: share of the members")
+    y = alt.Y("precision:Q", scale=alt.Scale(domain=[0.4, 1], clamp=True), title="precision")
+    tooltip = _tooltip("setting", "attack", recall="recall", precision="precision")
+    layers = [
+        base.transform_filter("datum.attack == ''")
+        .mark_line(strokeDash=[6, 4], strokeWidth=1.5)
+        .encode(x, y, tooltip=tooltip, **_colour(settings)),
+        base.transform_filter("datum.attack == attack")
+        .mark_line(strokeWidth=2)
+        .encode(x, y, tooltip=tooltip, **_colour(settings)),
+    ]
+    return _with_attack(layers, settings, record), values
 
 
 POINT_STEP = 2
@@ -238,16 +276,19 @@ def _epsilon(record: Record, settings: Sequence[str]) -> Drawn | None:
         if after is not None and after.measured is not None:
             measured = {"setting": name, "kind": "measured, at least"}
             values.append(measured | {"epsilon": after.measured.epsilon})
+            if after.measured.reach is not None:
+                most = {"setting": name, "kind": "a perfect attack would measure"}
+                values.append(most | {"epsilon": after.measured.reach})
     if not values:
         return None
     base = _of_shown(alt.Chart(alt.NamedData(name=NUMBERS)))
     shapes = alt.Shape(
         "kind:N",
         scale=alt.Scale(
-            domain=["asked for", "proved", "measured, at least"],
-            range=["circle", "stroke", "triangle-up"],
+            domain=KINDS,
+            range=["circle", "stroke", "triangle-up", "triangle-down"],
         ),
-        legend=alt.Legend(orient="bottom", title=None),
+        legend=alt.Legend(orient="bottom", title=None, columns=2),
     )
     points = base.mark_point(size=160, strokeWidth=2).encode(
         alt.X("epsilon:Q", title="epsilon"),
@@ -257,6 +298,9 @@ def _epsilon(record: Record, settings: Sequence[str]) -> Drawn | None:
         **_colour(settings),
     )
     return _layered([points], settings, height=60 + 30 * len(settings)), values
+
+
+KINDS = ["asked for", "proved", "measured, at least", "a perfect attack would measure"]
 
 
 def _layered(layers: Sequence[alt.Chart], settings: Sequence[str], height: int = HEIGHT) -> Chart:

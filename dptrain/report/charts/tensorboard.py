@@ -5,7 +5,6 @@ store.
 from __future__ import annotations
 
 import contextlib
-import math
 import re
 import secrets
 import shutil

@@ -128,8 +128,8 @@ def registry(record: Record, setting: str) -> str | None:
                 "composition": f"{said['accountant']}. {said['composition']}",
             },
             "implementation": {
-                "preprocessing_and_hyperparameter_tuning": f"Preprocessing: {said['preprocessing']}."
-                f" Tuning: {said['tuning']}.",
+                "preprocessing_and_hyperparameter_tuning": "Preprocessing: "
+                f"{said['preprocessing']}. Tuning: {said['tuning']}.",
                 "mechanisms": f"{said['mechanism']}. {said['randomness']}. Versions: "
                 f"{said['record']}. Security and access control: {TO_ANSWER}",
                 "justification": TO_ANSWER,

@@ -101,7 +101,8 @@ def _large_epsilon(record: Record) -> Answer:
             f"epsilon {rounded_up(epsilon, 2)} at delta {statement.delta:g}; an attack on one "
             f"{_what(statement)} finds at most {number(rate, bound=True)} of the members at 1 % "
             f"false alarms, with an AUC of at most {number(ceilings.auc, bound=True)}"
-            + f"; above {LARGE:g}, so this says little" * weak
+            + f"; above {LARGE:g}, so this says little"
+            * weak
         )
 
     return _of_each(record, say)
@@ -172,7 +173,8 @@ def _large_delta(record: Record) -> Answer:
         lambda statement: (
             f"delta {statement.delta:g} for n = {statement.public_n:,}: delta x n = "
             f"{statement.delta * statement.public_n:.3g}"
-            + ", not below 1, so epsilon misleads" * (statement.delta * statement.public_n >= 1)
+            + ", not below 1, so epsilon misleads"
+            * (statement.delta * statement.public_n >= 1)
         ),
     )
 

@@ -83,7 +83,7 @@ def _roc(record: Record) -> list[dict[str, Any]]:
 
 
 def _privacy(statement: PrivacyStatement) -> dict[str, Any]:
-    """A statement as one line: what lies in a part of it has the name of the part before its own."""
+    """A statement as one line: what lies in a part of it has that part's name before its own."""
     line: dict[str, Any] = {}
     for each in fields(statement):
         value = getattr(statement, each.name)

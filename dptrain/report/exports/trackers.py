@@ -58,7 +58,7 @@ def wandb(folder: Path, record: Record, artefacts: Path) -> None:
     settings = service.Settings(
         mode="offline", silent=True, console="off", disable_git=True, save_code=False
     )
-    of_group = {"project": "dptrain", "group": record.name, "dir": str(folder)}
+    of_group: dict[str, Any] = {"project": "dptrain", "group": record.name, "dir": str(folder)}
 
     def start(name: str, config: Mapping[str, Any]) -> Any:
         return service.init(
