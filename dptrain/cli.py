@@ -351,8 +351,8 @@ def _options(name: str, rest: Sequence[str]) -> tuple[list[str], Options]:
     if name in FLAGS:
         flag = FLAGS[name]
         others = [each for each in rest if each != f"--{flag}"]
-        given = len(others) < len(rest)
-        return others, Options(flag == "statements" and given, flag == "quiet" and given)
+        is_given = len(others) < len(rest)
+        return others, Options(flag == "statements" and is_given, flag == "quiet" and is_given)
     if name != "sweep":
         return list(rest), Options()
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)

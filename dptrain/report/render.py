@@ -43,7 +43,11 @@ def render(folder: Path, record: Record) -> None:
         for panel in figures.PANELS
     }
     of_settings = {
-        roc.setting.removesuffix(tables.REFUTED): figures.pixels(figures.roc([roc])) for roc in rocs
+        roc.setting.removesuffix(tables.REFUTED): {
+            "ROC, logarithmic axes": figures.pixels(figures.roc([roc])),
+            "Precision and recall": figures.pixels(figures.precision(roc)),
+        }
+        for roc in rocs
     }
     with tensorboard.faults():
         tensorboard.rebuild(folder / "tensorboard", record, pictures, of_settings)

@@ -16,9 +16,11 @@ from dptrain.core.errors import ConfigError, LayerError
 from dptrain.core.store import Store, from_npy, unseal
 from dptrain.evaluation.rows import TEST_ACCURACY
 from dptrain.evaluation.utility import CONSTANT
+from dptrain.evaluation.vulnerability import standing_out
 from dptrain.pipeline import outputs, run, training
 from dptrain.pipeline.outputs import OUTPUTS
 from dptrain.report.charts.figures import PANELS
+from dptrain.report.charts.tensorboard import COVERED, UNCOVERED
 from dptrain.report.reading import reading
 from dptrain.report.statement import sentences
 from dptrain.report.tables import summary
@@ -200,10 +202,18 @@ def test_tensorboard(done):
     for setting in ("none", "dpsgd-8"):
         events = EventAccumulator(str(folder / setting)).Reload()
         tags = events.Tags()
-        assert {"training/loss", "training/test_accuracy"} <= set(tags["scalars"])
-        assert tags["images"] == ["ROC, logarithmic axes"]
+        shown = {f"{UNCOVERED}/{name}" for name in ("loss", "test accuracy")}
+        private = {f"{UNCOVERED}/gradient norm, median", f"{UNCOVERED}/share of examples clipped"}
+        spent = f"{COVERED}/epsilon spent so far, of each model by itself"
+        assert shown <= set(tags["scalars"])
+        assert (private <= set(tags["scalars"])) == (setting != "none")
+        assert (spent in tags["scalars"]) == (setting != "none")
+        if setting != "none":
+            last = events.Scalars(spent)[-1]
+            assert (last.step, last.value) == (8, np.float32(done.statements[setting].epsilon))
+        assert tags["images"] == ["ROC, logarithmic axes", "Precision and recall"]
         assert "_hparams_/session_start_info" in events.summary_metadata
-        steps = [event.step for event in events.Scalars("training/loss")]
+        steps = [event.step for event in events.Scalars(f"{UNCOVERED}/loss")]
         assert steps == sorted(steps)
         assert steps[-1] == 8
         rows = [row for row in done.rows if row.setting == setting]
@@ -325,9 +335,61 @@ def test_a_contradiction_is_loud(done, monkeypatch, capsys):
     ]
     monkeypatch.setattr(
         "dptrain.pipeline.run.sweep",
-        lambda _config: dataclasses.replace(
-            done, record=dataclasses.replace(done.record, rows=rows)
-        ),
+        lambda *_: dataclasses.replace(done, record=dataclasses.replace(done.record, rows=rows)),
     )
     assert cli.main(["sweep", *TINY]) == 1
     assert "CONTRADICTION: dpsgd-8, loss auc" in capsys.readouterr().err
+
+
+def test_curves_say_what_was_clipped_and_spent(done):
+    """The last epsilon of a curve is the statement's; plain training clips nothing."""
+    for point in done.record.training["none"]:
+        assert {point[name] for name in ("clipped", "gradient_norm_50", "epsilon")} == {None}
+    points = done.record.training["dpsgd-8"]
+    spent = [point["epsilon"] for point in points if point["epsilon"] is not None]
+    assert spent == sorted(spent)
+    assert spent[-1] == done.statements["dpsgd-8"].epsilon
+    for point in points:
+        if point["clipped"] is not None:
+            assert 0 <= point["clipped"] <= 1
+            assert (
+                point["gradient_norm_10"] <= point["gradient_norm_50"] <= point["gradient_norm_90"]
+            )
+
+
+def test_accuracy_by_class_adds_up_to_the_accuracy(done, tmp_path):
+    result = go(tmp_path, "dataset.test=600", "dataset.population=200")
+    by_class = [row for row in result.record.classes if row.setting == "none"]
+    assert [row.group for row in by_class] == [str(digit) for digit in range(10)]
+    assert sum(row.rows for row in by_class) == 600
+    whole = sum(row.rows * row.value[0] for row in by_class) / 600
+    [accuracy] = [
+        row.estimate
+        for row in result.rows
+        if (row.setting, row.metric.name) == ("none", "test_accuracy")
+    ]
+    assert whole == pytest.approx(accuracy)
+
+
+def test_quiet_prints_nothing_but_alarms(done, capsys):
+    assert cli.main(["sweep", *TINY, f"output={done.folder}", "--quiet"]) == 0
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "")
+
+
+def test_examples_are_shown_only_where_that_is_asked_for(tmp_path):
+    """Rows of people do not travel in a page that opens from a mail, unless somebody wants it."""
+    more = ("models_per_setting=8", "training.epochs=30", "epsilons=[inf]")
+    hidden = go(tmp_path / "hidden", *more)
+    assert hidden.record.examples == {}
+    page = (tmp_path / "hidden" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 2
+    shown = go(tmp_path / "shown", *more, "show_examples=true")
+    places = {
+        str(each["place"])
+        for record in shown.record.exposed.values()
+        for each in standing_out(record)
+    }
+    assert set(shown.record.examples) == places
+    page = (tmp_path / "shown" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 2 + len(places)

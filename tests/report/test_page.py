@@ -49,6 +49,7 @@ def test_page_shows_attacks_canaries_and_exposed_examples():
     ]
     one = {
         "id": "row <7>",
+        "place": 3,
         "label": 3,
         "found": 5,
         "of": 8,
@@ -65,7 +66,20 @@ def test_page_shows_attacks_canaries_and_exposed_examples():
         "stability": {"lira": 0.5, "loss": None},
         "agreement": {"fpr": 0.01, "pairs": [], "alone": alone},
     }
-    text = make_page(rows=rows, exposed={"dpsgd-8": exposed})
+    row = {"label": "ill", "row": {"age": "<41>"}}
+    text = make_page(rows=rows, exposed={"dpsgd-8": exposed}, examples={"3": row})
+    assert "&lt;41&gt;" in text
+    image = {"label": "7", "image": "abcd"}
+    drawn = make_page(rows=rows, exposed={"dpsgd-8": exposed}, examples={"3": image})
+    assert 'src="data:image/png;base64,abcd"' in drawn
+    assert "label 7: member in 5 of 8 models that hold it" in drawn
+    hidden = make_page(rows=rows, exposed={"dpsgd-8": exposed})
+    assert "show_examples=true puts them there" in hidden
+    one["stands_out"] = False
+    chance = make_page(rows=rows, exposed={"dpsgd-8": exposed})
+    assert "No example stands out from what chance would show" in chance
+    assert "most exposed examples" not in chance
+    one["stands_out"] = True
     for part in (
         "on the canaries only",
         ".990",

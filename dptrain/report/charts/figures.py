@@ -302,6 +302,26 @@ def _draw_roc(panel: Axes, item: Roc) -> None:
     panel.grid(alpha=0.3, which="major")
 
 
+def precision(item: Roc) -> Figure:
+    """Of those that each attack accuses the share that are members, against the share of the
+    members that it accuses, where there are as many members as others; and what is proved.
+    """
+    figure = Figure(figsize=(6.5, 4.6), layout="constrained", dpi=DPI)
+    axes = figure.subplots()
+    for attack, (fpr, tpr) in item.curves.items():
+        known = (fpr > 0) & (tpr > 0)
+        shares = tpr[known] / (tpr + fpr)[known]
+        axes.plot(tpr[known], shares, color=colour_of(attack, list(item.curves)), label=attack)
+    if item.bound is not None:
+        fpr, tpr = (part[item.bound[0] > 0] for part in item.bound)
+        axes.plot(tpr, tpr / (tpr + fpr), color=CEILING, ls="--", label="proved bound")
+    axes.axhline(0.5, color="#999999", lw=1, ls=":", label="chance")
+    axes.set(xlim=(0, 1), ylim=(0.4, 1.02), xlabel="recall", ylabel="precision", title=item.setting)
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    return figure
+
+
 def _handles(panels: Iterable[Axes]) -> dict[str, Any]:
     """What a legend of some panels names."""
     return {

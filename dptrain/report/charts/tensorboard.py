@@ -90,11 +90,12 @@ def rebuild(
     folder: Path,
     record: Record,
     pictures: Mapping[str, np.ndarray],
-    rocs: Mapping[str, np.ndarray],
+    of_settings: Mapping[str, Mapping[str, np.ndarray]],
 ) -> None:
     """Write the finished run anew: a run a setting (its place in the trade-off, training curve,
     metrics, statement, ROC, its line in HParams) and `overview` (the trade-off as a picture, the
-    layout of the first page, what the result says). pictures and rocs: uint8 [H, W, 3].
+    layout of the first page, what the result says). pictures, and those of_settings: by name,
+    uint8 [H, W, 3].
     """
     _clear(folder)
     places = _places(record)
@@ -102,8 +103,8 @@ def rebuild(
         with _writer(str(folder / setting)) as writer:
             _write_setting(writer, setting, record)
             _write_trade_off(writer, setting, record, places)
-            if setting in rocs:
-                writer.add_image("ROC, logarithmic axes", rocs[setting], dataformats="HWC")
+            for name, picture in of_settings.get(setting, {}).items():
+                writer.add_image(name, picture, dataformats="HWC")
     with _writer(str(folder / "overview")) as writer:
         for name, picture in pictures.items():
             writer.add_image(f"Privacy and utility/{name}", picture, dataformats="HWC")

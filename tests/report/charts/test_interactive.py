@@ -38,6 +38,7 @@ def test_every_number_of_the_charts_is_one_of_the_record(record):
         "Utility against risk, measured and proved",
         "Risk of each setting, by attack",
         "ROC, logarithmic axes",
+        "Precision and recall, as many members as others",
     ]
     accuracy = {row.setting: row for row in SWEEP if row.metric == TEST_ACCURACY}
     for value in values(charts["Utility against risk, measured and proved"]):
