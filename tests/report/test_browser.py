@@ -80,7 +80,7 @@ def test_settings_are_toggled_attacks_switched_and_numbers_shown(opened, page_fi
     assert page_file.stat().st_size < 3_000_000
     page = opened(viewport={"width": 1400, "height": 1000})
     assert page.title() == "a <run>: privacy and utility"
-    assert page.locator(".chart svg").count() == 3
+    assert page.locator(".chart svg").count() == 4
     marks = page.locator(".chart svg [aria-label*='setting: dropout']")
     assert marks.count() > 0
     box = page.get_by_label("dropout", exact=True)
