@@ -243,7 +243,8 @@ MUTANTS = [
         'the {batch} examples")',
         "if not isinstance(sample, Tensor) or len(sample) != batch * views:\n"
         "            return torch.zeros((batch, *parameter.shape))",
-        "tests/training/gradients/test_engines.py::test_a_parameter_without_a_gradient_for_each_example_is_refused",
+        "tests/training/gradients/test_engines.py::"
+        "test_a_parameter_without_a_gradient_for_each_example_is_refused",
     ),
     Mutant(
         "noise falls while the account stays",
@@ -387,14 +388,16 @@ MUTANTS = [
         "evaluation/attack_rows",
         "bound = bounds[(targets - 1) // 2]",
         "bound = bounds[targets // 2]",
-        "tests/evaluation/test_attack_rows.py::test_of_several_bounds_the_lower_median_counts_each_at_half_the_error",
+        "tests/evaluation/test_attack_rows.py::"
+        "test_of_several_bounds_the_lower_median_counts_each_at_half_the_error",
     ),
     Mutant(
         "each of several bounds at the full error",
         "evaluation/attack_rows",
         "intervals.CONFIDENCE if targets == 1 else 1 - (1 - intervals.CONFIDENCE) / 2",
         "intervals.CONFIDENCE",
-        "tests/evaluation/test_attack_rows.py::test_of_several_bounds_the_lower_median_counts_each_at_half_the_error",
+        "tests/evaluation/test_attack_rows.py::"
+        "test_of_several_bounds_the_lower_median_counts_each_at_half_the_error",
     ),
     Mutant(
         "epsilon of a group computed for one",
@@ -422,7 +425,8 @@ MUTANTS = [
         "models/row_wise",
         "if changed or type(model) not in KNOWN or not KNOWN[type(model)](model):",
         "if hooked:",
-        "tests/models/test_row_wise.py::test_mixing_models_are_refused_or_one_example_moves_the_sum_by_the_clip_at_most",
+        "tests/models/test_row_wise.py::"
+        "test_mixing_models_are_refused_or_one_example_moves_the_sum_by_the_clip_at_most",
     ),
     Mutant(
         "engines checked at initial weights only",
@@ -436,14 +440,16 @@ MUTANTS = [
         "evaluation/metrics",
         "if coarse > fpr * (1 + 1e-12):",
         "if False:",
-        "tests/evaluation/test_attack_rows.py::test_a_rate_below_the_resolution_of_an_attack_is_refused",
+        "tests/evaluation/test_attack_rows.py::"
+        "test_a_rate_below_the_resolution_of_an_attack_is_refused",
     ),
     Mutant(
         "ceiling of the symmetrised curve",
         "privacy/pld",
         "return forward, backward\n",
         "return np.maximum(forward, backward), np.maximum(forward, backward)\n",
-        "tests/privacy/test_pld.py::test_the_ceiling_of_the_auc_is_that_of_members_against_non_members",
+        "tests/privacy/test_pld.py::"
+        "test_the_ceiling_of_the_auc_is_that_of_members_against_non_members",
     ),
     Mutant(
         "guesses chosen on the coins they are tried on",
@@ -543,7 +549,8 @@ MUTANTS = [
         "evaluation/utility",
         "values = first[name] - second[name]",
         "values = first[name] - np.roll(second[name], 1, axis=1)",
-        "tests/evaluation/test_utility.py::test_differences_of_equals_hold_zero_and_of_unequals_do_not",
+        "tests/evaluation/test_utility.py::"
+        "test_differences_of_equals_hold_zero_and_of_unequals_do_not",
     ),
     Mutant(
         "interval over models alone",
@@ -599,7 +606,8 @@ MUTANTS = [
         "core/streams",
         "most, replace=False",
         "most, replace=True",
-        "tests/training/test_users.py::test_a_user_s_rows_are_drawn_without_repeats_and_share_alike",
+        "tests/training/test_users.py::"
+        "test_a_user_s_rows_are_drawn_without_repeats_and_share_alike",
     ),
     Mutant(
         "noise for rows stated for users",

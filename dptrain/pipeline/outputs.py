@@ -131,18 +131,19 @@ def report(config: ReportConfig) -> list[Path]:
     what else is asked for; the folders beside the page. Raises RunError, and FolderError where
     other files lie in the place of a comparison.
     """
-    folder = config.folder
-    record = merged([Path(run) for run in config.runs]) if config.runs else read(folder)
+    folder, together = config.folder, None
     if config.runs:
+        together = merged([Path(run) for run in config.runs])
         _require_comparison(folder)
         folder.mkdir(parents=True, exist_ok=True)
-    with only_writer(folder):
+    with only_writer(folder):  # so that no sweep ends between reading and writing
+        record = together or read(folder)
         write_atomic(folder / CURVES, record.curves())
         render(folder, record)
-        if config.runs:
-            write_atomic(folder / METRICS, seal(record.metrics()))
-        else:
+        if together is None:
             _tie_again(folder)
+        else:
+            write_atomic(folder / METRICS, seal(record.metrics()))
         written = export(folder, record, config.export)
         return [*written, *([compliance(folder, record)] if config.compliance else [])]
 

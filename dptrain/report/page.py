@@ -199,7 +199,7 @@ def _drawn(record: Record, setting: str) -> dict[str, Any]:
         "none": "No example stands out from what chance would show among so many."
         if of_setting.get("agreement", {}).get("alone") and not standing_out(of_setting)
         else "",
-        "hidden": bool(standing_out(of_setting)) and not record.examples,
+        "hidden": bool(standing_out(of_setting)) and record.config.get("show_examples") is False,
     }
 
 

@@ -1,5 +1,6 @@
-/* Faults on the way to the disk: counts what a process does to files below one folder, and lets the n-th of these operations fail or kills
-   the process there. Load it with LD_PRELOAD, and arm it with fault_arm. */
+/* Faults on the way to the disk: counts what a process does to files below one folder, and lets the
+   n-th of these operations fail or kills the process there. Load it with LD_PRELOAD, and arm it
+   with fault_arm. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -29,7 +30,8 @@ static int below_path(int dir, const char *path) {
     if (!folder[0] || !path) return 0;
     if (path[0] == '/') return strncmp(path, folder, strlen(folder)) == 0;
     char link[64], base[PATH_MAX];
-    if (dir == AT_FDCWD) return getcwd(base, sizeof base) && strncmp(base, folder, strlen(folder)) == 0;
+    if (dir == AT_FDCWD)
+        return getcwd(base, sizeof base) && strncmp(base, folder, strlen(folder)) == 0;
     snprintf(link, sizeof link, "/proc/self/fd/%d", dir);
     ssize_t n = readlink(link, base, sizeof base - 1);
     if (n < 0) return 0;
@@ -87,14 +89,26 @@ ssize_t write(int fd, const void *data, size_t size) {
     return found;
 }
 int fsync(int fd) { WRAP(fsync, below_fd(fd), 1, (fd)) }
-int rename(const char *one, const char *other) { WRAP(rename, below_path(AT_FDCWD, other), 1, (one, other)) }
-int renameat(int a, const char *one, int b, const char *other) { WRAP(renameat, below_path(b, other), 1, (a, one, b, other)) }
+int rename(const char *one, const char *other) {
+    WRAP(rename, below_path(AT_FDCWD, other), 1, (one, other))
+}
+int renameat(int a, const char *one, int b, const char *other) {
+    WRAP(renameat, below_path(b, other), 1, (a, one, b, other))
+}
 int mkdir(const char *path, mode_t m) { WRAP(mkdir, below_path(AT_FDCWD, path), 1, (path, m)) }
-int mkdirat(int dir, const char *path, mode_t m) { WRAP(mkdirat, below_path(dir, path), 1, (dir, path, m)) }
+int mkdirat(int dir, const char *path, mode_t m) {
+    WRAP(mkdirat, below_path(dir, path), 1, (dir, path, m))
+}
 int unlink(const char *path) { WRAP(unlink, below_path(AT_FDCWD, path), 0, (path)) }
-int unlinkat(int dir, const char *path, int flags) { WRAP(unlinkat, below_path(dir, path), 0, (dir, path, flags)) }
+int unlinkat(int dir, const char *path, int flags) {
+    WRAP(unlinkat, below_path(dir, path), 0, (dir, path, flags))
+}
 int rmdir(const char *path) { WRAP(rmdir, below_path(AT_FDCWD, path), 0, (path)) }
-int truncate(const char *path, off_t size) { WRAP(truncate, below_path(AT_FDCWD, path), 0, (path, size)) }
-int truncate64(const char *path, off64_t size) { WRAP(truncate64, below_path(AT_FDCWD, path), 0, (path, size)) }
+int truncate(const char *path, off_t size) {
+    WRAP(truncate, below_path(AT_FDCWD, path), 0, (path, size))
+}
+int truncate64(const char *path, off64_t size) {
+    WRAP(truncate64, below_path(AT_FDCWD, path), 0, (path, size))
+}
 int ftruncate(int fd, off_t size) { WRAP(ftruncate, below_fd(fd), 0, (fd, size)) }
 int ftruncate64(int fd, off64_t size) { WRAP(ftruncate64, below_fd(fd), 0, (fd, size)) }

@@ -73,8 +73,10 @@ def test_page_shows_attacks_canaries_and_exposed_examples():
     drawn = make_page(rows=rows, exposed={"dpsgd-8": exposed}, examples={"3": image})
     assert 'src="data:image/png;base64,abcd"' in drawn
     assert "label 7: member in 5 of 8 models that hold it" in drawn
-    hidden = make_page(rows=rows, exposed={"dpsgd-8": exposed})
+    asked = {"show_examples": False}
+    hidden = make_page(rows=rows, exposed={"dpsgd-8": exposed}, config=asked)
     assert "show_examples=true puts them there" in hidden
+    assert "puts them there" not in text  # a file of scores has no such key
     one["stands_out"] = False
     chance = make_page(rows=rows, exposed={"dpsgd-8": exposed})
     assert "No example stands out from what chance would show" in chance

@@ -138,8 +138,9 @@ def _draw_risk(axes: Axes, rows: Sequence[Row], place: Mapping[str, float], join
     axes.axhline(0.5, color="#999999", lw=1, ls=":")
     axes.set_title("membership risk", loc="left")
     axes.set_ylabel("attack AUC")
-    # Below, where it covers neither a point nor a ceiling.
-    axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
+    if aucs:  # below, where it covers neither a point nor a ceiling
+        anchor = (0.5, -0.14)
+        axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=anchor, ncols=3)
 
 
 def _draw_frontier(

@@ -16,7 +16,7 @@ from dptrain.evaluation.utility import UTILITIES
 from dptrain.privacy.statement import PrivacyStatement
 from dptrain.report.reading import strongest
 from dptrain.report.record import Record
-from dptrain.report.statement import rounded_up, sentences
+from dptrain.report.statement import claim, rounded_up, sentences
 from dptrain.report.tables import (
     between,
     cell,
@@ -98,9 +98,9 @@ def _large_epsilon(record: Record) -> Answer:
         weak = epsilon is None or epsilon > LARGE
         rate = ceilings.tpr_at_fpr["0.01"]
         return (
-            f"epsilon {rounded_up(epsilon, 2)} at delta {statement.delta:g}; an attack on one "
-            f"{_what(statement)} finds at most {number(rate, bound=True)} of the members at 1 % "
-            f"false alarms, with an AUC of at most {number(ceilings.auc, bound=True)}"
+            f"{claim(statement)}; where it holds, an attack on one {_what(statement)} finds at "
+            f"most {number(rate, bound=True)} of the members at 1 % false alarms, with an AUC of "
+            f"at most {number(ceilings.auc, bound=True)}"
             + f"; above {LARGE:g}, so this says little"
             * weak
         )
@@ -150,21 +150,22 @@ def _events(record: Record) -> Answer:
 
 
 def _deltas(record: Record) -> Answer:
-    deltas = sorted({statement.delta for statement in _private(record).values()})
-    if len(deltas) == 1:
-        said = f"Every setting of this run states delta {deltas[0]:g}: these may be compared."
-    else:
-        said = f"Deltas differ ({', '.join(f'{each:g}' for each in deltas)}): not to be compared."
-    return Answer(Status.ANSWERED, (said if deltas else "No delta is claimed.",))
+    return _compared("delta", {f"{each.delta:g}" for each in _private(record).values()})
 
 
 def _units(record: Record) -> Answer:
-    units = sorted({statement.unit for statement in _private(record).values()})
-    if len(units) == 1:
-        said = f"Every private setting has the unit {units[0]!r}: these may be compared."
-    else:
-        said = f"Units differ ({'; '.join(units)}): settings of different units do not compare."
-    return Answer(Status.ANSWERED, (said if units else "No unit is claimed.",))
+    return _compared("unit", {each.unit for each in _private(record).values()})
+
+
+def _compared(what: str, values: set[str]) -> Answer:
+    """Whether settings that claim something may be held against each other."""
+    shown = "; ".join(sorted(values))
+    said = f"No {what} is claimed."
+    if len(values) == 1:
+        said = f"Every private setting of this run has the {what} {shown}: these may be compared."
+    elif values:
+        said = f"The {what} differs ({shown}): those settings are not to be compared."
+    return Answer(Status.ANSWERED, (said,))
 
 
 def _large_delta(record: Record) -> Answer:

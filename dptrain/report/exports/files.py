@@ -55,7 +55,11 @@ def _parquet(folder: Path, record: Record) -> None:
     def columns(frame: pd.DataFrame) -> bytes:
         # A column of names and numbers, such as ids, is one of text.
         mixed = [name for name in frame if frame[name].map(type).nunique() > 1]
-        texts = {name: frame[name].map(str) for name in mixed if frame[name].dtype == object}
+        texts = {
+            name: frame[name].map(lambda value: value if pd.isna(value) else str(value))
+            for name in mixed
+            if frame[name].dtype == object
+        }
         data: bytes = frame.assign(**texts).to_parquet(index=False)
         return data
 

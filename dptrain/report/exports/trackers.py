@@ -23,8 +23,9 @@ def mlflow(folder: Path, record: Record, artefacts: Path) -> None:
     """An MLflow file store in `folder`; `mlflow ui --backend-store-uri FOLDER` shows it. artefacts:
     the run's own folder, whose report.html goes with it.
     """
-    # MLflow 3 asks whoever goes on with a file store to say so.
+    # MLflow 3 asks whoever goes on with a file store to say so, and reports what is used of it.
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     from mlflow.entities import Metric, Param
     from mlflow.tracking import MlflowClient
     from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
@@ -52,11 +53,18 @@ def mlflow(folder: Path, record: Record, artefacts: Path) -> None:
 
 def wandb(folder: Path, record: Record, artefacts: Path) -> None:
     """Offline runs in `folder`, of one group; `wandb sync` takes them to a server."""
+    os.environ["WANDB_ERROR_REPORTING"] = "false"  # which would go out even of offline runs
     import wandb as service
 
     folder.mkdir(parents=True, exist_ok=True)
     settings = service.Settings(
-        mode="offline", silent=True, console="off", disable_git=True, save_code=False
+        mode="offline",
+        silent=True,
+        console="off",
+        disable_git=True,
+        save_code=False,
+        x_disable_meta=True,
+        x_disable_stats=True,
     )
     of_group: dict[str, Any] = {"project": "dptrain", "group": record.name, "dir": str(folder)}
 

@@ -33,6 +33,25 @@ def test_the_frontier_shows_every_setting_and_ceiling():
     assert "proved ceiling" in [text.get_text() for text in middle.get_legend().get_texts()]
 
 
+def test_a_run_without_attacks_is_drawn_without_a_warning():
+    """As that of a model that is given away."""
+    figure = figures.frontier([each for each in rows() if each.attack is None])
+    assert figures.image(figure, "png").startswith(b"\x89PNG")
+    assert [axes.get_legend() for axes in figure.axes] == [None, None, None]
+
+
+def test_precision_stays_below_what_is_proved():
+    """On curves that the bound itself gives."""
+    bound = pld.claimed_trade_off(2.0, 1e-5)
+    figure = figures.precision(roc_of("s", {"lira": (bound.fpr, bound.tpr)}, bound, 1000))
+    [axes] = figure.axes
+    attack, proved, _ = axes.get_lines()
+    recall, share = attack.get_data()
+    limit = np.interp(recall, *proved.get_data())
+    assert (share <= limit + 1e-3).all()
+    assert share[np.isclose(recall, 1, atol=1e-6)] == pytest.approx(0.5, abs=1e-3)
+
+
 def test_a_constant_prediction_is_drawn_where_it_squeezes_nothing():
     for value, expected in ((0.88, True), (0.1, False)):
         constant = row(CONSTANT, "", None, None, "test_accuracy", value, value, value, 1, 0, 100)

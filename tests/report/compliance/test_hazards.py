@@ -19,7 +19,8 @@ def test_numbers_are_those_of_the_statement(done):
     statement = done.statements["dpsgd-8"]
     status, text = text_of(done.record, "Large values")
     assert status == Status.ANSWERED
-    assert f"epsilon {rounded_up(statement.epsilon, 2)} at delta 1e-05" in text
+    assert f"({rounded_up(statement.epsilon, 2)}, 1e-05)-DP" in text
+    assert "none against whoever knows the seed" in text  # of this run's noise
     assert number(statement.ceilings.auc, bound=True) in text
     assert "none: trained without differential privacy" in text
     _, text = text_of(done.record, "Event-level")
@@ -52,7 +53,7 @@ def test_deltas_that_differ_are_not_to_be_compared(done):
     other = replace(done.statements["dpsgd-8"], delta=1e-6)
     record = replace(done.record, statements={**done.record.statements, "dpsgd-4": other})
     _, text = text_of(record, "different values of δ")
-    assert text == "Deltas differ (1e-06, 1e-05): not to be compared."
+    assert text == "The delta differs (1e-05; 1e-06): those settings are not to be compared."
 
 
 def test_nothing_is_claimed_of_a_refuted_setting(done):
@@ -64,7 +65,7 @@ def test_nothing_is_claimed_of_a_refuted_setting(done):
     for start in ("Large values", "catastrophic", "not captured", "Event-level", "large value for"):
         _, text = text_of(record, start)
         assert "dpsgd-8: REFUTED by a measurement" in text
-        assert "epsilon 8" not in text
+        assert "-DP" not in text
 
 
 @pytest.mark.parametrize("hazard", range(len(HAZARDS)))

@@ -8,12 +8,19 @@ import pytest
 
 pytestmark = pytest.mark.long
 WRITE = """
-import sys
+import socket, sys
+connected, connect = [], socket.socket.connect
+def watched(self, address):
+    connected.append(address)
+    return connect(self, address)
+socket.socket.connect = watched
 from pathlib import Path
 from dptrain.report.exports import files
 from dptrain.report.record import read
 run, out = map(Path, sys.argv[1:3])
 files.trackers.{name}(out, read(run), run)
+abroad = [each for each in connected if isinstance(each, tuple) and each[0] != "127.0.0.1"]
+assert not abroad, abroad
 """
 READ = """
 import os, sys
