@@ -328,7 +328,7 @@ def _guarded(name: str | None, rest: Sequence[str], help_wanted: bool) -> int:
             raise ConfigError("", f"unknown command {name!r}; choose from {known}")
         command = COMMANDS[name]
         if "--help" in rest or "-h" in rest:
-            print(command.help + "\n".join(_keys(name, command)))
+            print(command.help + "\n".join(keys_of(name, command)))
             return 0
         overrides, options = _options(name, rest)
         return command.run(overrides, options)
@@ -765,7 +765,7 @@ def _list(arguments: Sequence[str], _options: Options) -> int:
     return 0
 
 
-def _keys(name: str, command: Command) -> list[str]:
+def keys_of(name: str, command: Command) -> list[str]:
     """A line of help for every key of a command, with its default."""
     if command.least is None:
         return []
@@ -774,7 +774,8 @@ def _keys(name: str, command: Command) -> list[str]:
 
     default: Any = compose.load(name, command.least)
     return [
-        f"  {f'{key} ({value})':<52} {text}".rstrip() for key, value, text in described(default)
+        f"  {f'{each.key} ({each.default})':<52} {each.help}".rstrip()
+        for each in described(default)
     ]
 
 

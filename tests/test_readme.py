@@ -17,53 +17,28 @@ from dptrain.config import files
 from dptrain.evaluation.rows import Row
 from dptrain.report import tables
 from tests.common import committed
+from tests.helpers.sessions import environment, programs, require_shown, sessions
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
-SESSIONS = [
-    session.replace("\\\n", " ").partition("\n")
-    for block in BLOCKS
-    for session in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]
-]
-SHOWN = {command: shown.splitlines() for command, _, shown in SESSIONS}
+SESSIONS = sessions(README)
+SHOWN = dict(SESSIONS)
 COMMANDS = list(SHOWN)
 REFERENCE = (ROOT / "docs" / "reference.md").read_text()
-PROGRAMS = re.findall(r"```python\n(.*?)```", README + REFERENCE, re.DOTALL)
+PROGRAMS = programs(README + REFERENCE)
 FIRST = "scripts/quickstart"
-
-
-def environment():
-    """This interpreter's programs first; the virtual environment of the scripts is the one that
-    runs the tests.
-    """
-    return {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "VENV": sys.prefix,
-    }
 
 
 def test_first_commands():
     assert COMMANDS[0] == FIRST
-    assert "scripts/test" in COMMANDS
+    assert COMMANDS[1] == "scripts/test"
     assert len(SESSIONS) == len(COMMANDS)
 
 
-RANDOM = re.compile(r"-?\d*\.?\d+(e-\d+)?|\b(lira|lira_offline|rmia|rmia_offline|loss|shadow)\b")
-
-
-def shape(line):
-    """A line without what fresh noise changes: numbers, the strongest attack, widths of columns."""
-    return re.sub(r"[-\s]+", " ", RANDOM.sub("#", line)).strip()
-
-
-def require_shown(command, out, folder):
-    """Every line that stands below the command is printed, in this order but for its numbers."""
-    printed = iter([shape(line.replace(str(folder), "results/quickstart")) for line in out])
-    for line in SHOWN[command]:
-        if line != "...":
-            assert any(shape(line) == there for there in printed), line
+def require_shown_below(command, out, folder):
+    """As the page has it, whose results lie elsewhere here."""
+    lines = [line.replace(str(folder), "results/quickstart") for line in out]
+    require_shown(SHOWN[command], lines)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +61,7 @@ def test_quickstart_gives_the_numbers_that_are_promised(quickstart):
     """The project's own targets for the reference sweep."""
     folder, out = quickstart
     found = rows(folder)
-    require_shown(FIRST, out.splitlines(), folder)
+    require_shown_below(FIRST, out.splitlines(), folder)
     assert f"dptrain tensorboard run={folder}" in out
     assert found["none", None, "test_accuracy"]["estimate"] >= 0.90
     assert found["none", "lira", "auc"]["estimate"] >= 0.68
@@ -158,7 +133,7 @@ def test_other_commands(command, quickstart, score_files):
     )
     expected = next((code for part, code in CODES.items() if part in command), 0)
     assert ran.returncode == expected, ran.stderr[-2000:]
-    require_shown(command, [*ran.stdout.splitlines(), *ran.stderr.splitlines()], folder)
+    require_shown_below(command, [*ran.stdout.splitlines(), *ran.stderr.splitlines()], folder)
     if "dry_run" in command:  # nothing is random
         assert set(SHOWN[command]) - {"..."} <= set(ran.stdout.splitlines())
     for part, trained in TRAINED.items():

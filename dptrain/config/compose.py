@@ -77,8 +77,10 @@ PATHS = (
     *(f"dataset.{key}" for key in ("path", "target", "group", "unit", "schema", "time")),
 )
 """Keys whose text may well hold a comma."""
-LITERAL = ("where",)
-"""Keys whose text is taken as it stands, signs and commas too."""
+LITERAL = ("where", "run")
+"""Keys whose text is taken as it stands, signs and commas too: --multirun names folders
+model=mlp,seed=0.
+"""
 COMMAS = re.compile(r"[^\[{('\"]*,[^\]})'\"]*$")
 """A value that commas part, outside of brackets and quotes."""
 
@@ -273,6 +275,10 @@ def quoted(text: str) -> str:
     return f"'{escaped}'"
 
 
+def _in_quotes(path: re.Match[str]) -> str:
+    return quoted(path[1].strip())
+
+
 def _compose(command: str, overrides: list[str], folders: Sequence[Path]) -> dict[str, Any]:
     grouped = command_folder(command) == conf_folder()
     for override in overrides:
@@ -297,8 +303,13 @@ def _compose(command: str, overrides: list[str], folders: Sequence[Path]) -> dic
 def _hydra_words(override: str) -> str:
     """An override of ours in Hydra's words: its `++` adds names to a mapping that has none yet."""
     key, _, text = override.partition("=")
-    if key in LITERAL and text != "null" and not re.match("['\"]", text):
+    literal = key in LITERAL and text != "null"
+    # Hydra's grammar wants a path with a sign of its own in quotes.
+    if not re.match("['\"]", text) and (literal or (key in PATHS and "=" in text)):
         return f"{key}={quoted(text)}"
+    if key == "runs":
+        paths = re.sub(r"(?<=[\[,])\s*([^'\",\[\]]*=[^'\",\[\]]*)", _in_quotes, text)
+        return f"{key}={paths}"
     override = re.sub(r"^defences=", "defence=", override)
     override = re.sub(r"^(task|bounds)=", r"dataset.\1=", override)
     return re.sub(r"^(?=dataset\.ordinal[.=])", "++", override)

@@ -40,7 +40,7 @@ class Bounds:
             return f"unknown value {value!r}; choose from {', '.join(self.choices)}"
         if isinstance(value, int | float) and not self._holds(value):
             hint = f"; {self.hint}" if self.hint else ""
-            return f"must {self._text()}, got {_shown(value)}{hint}"
+            return f"must {self.text()}, got {_shown(value)}{hint}"
         return None
 
     def _holds(self, value: float) -> bool:
@@ -51,12 +51,15 @@ class Bounds:
             and (self.below is None or value < self.below)
         )
 
-    def _text(self) -> str:
+    def text(self) -> str:
+        """What a number must do: "be at least 1", "lie in [0, 1)". Empty without bounds."""
         low = self.above if self.least is None else self.least
         high = self.below if self.most is None else self.most
         if high == FINITE:
             start = f"above {low:g}" if self.least is None else f"that is {low:g} or more"
             return f"be a finite number {start} and below 1e30"
+        if low is None and high is None:
+            return ""
         if low is None:
             return f"be at most {high:,}" if isinstance(high, int) else f"be at most {high:g}"
         if high is None:
@@ -100,8 +103,14 @@ def _shown(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
-Described = tuple[str, Any, str]
-"""A key, its default, and its line of help."""
+@dataclass(frozen=True)
+class Described:
+    """A key, its default, its line of help, and its bounds."""
+
+    key: str
+    default: Any
+    help: str = ""
+    bounds: Bounds = Bounds()
 
 
 def described(config: Any, prefix: str = "") -> list[Described]:
@@ -109,25 +118,27 @@ def described(config: Any, prefix: str = "") -> list[Described]:
     lines: list[Described] = []
     for each in dataclasses.fields(config):
         value, key = getattr(config, each.name), f"{prefix}{each.name}"
-        text = each.metadata["help"]
+        text, bounds = each.metadata["help"], each.metadata["bounds"]
         if dataclasses.is_dataclass(value):
             lines += described(value, f"{key}.")
         elif isinstance(value, Mapping):
             lines += _described_mapping(key, value, text)
         else:
-            lines.append((key, list(value) if isinstance(value, tuple) else value, text))
+            default = list(value) if isinstance(value, tuple) else value
+            lines.append(Described(key, default, text, bounds))
     return lines
 
 
 def _described_mapping(key: str, value: Mapping[str, Any], text: str) -> list[Described]:
     """A model's name and options, or named parts with options of their own."""
     if "name" in value:
-        options = [(f"{key}.{name}", item, "") for name, item in value.items() if name != "name"]
-        return [(key, value["name"], text), *options]
-    lines: list[Described] = [(key, ",".join(value), text)]
+        options = {name: item for name, item in value.items() if name != "name"}
+        lines = [Described(f"{key}.{name}", item) for name, item in options.items()]
+        return [Described(key, value["name"], text), *lines]
+    lines = [Described(key, ",".join(value), text)]
     for name, part in value.items():
         if dataclasses.is_dataclass(part):
             lines += described(part, f"{key}.{name}.")
         elif isinstance(part, Mapping):
-            lines += [(f"{key}.{name}.{option}", item, "") for option, item in part.items()]
+            lines += [Described(f"{key}.{name}.{option}", item) for option, item in part.items()]
     return lines

@@ -136,6 +136,8 @@ def report(config: ReportConfig) -> list[Path]:
         together = merged([Path(run) for run in config.runs])
         _require_comparison(folder)
         folder.mkdir(parents=True, exist_ok=True)
+    else:
+        read(folder)  # a folder without a run gets no lock
     with only_writer(folder):  # so that no sweep ends between reading and writing
         record = together or read(folder)
         write_atomic(folder / CURVES, record.curves())

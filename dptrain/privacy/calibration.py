@@ -61,7 +61,7 @@ def _shown(value: float | None) -> str:
     if isinstance(value, int) or not math.isfinite(value):
         return f"{value:.6g}"
     if value >= 1e6 or 0 < value < 1e-3:
-        return f"{float(UPWARDS.create_decimal_from_float(value)):.6g}"
+        return f"{float(UPWARDS.create_decimal(repr(float(value)))):.6g}"
     return f"{math.ceil(value * 1e4 - 1e-7) / 1e4:.4f}"
 
 

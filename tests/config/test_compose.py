@@ -213,3 +213,17 @@ def test_runs_of_earlier_versions_are_read_with_defaults(tmp_path):
     assert config.dataset.unit is None
     assert config.models_per_setting == 4
     assert list(config.defence) == ["none"]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "[out/seed=0,out/seed=1]",
+        "[out/seed=0, out/seed=1]",
+        "['out/seed=0',out/seed=1]",
+        '["out/seed=0", "out/seed=1"]',
+    ],
+)
+def test_folders_of_multirun_are_named_as_it_names_them(written):
+    assert compose.load("show", ["run=out/seed=0,model=mlp"]).run == "out/seed=0,model=mlp"
+    assert compose.load("report", [f"runs={written}"]).runs == ("out/seed=0", "out/seed=1")

@@ -262,6 +262,13 @@ def test_a_finished_sweep_is_shown_as_it_was_printed(done, capsys):
         assert said.count("\n") == 1
 
 
+def test_a_folder_without_a_run_is_not_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for command in (["show"], ["report"], ["train", "setting=none"], ["advise"]):
+        assert cli.main([command[0], "run=nowhere", *command[1:]]) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_every_place_has_the_same_digits(done):
     """Table, page, TensorBoard's text and metrics.json agree, number by number."""
     _, body = summary(done.rows)

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from dptrain import cli
-from dptrain.privacy import gaussian
+from dptrain.privacy import calibration, gaussian
 from dptrain.privacy.pld import SLACK
 from tests.common import strict_json
 
@@ -45,6 +45,14 @@ def test_the_other_way_round(capsys):
     assert 0.001 < found["max_tpr_at_fpr_0.001"] < found["max_tpr_at_fpr_0.01"] < found["max_auc"]
     assert (found["steps"], found["sample_rate"], found["delta"]) == (11250, 0.004, 1e-5)
     assert 1 < found["mu"] < 2
+
+
+def test_shown_numbers_are_never_below_and_no_digit_too_high():
+    assert calibration._shown(1e-5) == "1e-05"
+    assert calibration._shown(2.5e-4) == "0.00025"
+    assert float(calibration._shown(1.23456789e-4)) == 1.23457e-4
+    assert float(calibration._shown(1.2345601e-4)) == 1.23457e-4
+    assert calibration._shown(2.00001) == "2.0001"
 
 
 @pytest.mark.parametrize(
