@@ -30,7 +30,11 @@ suppress_warnings = ["misc.highlighting_failure"]
 
 html_theme = "sphinx_book_theme"
 html_title = "dptrain"
-html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True}
+html_theme_options = {
+    "show_toc_level": 2,
+    "home_page_in_toc": True,
+    "navbar_persistent": [],  # the search stands in the side bar
+}
 
 
 def written(app: Sphinx) -> None:

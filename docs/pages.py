@@ -258,10 +258,12 @@ LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 
 def _copies() -> dict[str, str]:
     """Pages of the repository that lie outside of docs/."""
-    return {
-        page.removeprefix("generated/"): relinked((ROOT / source).read_text(), source, page)
-        for source, page in OUTSIDE.items()
-    }
+    copies = {}
+    for source, page in OUTSIDE.items():
+        text = relinked((ROOT / source).read_text(), source, page)
+        title = "" if text.startswith("# ") else "# The trainer, as it is and broken on purpose\n\n"
+        copies[page.removeprefix("generated/")] = title + text
+    return copies
 
 
 def relinked(text: str, source: str, page: str) -> str:

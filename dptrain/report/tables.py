@@ -401,6 +401,7 @@ def legend(rows: Sequence[Row]) -> list[str]:
     lines += [
         f"Blind baseline AUC {cell(row)} ({row.note})." for row in rows if row.attack == BLIND
     ]
+    lines += _mirrored(rows)
     notes = [row.note for row in rows if row.metric == TEST_ACCURACY and row.note]
     lines += [f"{note[:1].upper()}{note[1:]}." for note in dict.fromkeys(notes)]
     refused: dict[str, dict[str, list[str]]] = {}
@@ -415,6 +416,27 @@ def legend(rows: Sequence[Row]) -> list[str]:
         attacked = list(filter(None, by_attack))
         lines.append(f"{', '.join([*attacked, *([] if whole else metrics)])}: {reason}.")
     return lines
+
+
+FAR_BELOW_CHANCE = 0.45
+"""Where an AUC's upper end lies below it, members were probably taken for the others."""
+
+
+def _mirrored(rows: Sequence[Row]) -> list[str]:
+    """Attacks that are right about nearly everybody, the wrong way round."""
+    names = {
+        row.attack or ""
+        for row in rows
+        if row.metric == AUC
+        and row.examples == "all"
+        and row.attack != BLIND
+        and row.high is not None
+        and row.high < FAR_BELOW_CHANCE
+    }
+    if not names:
+        return []
+    listed = ", ".join(sorted(names))
+    return [f"{listed}: AUC far below .5. Members and others may be exchanged in these scores."]
 
 
 def warnings(rows: Sequence[Row]) -> list[str]:

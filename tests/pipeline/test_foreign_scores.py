@@ -44,6 +44,18 @@ def test_json_is_that_of_a_sweep(good, capsys):
     assert record["exposed"]["scores"]["vulnerable"]["lira"]
 
 
+def test_exchanged_members_are_pointed_out(tmp_path, capsys):
+    """An attack that is right about everybody, but the wrong way round, looks harmless."""
+    scores = arrays_of(fleet(models=16, examples=600, leak=8.0))
+    right = save(tmp_path / "right.npz", **scores)
+    exchanged = {**scores, "membership": ~scores["membership"]}
+    wrong = save(tmp_path / "wrong.npz", **exchanged)
+    assert run(f"scores={right}", "attacks=[loss]") == 0
+    assert "exchanged" not in capsys.readouterr().out
+    assert run(f"scores={wrong}", "attacks=[loss]") == 0
+    assert "loss: AUC far below .5. Members and others may be exchanged" in capsys.readouterr().out
+
+
 def test_a_claim_that_does_not_hold_fails_loudly(tmp_path, capsys):
     scores = fleet(models=16, examples=600, leak=8.0)
     file = save(tmp_path / "leaky.npz", **arrays_of(scores))

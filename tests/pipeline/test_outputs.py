@@ -2,9 +2,13 @@
 
 import dataclasses
 import html
+import itertools
+import json
+import math
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -21,6 +25,7 @@ from dptrain.pipeline import outputs, run, training
 from dptrain.pipeline.outputs import OUTPUTS
 from dptrain.report.charts.figures import PANELS
 from dptrain.report.charts.tensorboard import COVERED, UNCOVERED
+from dptrain.report.exports.files import export
 from dptrain.report.reading import reading
 from dptrain.report.statement import sentences
 from dptrain.report.tables import summary
@@ -269,23 +274,48 @@ def test_a_folder_without_a_run_is_not_made(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_place_has_the_same_digits(done):
-    """Table, page, TensorBoard's text and metrics.json agree, number by number."""
-    _, body = summary(done.rows)
+def test_every_place_has_the_same_digits(done, tmp_path, capsys):
+    """Console, table, page, TensorBoard, exports and metrics.json agree, number by number."""
+    metrics = unseal((done.folder / "metrics.json").read_bytes())
+    assert metrics["rows"] == [row.to_json() for row in done.rows]
+
+    assert cli.main(["show", f"run={done.folder}"]) == 0
+    console = capsys.readouterr().out
     page, table = ((done.folder / name).read_text() for name in ("report.html", "table.md"))
     events = EventAccumulator(str(done.folder / "tensorboard" / "overview")).Reload()
     text = events.Tensors("What the result says/text_summary")[0].tensor_proto.string_val[0]
     said = text.decode().replace("\\", "")
-    metrics = unseal((done.folder / "metrics.json").read_bytes())
-    assert metrics["rows"] == [row.to_json() for row in done.rows]
-    for line in body:
-        for cell in line:
-            assert html.escape(cell) in page
-            assert cell in table
-            assert cell in said
+    export(tmp_path, done.record, ["csv", "json", "parquet", "latex"])
+    exports = tmp_path / "exports"
+    latex = (exports / "latex" / "summary.tex").read_text()
+    for cell in itertools.chain.from_iterable(summary(done.rows)[1]):
+        assert html.escape(cell) in page
+        assert all(cell in place for place in (console, table, said))
+        assert cell.replace("_", r"\_").replace("<=", r"$\leq$") in latex
     for sentence in reading(done.record):
-        assert sentence in said
         assert html.escape(sentence) in page
+        assert all(sentence in place for place in (console, said))
+
+    written = {
+        "csv": pd.read_csv(exports / "csv" / "numbers.csv"),
+        "json": pd.DataFrame(json.loads((exports / "json" / "numbers.json").read_text())),
+        "parquet": pd.read_parquet(exports / "parquet" / "numbers.parquet"),
+    }
+    for numbers in written.values():
+        for column in ("estimate", "low", "high", "ceiling"):
+            expected = [math.nan if row[column] is None else row[column] for row in metrics["rows"]]
+            np.testing.assert_array_equal(numbers[column].astype(float), expected)
+
+    for setting in done.record.settings:
+        scalars = EventAccumulator(str(done.folder / "tensorboard" / setting)).Reload()
+        [row] = [
+            row
+            for row in metrics["rows"]
+            if (row["setting"], row["metric"]) == (setting, "test_accuracy")
+        ]
+        for tag, end in (("", "estimate"), (", low", "low"), (", high", "high")):
+            bar = scalars.Scalars(f"trade-off/utility{tag}")
+            assert {event.value for event in bar} == {np.float32(row[end])}
 
 
 def test_second_run_only_prints(done, monkeypatch):

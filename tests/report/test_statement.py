@@ -10,7 +10,13 @@ from dptrain.core.types import Mechanism, Neighbouring, NoiseSource, Release, Sa
 from dptrain.fleet import settings
 from dptrain.pipeline.statements import evaluated
 from dptrain.privacy import pld
-from dptrain.privacy.statement import Circumstances, Composition, planned, with_prv
+from dptrain.privacy.statement import (
+    Circumstances,
+    Composition,
+    MeasuredBound,
+    planned,
+    with_prv,
+)
 from dptrain.report.statement import claim, lines, sentences, shared
 from tests import fleets
 from tests.helpers.statement import OS, SEEDED, setting
@@ -122,8 +128,22 @@ def test_the_fifteen_items():
     assert "all 7 private models" in after["composition"]
     assert "(3.210, 1e-05)" in after["composition"]
     assert "ledger def" in after["record"]
+    assert "any checkpoint of it included" in before["released"]
     assert "not audited" in after["evidence"]
     assert "noisy sums are rounded to multiples of" in before["randomness"]
+
+
+def test_a_lower_bound_is_no_guarantee():
+    """Whatever an audit shows, its sentence says how it was found and what it does not prove."""
+    chosen = setting(2.0)
+    finished = evaluated(
+        planned(chosen, OS), chosen, [], Composition(models=1, epsilon=2.0), "", ""
+    )
+    note = "lower bound at 95% confidence; a perfect attack would show 2.70"
+    bound = MeasuredBound(epsilon=0.1, attack="lira", examples="all", note=note, reach=2.7)
+    audited = replace(finished, evaluated=replace(finished.evaluated, measured=bound))
+    measured = sentences(audited)["measured"]
+    assert measured == f"epsilon at least 0.100 by lira: {note}. A low value is no guarantee"
 
 
 def test_no_privacy_claims_nothing():
