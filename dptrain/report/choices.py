@@ -80,13 +80,15 @@ def said_alike(paired: Paired, utility: str) -> list[str]:
         more = times_more(paired[setting][other])
         if more is None or not math.isfinite(more):
             shown = ""
-        elif more > 100:
-            shown = " (more than 100 times as many models and test rows would tell them)"
         else:
-            shown = f" (about {max(1.1, more):.2g} times as many models and test rows would)"
+            shown = " (over 100)" if more > 100 else f" ({max(1.1, more):.2g})"
         parts.append(f"{setting} and {other}{shown}")
-    title = UTILITIES[utility].title
-    return [f"Cannot be told apart in {title}: {'; '.join(parts)}."] if parts else []
+    if not parts:
+        return []
+    return [
+        f"Cannot be told apart in {UTILITIES[utility].title}, in brackets about how many times as "
+        f"many models and test rows would tell: {'; '.join(parts)}."
+    ]
 
 
 def said_of_epsilon(

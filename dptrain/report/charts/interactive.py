@@ -8,7 +8,7 @@ differ in shape too. A mark says all its numbers when the pointer rests on it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -21,8 +21,13 @@ from dptrain.report.charts.figures import colour_of
 from dptrain.report.reading import strongest
 from dptrain.report.record import Record
 
-PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#f0e442"]
-"""Okabe and Ito (2008)."""
+PALETTE = [
+    *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a8a8a", "#b8a900"),
+    *("#aa3377", "#44aa99", "#999933", "#aa4499", "#88ccee", "#6a5acd", "#2e8b57", "#cc6677"),
+]
+"""Okabe and Ito (2008), whose black and yellow are a grey and an ochre here, that show on black and
+on white; then Tol's muted colours.
+"""
 HEIGHT = 320
 Chart = alt.Chart | alt.LayerChart | alt.FacetChart
 Values = list[dict[str, Any]]
@@ -144,9 +149,61 @@ def _frontier(record: Record, settings: Sequence[str]) -> Drawn | None:
         base.mark_point(filled=True, size=90, opacity=1).encode(
             x, y, alt.Shape("setting:N", legend=None), tooltip=tooltip, **_colour(settings)
         ),
-        base.mark_text(align="left", dx=8, dy=-10).encode(x, y, text="setting:N"),
+        *_labels(base, values, x, y),
     ]
     return _layered(layers, settings), values
+
+
+SPOTS = [
+    (align, 8 if align == "left" else -8, dy)
+    for dy in (-10, 16, -24, 30, -38)
+    for align in ("left", "right")
+]
+"""Where a label may stand about its point: its alignment, and its distance in pixels."""
+WIDE, HIGH, LETTER, LINE = 380.0, 260.0, 6.0, 12.0
+"""About as many pixels have the chart, a letter, and a line of text."""
+
+
+def _labels(base: alt.Chart, values: Values, x: Any, y: Any) -> list[Any]:
+    """The names of the settings beside their points."""
+    place(values)
+    return [
+        base.transform_filter(f"datum.spot === {spot}")
+        .mark_text(align=SPOTS[spot][0], dx=SPOTS[spot][1], dy=SPOTS[spot][2])
+        .encode(x, y, text="setting:N")
+        for spot in sorted({value["spot"] for value in values if "spot" in value})
+    ]
+
+
+def place(values: Values) -> list[tuple[float, float, float]]:
+    """Give each value the number of the spot where its name lies over no other; a name that finds
+    no room gets none, and its point still tells it. Returns the left end, right end and height of
+    the names.
+    """
+    across = _share(values, "low", "high", "ceiling")
+    up = _share(values, "utility_low", "utility_high")
+    taken: list[tuple[float, float, float]] = []
+    for value in values:
+        length = LETTER * len(value["setting"])
+        at, height = WIDE * across(value["estimate"]), -HIGH * up(value["utility"])
+        for spot, (align, dx, dy) in enumerate(SPOTS):
+            left = at + dx - (length if align == "right" else 0.0)
+            free = all(
+                left > right or left + length < start or abs(height + dy - there) >= LINE
+                for start, right, there in taken
+            )
+            if free and left >= 0 and left + length <= WIDE + 60:
+                taken.append((left, left + length, height + dy))
+                value["spot"] = spot
+                break
+    return taken
+
+
+def _share(values: Values, *fields: str) -> Callable[[float], float]:
+    """From a number to its share of the range of some fields."""
+    numbers = [value[name] for value in values for name in fields if value[name] is not None]
+    least, most = min(numbers), max(numbers)
+    return lambda number: (number - least) / ((most - least) or 1.0)
 
 
 def _risk(record: Record, settings: Sequence[str]) -> Drawn | None:

@@ -1,5 +1,6 @@
 """Charts of the page: each number of a specification is one of the record."""
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -75,3 +76,24 @@ def test_a_refuted_setting_is_named_so_in_every_chart(record):
         names = {value["setting"] for value in values(chart)}
         assert "dpsgd-8 (REFUTED)" in names
         assert "dpsgd-8" not in names
+
+
+def test_labels_stand_apart_and_every_lonely_point_has_one():
+    """Settings that lie on each other would write their names over each other."""
+    rng = np.random.default_rng(0)
+    for crowd in (0.3, 0.001):
+        points = [
+            {
+                "setting": f"setting-{number}",
+                **dict(zip(("estimate", "utility"), 0.6 + crowd * rng.random(2), strict=True)),
+                **{"low": 0.5, "high": 0.95, "ceiling": None},
+                **{"utility_low": 0.4, "utility_high": 0.95},
+            }
+            for number in range(12)
+        ]
+        boxes = interactive.place(points)
+        for (left, right, height), (start, end, there) in itertools.combinations(boxes, 2):
+            assert right < start or end < left or abs(height - there) >= interactive.LINE
+        placed = [point for point in points if "spot" in point]
+        assert len(placed) == len(boxes)
+        assert len(placed) >= (10 if crowd > 0.1 else 5)
