@@ -326,7 +326,7 @@ def blind_row(matrix: Float[np.ndarray, "K N"], membership: Bool[np.ndarray, "K 
     """
     at = intervals.fleet_interval(metrics.aucs(Rankings(matrix, membership)), membership, (0, 1))
     leaks = at(1 - 2 * ALARM).low > 0.5
-    note = "inputs and labels only: .5 is a sound split"
+    note = "inputs and labels only: a split is sound where this is not above .5"
     everyone = Subject("all", "", None, 0.0)
     return everyone.row(BLIND, AUC, at(intervals.CONFIDENCE), None, note, leaks)
 

@@ -13,7 +13,7 @@ from dptrain.evaluation.rows import BLIND, Row
 from dptrain.evaluation.utility import UTILITIES
 from dptrain.evaluation.vulnerability import SHOWN, finds_most, standing_out
 from dptrain.report.choices import said_alike
-from dptrain.report.reading import reading
+from dptrain.report.reading import in_words, reading
 from dptrain.report.record import Record
 from dptrain.report.statement import shared
 from dptrain.report.tables import (
@@ -86,7 +86,9 @@ def page(record: Record, figures: Mapping[str, bytes]) -> str:
             *said_alike(record.differences.get(utility, {}), utility),
         ],
         warnings=warnings(rows),
+        about=_about(record.config),
         reading=reading(record),
+        in_words=in_words(record),
         summary=summary(rows, utility),
         utilities=utilities(rows),
         title=UTILITIES[utility].title,
@@ -113,6 +115,18 @@ def page(record: Record, figures: Mapping[str, bytes]) -> str:
         config=json.dumps(record.config, indent=1),
         versions=", ".join(f"{key} {value}" for key, value in record.versions.items()),
     )
+
+
+def _about(config: Mapping[str, Any]) -> str:
+    """What data a run is about, and how much of them."""
+    data = config.get("dataset", {})
+    if "name" not in data:
+        return ""
+    what = f"values of {data['unit']}" if data.get("unit") else "examples"
+    sizes = [f"{part} {data[part]:,}" for part in ("pool", "test") if data.get(part) is not None]
+    counted = f" ({what}: {', '.join(sizes)})" if sizes else ""
+    target = f"; predicted is {data['target']}" if data.get("target") else ""
+    return f"Data: {data['name']}{counted}{target}."
 
 
 def _section(record: Record, setting: str) -> dict[str, Any]:
@@ -204,7 +218,10 @@ def _drawn(record: Record, setting: str) -> dict[str, Any]:
 
 
 def _said(example: Mapping[str, Any]) -> str:
-    return f"member in {example['found']} of {example['of']} models that hold it"
+    return (
+        f"found in {example['found']} of {example['of']} models that learnt from it, "
+        f"AUC {number(example['auc'])}"
+    )
 
 
 def _vulnerable(example: Mapping[str, Any]) -> list[str]:

@@ -1,22 +1,27 @@
-"""What a result says, in three sentences: what leaks and to whom, what is proved, and what privacy
-costs. Every number in them is one of the table, with its interval.
+"""What a result says, in three sentences (what leaks and to whom, what is proved, and what privacy
+costs) and a table of what happens to 100 people. Every number of the sentences is one of the
+summary, with its interval.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from dptrain.core.types import NoiseSource
 from dptrain.evaluation.rows import AUC, BLIND, Row, tpr_at
 from dptrain.evaluation.utility import CONSTANT, UTILITIES, metric_of
+from dptrain.privacy.pld import claimed_trade_off
+from dptrain.privacy.statement import PrivacyStatement
 from dptrain.report.record import Record
-from dptrain.report.tables import between, cell, number, refuted
+from dptrain.report.tables import Table, between, cell, number, refuted
 
 
 def reading(record: Record) -> list[str]:
     """The sentences; a run without attacks or settings has fewer."""
     rows = record.rows
-    if any(row.attack == BLIND and row.contradicted for row in rows):
+    if _leaks_before(rows):
         return ["No number of this run says anything: members differ before any training."]
     broken = refuted(rows)
     sentences = [f"Nothing of {', '.join(sorted(broken))} is to be trusted."] if broken else []
@@ -27,6 +32,11 @@ def reading(record: Record) -> list[str]:
     sentences += _proof(leaks)
     sentences += _cost(record, leaks)
     return sentences
+
+
+def _leaks_before(rows: Sequence[Row]) -> bool:
+    """Whether members differ from others before anything is trained."""
+    return any(row.attack == BLIND and row.contradicted for row in rows)
 
 
 def strongest(rows: Sequence[Row], setting: str) -> Row | None:
@@ -68,9 +78,9 @@ def _leak(rows: Sequence[Row], leaks: dict[str, Row]) -> list[str]:
         if (row.setting, row.attack, row.metric, row.examples) == place and row.estimate is not None
     ]
     return [
-        f"What leaks: whoever can ask the models of {worst.setting}, and can train models like "
-        f"them, tells a member from a non-member with AUC {cell(_bare(worst))} by {worst.attack} "
-        f"(guessing has .5){''.join(rates[:1])}."
+        f"What leaks: whoever can ask the models of the setting {worst.setting}, and can train "
+        f"models like them, tells a member from a non-member with AUC {cell(_bare(worst))} by "
+        f"{worst.attack} (guessing has .5){''.join(rates[:1])}."
     ]
 
 
@@ -83,7 +93,9 @@ def _proof(leaks: dict[str, Row]) -> list[str]:
     """What no attack can exceed, and of whom nothing is proved."""
     proved = {name: row for name, row in leaks.items() if row.ceiling is not None}
     without = [name for name in leaks if name not in proved]
-    unproved = f"of {', '.join(without)} nothing is proved, and a stronger attack may succeed"
+    kind = "setting" if len(without) == 1 else "settings"
+    unproved = f"of the {kind} {', '.join(without)} nothing is proved, and a stronger attack may"
+    unproved += " succeed"
     if not proved:
         return [f"What is proved: {unproved}."] if without else []
     bounds = ", ".join(
@@ -119,3 +131,73 @@ def _cost(record: Record, leaks: dict[str, Row]) -> list[str]:
         f"What privacy costs: test {title} is {cell(baseline)} without it, and changes "
         f"{', '.join(costs)}."
     ]
+
+
+FALSE_ALARMS = 0.01
+"""The rate at which the table in words counts."""
+
+
+def in_words(record: Record) -> Table:
+    """A line for each setting in the terms of a reader who knows no measure of attacks: of 100
+    answers or members, how many. A bound is rounded upwards.
+    """
+    title = UTILITIES[record.utility].title
+    share = record.utility == "accuracy"
+    head = [
+        "setting",
+        "trained",
+        "right answers of 100" if share else f"test {title}",
+        "members that the attacks find, of 100",
+        "at most, by proof",
+        "at most, where a person has 2 rows",
+    ]
+    broken = refuted(record.rows)
+    body: list[list[str]] = []
+    if _leaks_before(record.rows):
+        return head, body
+    for setting in dict.fromkeys(row.setting for row in record.rows if row.attack != BLIND):
+        of = [row for row in record.rows if row.setting == setting and row.examples == "all"]
+        measured = [row for row in of if row.metric == metric_of(record.utility)]
+        if setting == CONSTANT or not measured:
+            continue
+        statement = record.statements.get(setting)
+        useful = _of_100(measured[0]) if share else cell(measured[0])
+        trained, *bounds = _promised(statement if setting not in broken else None)
+        body.append([setting, trained, useful, _of_100(_strongest_rate(of)), *bounds])
+    return head, body
+
+
+def _strongest_rate(rows: Sequence[Row]) -> Row | None:
+    rates = [
+        row
+        for row in rows
+        if row.metric == tpr_at(FALSE_ALARMS) and row.attack and row.estimate is not None
+    ]
+    return max(rates, key=lambda row: row.estimate or 0.0, default=None)
+
+
+def _promised(statement: PrivacyStatement | None) -> tuple[str, str, str]:
+    """How a setting was trained, and how many members of 100 any attack finds at most."""
+    if statement is None or not statement.private or statement.epsilon is None:
+        return "without a guarantee", "all: nothing is proved", "all: nothing is proved"
+    seed = ", noise from a seed" if statement.noise == NoiseSource.SEEDED else ""
+    trained = f"with DP, epsilon {math.ceil(statement.epsilon * 100) / 100:.2f}{seed}"
+    if statement.ceilings is None:
+        return trained, "-", "-"
+    single = _at_most(statement.ceilings.tpr_at_fpr[f"{FALSE_ALARMS:g}"])
+    if statement.grouped:
+        return trained, single, "the same: persons are protected"
+    pair = statement.group.get("2")
+    if pair is None:
+        return trained, single, "-"
+    return trained, single, _at_most(claimed_trade_off(pair, statement.delta).max_tpr(FALSE_ALARMS))
+
+
+def _of_100(row: Row | None) -> str:
+    if row is None or row.estimate is None or row.low is None or row.high is None:
+        return "not measured"
+    return f"{100 * row.estimate:.1f} [{100 * row.low:.1f}, {100 * row.high:.1f}]"
+
+
+def _at_most(rate: float) -> str:
+    return f"{math.ceil(1000 * rate) / 10:.1f}"

@@ -434,8 +434,8 @@ def _measured(bound: MeasuredBound | None) -> str:
     where = " on the canaries" if bound.examples == "canaries" else ""
     value = math.floor(bound.epsilon * 1000) / 1000
     return (
-        f"epsilon at least {value:.3f} by {bound.attack}{where}: {bound.note}. A low value is no "
-        "guarantee"
+        f"epsilon at least {value:.3f} by {bound.attack}{where}, which was named beforehand: "
+        f"{bound.note}. A low value is no guarantee"
     )
 
 

@@ -72,7 +72,7 @@ def test_page_shows_attacks_canaries_and_exposed_examples():
     image = {"label": "7", "image": "abcd"}
     drawn = make_page(rows=rows, exposed={"dpsgd-8": exposed}, examples={"3": image})
     assert 'src="data:image/png;base64,abcd"' in drawn
-    assert "label 7: member in 5 of 8 models that hold it" in drawn
+    assert "label 7: found in 5 of 8 models that learnt from it, AUC " in drawn
     asked = {"show_examples": False}
     hidden = make_page(rows=rows, exposed={"dpsgd-8": exposed}, config=asked)
     assert "show_examples=true puts them there" in hidden

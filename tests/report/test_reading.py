@@ -1,11 +1,15 @@
 """The three sentences: each says what the numbers say, and no more."""
 
+import math
 from dataclasses import replace
 
 from dptrain.evaluation.rows import BLIND
-from dptrain.report.reading import reading
+from dptrain.privacy.statement import planned
+from dptrain.report.reading import in_words, reading
 from dptrain.report.record import Record
 from tests import fleets
+from tests.helpers.statement import OS, SEEDED
+from tests.helpers.statement import setting as private
 from tests.report.test_advice import SWEEP, setting
 
 
@@ -21,13 +25,14 @@ def test_the_worst_setting_the_proofs_and_the_price():
     }
     leak, proof, cost = of(SWEEP, differences)
     assert leak == (
-        "What leaks: whoever can ask the models of none, and can train models like them, tells a "
-        "member from a non-member with AUC .700 [.680, .720] by lira (guessing has .5)."
+        "What leaks: whoever can ask the models of the setting none, and can train models like "
+        "them, tells a member from a non-member with AUC .700 [.680, .720] by lira (guessing has "
+        ".5)."
     )
     assert proof == (
         "What is proved: no attack of any kind exceeds an AUC of .870 for dpsgd-8, .640 for "
-        "dpsgd-2, .580 for dpsgd-1; of none, dropout nothing is proved, and a stronger attack may "
-        "succeed."
+        "dpsgd-2, .580 for dpsgd-1; of the settings none, dropout nothing is proved, and a "
+        "stronger attack may succeed."
     )
     assert cost == (
         "What privacy costs: test accuracy is .920 [.900, .940] without it, and changes by -.0400 "
@@ -43,7 +48,7 @@ def test_nothing_that_was_found_is_called_safe():
         "none, AUC .510 [.490, .530], where guessing has .5."
     )
     assert proof == (
-        "What is proved: of none nothing is proved, and a stronger attack may succeed."
+        "What is proved: of the setting none nothing is proved, and a stronger attack may succeed."
     )
     assert use == "What it is good for: test accuracy .900 [.880, .920] for none."
 
@@ -52,7 +57,7 @@ def test_a_clear_leak_is_not_hidden_by_a_greater_and_less_sure_one():
     unsure = setting("none", 0.9, 0.53, wide=0.04)
     sure = setting("dropout", 0.9, 0.52, wide=0.005)
     leak, *_ = of([*unsure, *sure])
-    assert "the models of dropout" in leak
+    assert "the models of the setting dropout" in leak
     assert "AUC .520 [.515, .525] by lira" in leak
 
 
@@ -73,3 +78,44 @@ def test_a_refuted_setting_and_a_leaking_split_are_not_read():
         "No number of this run says anything: members differ before any training."
     ]
     assert of([]) == []
+
+
+def test_of_100_members_so_many_are_found_and_no_more_can_be():
+    """A bound for a person with two rows follows from epsilon of two: e^epsilon FPR + delta."""
+    rate = fleets.row(
+        "dpsgd-2", "dpsgd", 2.0, "lira", "tpr_at_fpr_0.01", 0.0136, 0.011, 0.016, 4, 9, 9
+    )
+    weaker = replace(rate, attack="loss", estimate=0.012)
+    statement = planned(private(2.0), OS)
+    record = Record(name="n", rows=[*SWEEP, rate, weaker], statements={"dpsgd-2": statement})
+    head, body = in_words(record)
+    lines = {line[0]: dict(zip(head, line, strict=True)) for line in body}
+    assert list(lines) == list(dict.fromkeys(row.setting for row in SWEEP))
+    assert lines["none"]["at most, by proof"] == "all: nothing is proved"
+    assert lines["none"]["trained"] == "without a guarantee"
+    assert lines["none"]["right answers of 100"] == "92.0 [90.0, 94.0]"
+    private_line = lines["dpsgd-2"]
+    assert private_line["trained"] == "with DP, epsilon 2.00"
+    assert private_line["members that the attacks find, of 100"] == "1.4 [1.1, 1.6]"
+    ceiling = statement.ceilings.tpr_at_fpr["0.01"]
+    assert ceiling <= float(private_line["at most, by proof"]) / 100 < ceiling + 0.001
+    pair = math.exp(statement.group["2"]) * 0.01 + statement.delta
+    least = 1 - math.exp(-statement.group["2"]) * (1 - statement.delta - 0.01)
+    shown = float(private_line["at most, where a person has 2 rows"]) / 100
+    assert min(pair, least) <= shown < min(pair, least) + 0.001
+
+
+def test_the_table_promises_nothing_that_was_refuted_seeded_or_leaking():
+    broken = [replace(row, contradicted=row.setting == "dpsgd-2") for row in SWEEP]
+    claims = {"dpsgd-2": planned(private(2.0), OS)}
+    lines = {
+        line[0]: line for line in in_words(Record(name="n", rows=broken, statements=claims))[1]
+    }
+    assert lines["dpsgd-2"][1] == "without a guarantee"
+    assert lines["dpsgd-2"][-1] == "all: nothing is proved"
+    seeded = {"dpsgd-2": planned(private(2.0), SEEDED)}
+    lines = {line[0]: line for line in in_words(Record(name="n", rows=SWEEP, statements=seeded))[1]}
+    assert lines["dpsgd-2"][1].endswith("noise from a seed")
+    leaking = fleets.row("all", "", None, BLIND, "auc", 0.9, 0.8, 1.0, 4, 100, 100)
+    invalid = [*SWEEP, replace(leaking, contradicted=True)]
+    assert in_words(Record(name="n", rows=invalid, statements=claims))[1] == []

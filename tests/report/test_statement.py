@@ -143,7 +143,10 @@ def test_a_lower_bound_is_no_guarantee():
     bound = MeasuredBound(epsilon=0.1, attack="lira", examples="all", note=note, reach=2.7)
     audited = replace(finished, evaluated=replace(finished.evaluated, measured=bound))
     measured = sentences(audited)["measured"]
-    assert measured == f"epsilon at least 0.100 by lira: {note}. A low value is no guarantee"
+    assert measured == (
+        f"epsilon at least 0.100 by lira, which was named beforehand: {note}. A low value is no "
+        "guarantee"
+    )
 
 
 def test_no_privacy_claims_nothing():

@@ -105,11 +105,14 @@ def _numbers(row: Row) -> dict[str, Any]:
         "low": row.low,
         "high": row.high,
         "ceiling": row.ceiling,
+        "limit": 1.0 if row.ceiling is None else row.ceiling,
     }
 
 
 def _frontier(record: Record, settings: Sequence[str]) -> Drawn | None:
-    """Utility of each setting against the AUC of its strongest attack and against its ceiling."""
+    """Utility of each setting against the AUC of its strongest attack and against its ceiling,
+    which is 1 where nothing is proved.
+    """
     utility = record.utility
     values: Values = []
     for row in record.rows:
@@ -128,7 +131,7 @@ def _frontier(record: Record, settings: Sequence[str]) -> Drawn | None:
         estimate="AUC",
         low="low",
         high="high",
-        ceiling="proved at most",
+        limit="any attack at most",
         utility=title,
         utility_low="low ",
         utility_high="high ",
@@ -139,11 +142,10 @@ def _frontier(record: Record, settings: Sequence[str]) -> Drawn | None:
             x, alt.Y("utility_low:Q"), alt.Y2("utility_high:Q"), **_colour(settings)
         ),
     ]
-    proved = base.transform_filter("isValid(datum.ceiling)")
     layers = [
-        proved.mark_rule(strokeDash=[4, 4]).encode(x, alt.X2("ceiling:Q"), y, **_colour(settings)),
-        proved.mark_tick(orient="vertical", thickness=3, size=22).encode(
-            alt.X("ceiling:Q"), y, tooltip=tooltip, **_colour(settings)
+        base.mark_rule(strokeDash=[4, 4]).encode(x, alt.X2("limit:Q"), y, **_colour(settings)),
+        base.mark_tick(orient="vertical", thickness=3, size=22).encode(
+            alt.X("limit:Q"), y, tooltip=tooltip, **_colour(settings)
         ),
         *whiskers,
         base.mark_point(filled=True, size=90, opacity=1).encode(
@@ -180,7 +182,7 @@ def place(values: Values) -> list[tuple[float, float, float]]:
     no room gets none, and its point still tells it. Returns the left end, right end and height of
     the names.
     """
-    across = _share(values, "low", "high", "ceiling")
+    across = _share(values, "low", "high", "limit")
     up = _share(values, "utility_low", "utility_high")
     taken: list[tuple[float, float, float]] = []
     for value in values:
@@ -228,11 +230,11 @@ def _risk(record: Record, settings: Sequence[str]) -> Drawn | None:
         legend=alt.Legend(orient="bottom", columns=4, title=None),
     )
     tooltip = _tooltip(
-        "setting", "attack", estimate="AUC", low="low", high="high", ceiling="proved at most"
+        "setting", "attack", estimate="AUC", low="low", high="high", limit="any attack at most"
     )
     layers = [
         base.mark_tick(orient="horizontal", thickness=2, size=40, color="#777777").encode(
-            x, _axis("ceiling", "AUC of each attack, and ceiling", "y"), tooltip=tooltip
+            x, _axis("limit", "AUC of each attack, and ceiling", "y"), tooltip=tooltip
         ),
         base.mark_rule().encode(x, alt.Y("low:Q"), alt.Y2("high:Q"), offset, colour),
         base.mark_point(filled=True, size=50, opacity=1).encode(
@@ -334,7 +336,7 @@ def _epsilon(record: Record, settings: Sequence[str]) -> Drawn | None:
             measured = {"setting": name, "kind": "measured, at least"}
             values.append(measured | {"epsilon": after.measured.epsilon})
             if after.measured.reach is not None:
-                most = {"setting": name, "kind": "a perfect attack would measure"}
+                most = {"setting": name, "kind": "most that the audit can show"}
                 values.append(most | {"epsilon": after.measured.reach})
     if not values:
         return None
@@ -357,7 +359,7 @@ def _epsilon(record: Record, settings: Sequence[str]) -> Drawn | None:
     return _layered([points], settings, height=60 + 30 * len(settings)), values
 
 
-KINDS = ["asked for", "proved", "measured, at least", "a perfect attack would measure"]
+KINDS = ["asked for", "proved", "measured, at least", "most that the audit can show"]
 
 
 def _layered(layers: Sequence[alt.Chart], settings: Sequence[str], height: int = HEIGHT) -> Chart:

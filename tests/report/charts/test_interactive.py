@@ -86,7 +86,7 @@ def test_labels_stand_apart_and_every_lonely_point_has_one():
             {
                 "setting": f"setting-{number}",
                 **dict(zip(("estimate", "utility"), 0.6 + crowd * rng.random(2), strict=True)),
-                **{"low": 0.5, "high": 0.95, "ceiling": None},
+                **{"low": 0.5, "high": 0.95, "limit": 1.0},
                 **{"utility_low": 0.4, "utility_high": 0.95},
             }
             for number in range(12)
