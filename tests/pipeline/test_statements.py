@@ -149,8 +149,8 @@ def test_the_measured_bound_is_of_the_attack_named_beforehand():
     def said(rows):
         return sentences(evaluated(planned(setting(2.0), OS), setting(2.0), rows, composed))
 
-    measured = said(rows)["measured"]
-    assert "epsilon at least 0.256 by lira, which was named beforehand: its counts" in measured
+    bound = said(rows)["measured"]
+    assert "epsilon at least 0.256 by lira, which was named beforehand: its counts" in bound
     assert "on the canaries" in said([*rows, row("lira", 1.1, "canaries")])["measured"]
     assert "by entropy" in said([row("entropy", 0.1)])["measured"]
     assert "no lower bound" in said([])["measured"]
