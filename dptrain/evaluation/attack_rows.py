@@ -77,14 +77,12 @@ def attack_rows(
 
 @dataclass(frozen=True)
 class Limits:
-    """How a metric is reported: the ends of its range; whether a value above the ceiling
-    contradicts the proof; whether it is a rate, whose interval must hold that of Clopper and
-    Pearson; how many such intervals hold at once; what is proved of it.
+    """How a metric is reported: the ends of its range; whether it is a rate, whose interval must
+    hold that of Clopper and Pearson; how many such intervals hold at once; what is proved of it.
     """
 
     low: float = 0.0
     high: float = 1.0
-    contradicts: bool = True
     rate: bool = False
     many: int = 1
     ceiling: float | None = None
@@ -132,10 +130,11 @@ class _Sheet:
             def advantage(guess: Callable[[], np.ndarray] = guess) -> metrics.Values:
                 return metrics.advantages(guess(), member)
 
-            # An oracle is chosen on the scores that it is reported on: no contradiction of a proof.
-            limits = Limits(low=-1.0, contradicts=source != Threshold.ORACLE)
+            # An oracle is chosen on the very labels that it is reported on, and no proof bounds it.
+            proved = None if source == Threshold.ORACLE else ceiling
             metric = Metric(Kind.ADVANTAGE, source, per_class)
-            self.rows.append(_balanced_accuracy(self._add(metric, advantage, ceiling, limits)))
+            row = self._add(metric, advantage, proved, Limits(low=-1.0))
+            self.rows.append(_balanced_accuracy(row))
         for ratio in PRIORS:
 
             def ppv(ratio: int = ratio) -> metrics.Values:
@@ -283,7 +282,7 @@ def measured_row(
 
     contradicted = False
     measured = interval(intervals.at_once(limits.many))
-    if limits.contradicts and ceiling is not None and not math.isnan(measured.estimate):
+    if ceiling is not None and not math.isnan(measured.estimate):
         if limits.rate or len(member) == 1:
             low = interval(1 - 2 * ALARM).low
         else:

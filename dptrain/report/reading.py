@@ -29,7 +29,7 @@ def reading(record: Record) -> list[str]:
     whole = [name for name in settings if name not in broken]
     leaks = {name: row for name in whole if (row := strongest(rows, name)) is not None}
     sentences += _leak(rows, leaks)
-    sentences += _proof(leaks)
+    sentences += _proof(record, leaks)
     sentences += _cost(record, leaks)
     return sentences
 
@@ -89,7 +89,7 @@ def _bare(row: Row) -> Row:
     return replace(row, ceiling=None)
 
 
-def _proof(leaks: dict[str, Row]) -> list[str]:
+def _proof(record: Record, leaks: dict[str, Row]) -> list[str]:
     """What no attack can exceed, and of whom nothing is proved."""
     proved = {name: row for name, row in leaks.items() if row.ceiling is not None}
     without = [name for name in leaks if name not in proved]
@@ -102,7 +102,12 @@ def _proof(leaks: dict[str, Row]) -> list[str]:
         f"{number(row.ceiling, bound=True)} for {name}" for name, row in proved.items()
     )
     rest = f"; {unproved}" if without else ""
-    return [f"What is proved: no attack of any kind exceeds an AUC of {bounds}{rest}."]
+    users = all(name in record.statements and record.statements[name].grouped for name in proved)
+    unit = "person" if users else "example"
+    return [
+        f"What is proved: no attack of any kind on one model and one {unit} exceeds an AUC of "
+        f"{bounds}{rest}."
+    ]
 
 
 def _cost(record: Record, leaks: dict[str, Row]) -> list[str]:

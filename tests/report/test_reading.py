@@ -30,8 +30,8 @@ def test_the_worst_setting_the_proofs_and_the_price():
         ".5)."
     )
     assert proof == (
-        "What is proved: no attack of any kind exceeds an AUC of .870 for dpsgd-8, .640 for "
-        "dpsgd-2, .580 for dpsgd-1; of the settings none, dropout nothing is proved, and a "
+        "What is proved: no attack of any kind on one model and one example exceeds an AUC of .870 "
+        "for dpsgd-8, .640 for dpsgd-2, .580 for dpsgd-1; of the settings none, dropout nothing is proved, and a "
         "stronger attack may succeed."
     )
     assert cost == (
