@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dptrain.config.commands import TrainConfig, TuneConfig
     from dptrain.config.schema import Config
     from dptrain.evaluation.rows import Row
+    from dptrain.papers.reproduce import Outcome
     from dptrain.pipeline.outputs import Result
     from dptrain.release.final import Final
     from dptrain.release.tune import Tuned
@@ -258,6 +259,21 @@ FOLDER is run.
 examples:
   dptrain predict model=results/quickstart/release/dpsgd-8/model data=new.npz
   dptrain predict model=out/model data=new.csv output=predictions.csv
+
+keys (default):
+"""
+
+REPRODUCE = """usage: dptrain reproduce [NAME] [key=value ...]
+
+Repeats a published result: prints what the paper has beside ours, with spread and verdict, and
+writes both to results/papers/NAME. Without a name it lists the presets and how long each takes. A
+finished one is only printed again; Ctrl-C loses nothing that was trained. Exit code 1 where it is
+not reproduced.
+
+examples:
+  dptrain reproduce
+  dptrain reproduce jayaraman2019_accounting
+  dptrain reproduce song2021_location
 
 keys (default):
 """
@@ -747,6 +763,34 @@ def _predict(overrides: Sequence[str], _options: Options) -> int:
     return 0
 
 
+def _reproduce(overrides: Sequence[str], _options: Options) -> int:
+    from dptrain.config import compose
+    from dptrain.config.keys import named
+    from dptrain.core import allocator
+
+    first, *rest = overrides or ("paper=null",)
+    chosen = compose.load("reproduce", [first if "=" in first else f"paper={first}", *rest])
+    from dptrain.papers import presets
+    from dptrain.papers.reproduce import reproduce
+    from dptrain.report import tables
+
+    if chosen.paper is None:
+        print(tables.table(*presets.listed()))
+        return 0
+    allocator.keep_memory()
+    folder = None if chosen.output is None else Path(chosen.output)
+
+    def repeat() -> Outcome:
+        with named():
+            return reproduce(chosen.paper, folder, chosen.shrunk)
+
+    outcome = _finished(repeat)
+    if outcome is None:
+        return 130
+    print(outcome.text())
+    return 0 if outcome.reproduced or chosen.shrunk else 1
+
+
 def _list(arguments: Sequence[str], _options: Options) -> int:
     from dptrain.config import files
     from dptrain.core.errors import ConfigError, printable
@@ -823,6 +867,9 @@ COMMANDS = {
         "what an exported model says of new data",
         PREDICT,
         ("model=FOLDER", "data=FILE"),
+    ),
+    "reproduce": Command(
+        _reproduce, "a published result repeated: paper beside ours, and a verdict", REPRODUCE
     ),
     "store": Command(
         _store, "list, verify or prune what lies in the store of a sweep", STORE, ("run=FOLDER",)

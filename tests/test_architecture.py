@@ -29,7 +29,7 @@ from dptrain.training.gradients import base, engines
 ROOT = Path(__file__).parent.parent
 ORDER = (
     "core < config, models, attacks < data, privacy, training < fleet, evaluation < report"
-    " < pipeline < release < api, estimator < cli < __main__"
+    " < pipeline < release < papers < api, estimator < cli < __main__"
 )
 """The import order of docs/design.md: a package imports only from packages further left."""
 RANK = {

@@ -363,6 +363,18 @@ class ExportConfig:
 
 
 @dataclass(frozen=True)
+class ReproduceConfig:
+    """Of `dptrain reproduce`: a published result, repeated."""
+
+    paper: str | None = option("name of a preset; null: list them")
+    output: str | None = option("folder for results; null: results/papers/<paper>")
+    shrunk: bool = option("a form of seconds, to see that it runs; its numbers mean nothing")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
 class PredictConfig:
     """Of `dptrain predict`: an exported model, and new data."""
 

@@ -34,6 +34,7 @@ from dptrain.config.commands import (
     InspectConfig,
     PredictConfig,
     ReportConfig,
+    ReproduceConfig,
     RunConfig,
     StoreConfig,
     TensorboardConfig,
@@ -61,6 +62,7 @@ SCHEMAS: dict[str, type] = {
     "tune": TuneConfig,
     "export": ExportConfig,
     "predict": PredictConfig,
+    "reproduce": ReproduceConfig,
 }
 OF_TRAIN = (
     *("run", "setting", "rows", "output", "seed", "privacy", "executor"),

@@ -15,8 +15,8 @@ KINDS = {"dataset": "datasets", "model": "models", "attacks": "attacks"}
 """Config group -> kind of plug-in."""
 
 
-COMMANDS = "commands"
-"""Folder of the defaults of commands that choose no files of groups."""
+COMMANDS, PAPERS = "commands", "papers"
+"""Folders of the defaults of commands that choose no files of groups, and of presets of papers."""
 
 
 def conf_folder() -> Path:
@@ -37,7 +37,7 @@ def groups(folders: Sequence[Path] = ()) -> dict[str, list[str]]:
     ours = sorted(
         folder.name
         for folder in conf_folder().iterdir()
-        if folder.is_dir() and folder.name != COMMANDS
+        if folder.is_dir() and folder.name not in (COMMANDS, PAPERS)
     )
     return {
         group: sorted(

@@ -78,6 +78,10 @@ class TargetError(LayerError):
     """A privacy target that cannot be reached or computed; `about` names the target."""
 
 
+class PaperError(LayerError):
+    """A preset of a paper that there is not, or a number of it that was refused."""
+
+
 class ReleaseError(LayerError):
     """A model that cannot be given away or loaded, or data that do not fit it; `about` names the
     key.

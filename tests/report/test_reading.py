@@ -31,8 +31,8 @@ def test_the_worst_setting_the_proofs_and_the_price():
     )
     assert proof == (
         "What is proved: no attack of any kind on one model and one example exceeds an AUC of .870 "
-        "for dpsgd-8, .640 for dpsgd-2, .580 for dpsgd-1; of the settings none, dropout nothing is proved, and a "
-        "stronger attack may succeed."
+        "for dpsgd-8, .640 for dpsgd-2, .580 for dpsgd-1; of the settings none, dropout nothing is "
+        "proved, and a stronger attack may succeed."
     )
     assert cost == (
         "What privacy costs: test accuracy is .920 [.900, .940] without it, and changes by -.0400 "

@@ -1,0 +1,1 @@
+"""Published results repeated: what papers printed, and procedures that measure ours."""
