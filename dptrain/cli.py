@@ -562,7 +562,7 @@ def _attack(overrides: Sequence[str], _options: Options) -> int:
         print(result.json())
     else:
         print(tables.table(*tables.attacks(result.rows, chosen.name)) + "\n")
-        print("\n".join(tables.legend(result.rows)))
+        print("\n".join(tables.legend(result.rows, claimed=True)))
         if result.folder:
             folder = result.folder
             print(f"Report: {folder}/report.html; numbers: {folder}/metrics.json")

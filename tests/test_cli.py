@@ -17,7 +17,8 @@ def test_unknown_command(capsys):
     assert (
         capsys.readouterr().err
         == "dptrain: error: unknown command 'swep'; choose from sweep, attack, calibrate, "
-        "advise, show, report, tensorboard, train, tune, export, predict, reproduce, store, inspect, list\n"
+        "advise, show, report, tensorboard, train, tune, export, predict, reproduce, store, "
+        "inspect, list\n"
     )
 
 

@@ -277,8 +277,20 @@ def quoted(text: str) -> str:
     return f"'{escaped}'"
 
 
-def _in_quotes(path: re.Match[str]) -> str:
-    return quoted(path[1].strip())
+def paths(text: str) -> list[str]:
+    """Paths that commas part. A path in quotes is taken as it stands; else a piece `seed=0` belongs
+    to the path before it, since --multirun names folders model=mlp,seed=0.
+    """
+    pieces = re.findall(r"\s*(?:'([^']*)'|\"([^\"]*)\"|([^,]+))", text)
+    result: list[str] = []
+    for single, double, bare in pieces:
+        path = (single or double or bare).strip()
+        goes_on = bool(bare) and re.match(r"[\w.]+=[^/]*$", path) and result
+        if goes_on and "=" in result[-1].rpartition("/")[2]:
+            result[-1] += f",{path}"
+        elif path:
+            result.append(path)
+    return result
 
 
 def _compose(command: str, overrides: list[str], folders: Sequence[Path]) -> dict[str, Any]:
@@ -309,9 +321,8 @@ def _hydra_words(override: str) -> str:
     # Hydra's grammar wants a path with a sign of its own in quotes.
     if not re.match("['\"]", text) and (literal or (key in PATHS and "=" in text)):
         return f"{key}={quoted(text)}"
-    if key == "runs":
-        paths = re.sub(r"(?<=[\[,])\s*([^'\",\[\]]*=[^'\",\[\]]*)", _in_quotes, text)
-        return f"{key}={paths}"
+    if key == "runs" and text.startswith("[") and text.endswith("]"):
+        return f"{key}=[{','.join(map(quoted, paths(text[1:-1])))}]"
     override = re.sub(r"^defences=", "defence=", override)
     override = re.sub(r"^(task|bounds)=", r"dataset.\1=", override)
     return re.sub(r"^(?=dataset\.ordinal[.=])", "++", override)

@@ -117,7 +117,7 @@ class DatasetConfig:
         "examples for utility only; null: a fifth", least=1, most=MOST_EXAMPLES
     )
     canaries: int = option(
-        "pool examples that are replaced by canaries, the worst case; 0 for none", least=0
+        "pool examples that are replaced by canaries, made to be remembered; 0 for none", least=0
     )
     canary: str = option("kind of canary: mislabelled, blank, noise or gradient", choices=CANARIES)
 

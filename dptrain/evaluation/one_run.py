@@ -163,10 +163,9 @@ def from_one_run(
         epsilon = bound(TIMES * few.count, guesses, right, delta, confidence, best)
         if epsilon > best:
             best, chosen = epsilon, choice
-    guesses, right = rest.guessed(*chosen)
-    epsilon, ceiling = (
-        bound(rest.count, guesses, hits, delta, confidence) for hits in (right, guesses)
-    )
+    epsilon = bound(rest.count, *rest.guessed(*chosen), delta, confidence)
+    # Who is always right guesses every coin that is left.
+    ceiling = bound(rest.count, rest.count, rest.count, delta, confidence)
     return Bound(
         epsilon,
         delta,

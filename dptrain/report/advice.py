@@ -119,7 +119,7 @@ class Advice:
             lines.append(
                 f"Runner-up: {_line(self.meeting[1])}."
                 if len(self.meeting) > 1
-                else "Runner-up: none meets the demand."
+                else "Runner-up: no other setting meets the demand."
             )
         elif asked:
             lines.append("No setting of this sweep meets it for certain.")
@@ -137,10 +137,10 @@ class Advice:
                 f"{', '.join(each.name for each in self.refuted)}; more was measured than "
                 "was proved."
             )
-        lines.append(f"Best against measured risk: {', '.join(self.measured) or 'none'}.")
+        lines.append(f"Best against measured risk: {', '.join(self.measured) or 'no setting'}.")
         lines.append(
             "Best against proven risk: "
-            f"{', '.join(self.proven) or 'none, since no setting is private'}."
+            f"{', '.join(self.proven) or 'no setting, since none is private'}."
         )
         return "\n".join([*lines, *self.notes])
 
@@ -398,9 +398,9 @@ def _notes(
             f"private settings, {count} in the mean, the model that it chose would have epsilon "
             f"{rounded_up(spent, 2)}, training and choice together."
         )
-    refused = sorted(
-        {row.metric.name for row in rows if row.estimate is None and row.examples == "all"}
-    )
+    everyone = [row for row in rows if row.examples == "all"]
+    measured = {row.metric.name for row in everyone if row.estimate is not None}
+    refused = sorted({row.metric.name for row in everyone} - measured)
     if refused:
         notes.append(f"Not measured, for want of examples or models: {', '.join(refused)}.")
     return notes

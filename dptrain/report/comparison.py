@@ -12,7 +12,7 @@ from typing import Any
 from dptrain.core.errors import RunError
 from dptrain.evaluation.rows import BLIND, Row
 from dptrain.evaluation.utility import CONSTANT, UTILITIES
-from dptrain.report.record import Record, read
+from dptrain.report.record import RUNS, Record, read
 
 
 def merged(folders: Sequence[Path]) -> Record:
@@ -30,13 +30,16 @@ def merged(folders: Sequence[Path]) -> Record:
     for name, record in records.items():
         if any(row.attack == BLIND and row.contradicted for row in record.rows):
             raise RunError(f"{name} says nothing, since members differ before training; leave it")
-    config: dict[str, Any] = {"utility": next(iter(utilities.values()))}
+    config: dict[str, Any] = {
+        "utility": next(iter(utilities.values())),
+        RUNS: {name: record.config for name, record in records.items()},
+    }
     return Record(
         name=", ".join(records),
         rows=[row for name, record in records.items() for row in _rows(name, record)],
         statements=_renamed({name: record.statements for name, record in records.items()}),
         exposed=_renamed({name: record.exposed for name, record in records.items()}),
-        config=config | {name: record.config for name, record in records.items()},
+        config=config,
         versions=_versions(records),
         groups=[
             replace(row, setting=f"{name}/{row.setting}")
@@ -59,11 +62,14 @@ def merged(folders: Sequence[Path]) -> Record:
 
 
 def _named(folders: Sequence[Path]) -> dict[str, Path]:
-    """By the last part of their paths, or by the whole where that is not unique."""
-    last = [folder.name for folder in folders]
+    """By the last part of their paths, or by the whole where that is not unique; no name leads out
+    of a folder.
+    """
+    whole = {folder: folder.resolve() for folder in folders}
+    last = [each.name for each in whole.values()]
     named = {
-        folder.name if last.count(folder.name) == 1 else "_".join(folder.parts): folder
-        for folder in folders
+        each.name if last.count(each.name) == 1 else "_".join(each.parts[1:]): folder
+        for folder, each in whole.items()
     }
     if len(named) < len(folders):
         raise RunError("the same run is there twice; give each folder once")

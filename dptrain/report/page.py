@@ -80,7 +80,7 @@ def page(record: Record, figures: Mapping[str, bytes]) -> str:
     return ENVIRONMENT.get_template("page.html").render(
         name=record.name,
         legend=[
-            *legend(rows),
+            *legend(rows, claimed=not record.statements),
             *record.remarks,
             *said_of_constant(record.differences, utility),
             *said_alike(record.differences.get(utility, {}), utility),

@@ -6,9 +6,10 @@ summary, with its interval.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+from dptrain.attacks import ALONE
 from dptrain.core.types import NoiseSource
 from dptrain.evaluation.rows import AUC, BLIND, Row, tpr_at
 from dptrain.evaluation.utility import CONSTANT, UTILITIES, metric_of
@@ -57,9 +58,13 @@ def _aucs(rows: Sequence[Row], setting: str) -> list[Row]:
     ]
 
 
+WHITE_BOX = ("gradient_norm", "gradient_canary", "trajectory")
+"""Attacks that need more than answers: parameters, or checkpoints of the training."""
+
+
 def _leak(rows: Sequence[Row], leaks: dict[str, Row]) -> list[str]:
-    """Of the strongest attack that is shown to tell members, on whichever setting: how often one
-    who can ask the model, and has data to train others like it, tells a member from the rest.
+    """Of the strongest attack that is shown to tell members, on whichever setting: who can do it,
+    and how often it is right. Where the AUC shows nothing, a rate at few false alarms may.
     """
     if not leaks:
         return []
@@ -67,10 +72,7 @@ def _leak(rows: Sequence[Row], leaks: dict[str, Row]) -> list[str]:
     shown = [row for row in attacks if (row.low or 0.0) > 0.5]
     worst = max(shown or attacks, key=lambda row: row.estimate or 0.0)
     if not shown:
-        return [
-            f"What leaks: no attack tells members of any setting from others; the strongest is "
-            f"{worst.attack} on {worst.setting}, AUC {cell(_bare(worst))}, where guessing has .5."
-        ]
+        return [_nothing_on_average(rows, leaks, worst)]
     place = (worst.setting, worst.attack, tpr_at(0.01), "all")
     rates = [
         f", and finds {cell(_bare(row))} of the members at 1 false alarm in 100"
@@ -78,10 +80,53 @@ def _leak(rows: Sequence[Row], leaks: dict[str, Row]) -> list[str]:
         if (row.setting, row.attack, row.metric, row.examples) == place and row.estimate is not None
     ]
     return [
-        f"What leaks: whoever can ask the models of the setting {worst.setting}, and can train "
-        f"models like them, tells a member from a non-member with AUC {cell(_bare(worst))} by "
-        f"{worst.attack} (guessing has .5){''.join(rates[:1])}."
+        f"What leaks: whoever {_needed(worst)} tells a member from a non-member with AUC "
+        f"{cell(_bare(worst))} by {worst.attack} (guessing has .5){''.join(rates[:1])}."
     ]
+
+
+def _needed(row: Row) -> str:
+    """What the attacker of a row can do."""
+    setting = f"the setting {row.setting}"
+    if row.attack in WHITE_BOX:
+        more = "checkpoints of the training" if row.attack == "trajectory" else "the parameters"
+        return f"has {more} of the models of {setting}"
+    ask = f"can ask the models of {setting}"
+    return ask if row.attack in ALONE else f"{ask}, and can train models like them,"
+
+
+def _nothing_on_average(rows: Sequence[Row], leaks: Collection[str], worst: Row) -> str:
+    """No AUC is shown to lie above .5; a few members, or canaries, may be found all the same."""
+    best = (
+        f"the strongest is {worst.attack} on {worst.setting}, AUC {cell(_bare(worst))}, where "
+        "guessing has .5"
+    )
+    tails = [row for row in rows if row.setting in leaks and _above_chance(row)]
+    if not tails:
+        return (
+            "What leaks: none of the attacks that ran is shown to tell members from others; "
+            f"{best}. That is no evidence that nothing leaks."
+        )
+    tail = max(tails, key=lambda row: (row.low or 0.0) / _by_chance(row))
+    where = " of the canaries" if tail.examples == "canaries" else ""
+    what = "AUC" if tail.metric == AUC else f"{tail.metric.name}"
+    return (
+        "What leaks: on average no attack that ran is shown to tell members from others "
+        f"({best}), and yet {tail.attack} on {tail.setting} has a {what} of {cell(_bare(tail))}"
+        f"{where}, where guessing has {_by_chance(tail):g}."
+    )
+
+
+def _by_chance(row: Row) -> float:
+    """What guessing gives: .5 of an AUC, the rate itself of a TPR."""
+    return 0.5 if row.metric == AUC else row.metric.fpr or 1.0
+
+
+def _above_chance(row: Row) -> bool:
+    """Whether a rate at few false alarms, or the AUC of canaries, is shown to beat guessing."""
+    looked_at = row.metric in (tpr_at(0.01), tpr_at(0.001), AUC)
+    alone = row.attack is not None and row.attack != BLIND
+    return looked_at and alone and row.low is not None and row.low > _by_chance(row)
 
 
 def _bare(row: Row) -> Row:
@@ -102,10 +147,17 @@ def _proof(record: Record, leaks: dict[str, Row]) -> list[str]:
         f"{number(row.ceiling, bound=True)} for {name}" for name, row in proved.items()
     )
     rest = f"; {unproved}" if without else ""
-    users = all(name in record.statements and record.statements[name].grouped for name in proved)
-    unit = "person" if users else "example"
+    statements = [record.statements[name] for name in proved if name in record.statements]
+    if not statements:
+        return [
+            f"What is claimed: if the claim holds, no attack exceeds an AUC of {bounds}; nothing "
+            f"here proves that it does{rest}."
+        ]
+    unit = "person" if all(each.grouped for each in statements) else "example"
+    seeded = any(each.noise == NoiseSource.SEEDED for each in statements)
+    who = " that does not know the seed of the noise" if seeded else " of any kind"
     return [
-        f"What is proved: no attack of any kind on one model and one {unit} exceeds an AUC of "
+        f"What is proved: no attack{who} on one model and one {unit} exceeds an AUC of "
         f"{bounds}{rest}."
     ]
 
@@ -113,7 +165,9 @@ def _proof(record: Record, leaks: dict[str, Row]) -> list[str]:
 def _cost(record: Record, leaks: dict[str, Row]) -> list[str]:
     """What each private setting costs against plain training, paired where it can be."""
     utility = record.utility
-    title, values = UTILITIES[utility].title, {}
+    measure = UTILITIES[utility]
+    title = measure.title if measure.higher else f"{measure.title} (less is better)"
+    values = {}
     for row in record.rows:
         if row.metric == metric_of(utility) and row.setting != CONSTANT and row.setting in leaks:
             values[row.setting] = row

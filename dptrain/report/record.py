@@ -21,6 +21,8 @@ from dptrain.privacy.statement import PrivacyStatement
 from dptrain.report.tables import REFUTED, Differences, refuted
 
 METRICS, CURVES = "metrics.json", "curves.json"
+RUNS = "runs"
+"""In the configuration of a comparison: those of its runs, by name."""
 Point = Mapping[str, float | None]
 """A point of a training curve."""
 Curve = tuple[np.ndarray, np.ndarray]
@@ -122,6 +124,18 @@ class Record:
         return str(self.config.get("utility", "accuracy"))
 
     @property
+    def compares(self) -> bool:
+        """Whether it is of several runs."""
+        return RUNS in self.config
+
+    def config_of(self, setting: str) -> Mapping[str, Any]:
+        """The configuration that a setting was trained under, which of several runs is its own."""
+        if not self.compares:
+            return self.config
+        of: Mapping[str, Any] = self.config[RUNS].get(setting.partition("/")[0], {})
+        return of
+
+    @property
     def settings(self) -> list[str]:
         """Names of those that have a statement, or that were attacked."""
         return list(self.statements) or list(dict.fromkeys(roc.setting for roc in self.rocs))
@@ -155,6 +169,7 @@ class Record:
             "versions": self.versions,
             "command": self.command,
             "remarks": list(self.remarks),
+            "name": self.name,
         }
 
     def curves(self) -> bytes:
@@ -172,7 +187,7 @@ def read(folder: Path) -> Record:
         config = metrics.get("config", {})
         statements = metrics.get("privacy", {})
         return Record(
-            name=str(config.get("name", folder.name)),
+            name=str(metrics.get("name") or config.get("name", folder.name)),
             rows=tuple(Row.of(row) for row in metrics["rows"]),
             statements={name: PrivacyStatement.of(each) for name, each in statements.items()},
             exposed=metrics.get("exposed", {}),

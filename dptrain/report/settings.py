@@ -16,7 +16,7 @@ def parameters(record: Record, setting: str) -> dict[str, Any]:
     come first.
     """
     first = next(row for row in record.rows if row.setting == setting)
-    config = record.config
+    config = record.config_of(setting)
     training, defence = config.get("training", {}), config.get("defence", {}).get(first.defence, {})
     statement = record.statements.get(setting)
     chosen = {

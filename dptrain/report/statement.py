@@ -194,7 +194,7 @@ def _neighbours(statement: PrivacyStatement) -> str:
         )
     size = f"{statement.neighbouring}; n = {statement.public_n} ({_trained_on(statement)})"
     if statement.counted:
-        return f"{size} was counted from the rows, is taken to be public, and the same in both"
+        return f"{size} was counted from the rows: the guarantee holds where that number is public"
     return f"{size} is public and never counted from the data"
 
 
@@ -301,8 +301,9 @@ def _release(statement: PrivacyStatement) -> Sentences:
             "tuning": _tuning(statement),
         }
     return {
-        "released": f"one model{average}, any checkpoint of it included. The other models of the "
-        "fleet, losses, curves, scores and metrics are the evaluator's and are not covered",
+        "released": f"one model{average}, its parameters after any step included. The other "
+        "models of the fleet, losses, curves, scores and metrics are the evaluator's and are not "
+        "covered",
         "composition": "this model alone; publishing k models, or a sweep, together composes",
         "tuning": "hyperparameters given by the configuration; what their choice cost, and a "
         "choice among the settings by their accuracy, is not in this epsilon",

@@ -384,15 +384,21 @@ def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def legend(rows: Sequence[Row]) -> list[str]:
-    """How to read the table, and what was refused."""
+def legend(rows: Sequence[Row], claimed: bool = False) -> list[str]:
+    """How to read the table, and what was refused. claimed: whether ceilings follow from what
+    somebody claims, and not from what was run here.
+    """
     targets = max(row.targets for row in rows)
     over = (
         f"Mean over {targets} attacked models [95 % interval]"
         if targets > 1
         else "One attacked model [95 % interval over examples]"
     )
-    lines = [f"{over} <= proved ceiling."]
+    said = (
+        " <= ceiling of the claim, which nothing here proves" if claimed else " <= proved ceiling"
+    )
+    bounded = any(row.ceiling is not None for row in rows)
+    lines = [f"{over}{said if bounded else ''}."]
     lines += [
         f"LiRA: {row.note}."
         for row in rows
@@ -414,7 +420,9 @@ def legend(rows: Sequence[Row]) -> list[str]:
         metrics = list(dict.fromkeys(metric for names in by_attack.values() for metric in names))
         whole = "auc" in metrics  # of an attack that could not run at all
         attacked = list(filter(None, by_attack))
-        lines.append(f"{', '.join([*attacked, *([] if whole else metrics)])}: {reason}.")
+        named = ", ".join(attacked)
+        what = named if whole else f"{', '.join(metrics)}{f' of {named}' if named else ''}"
+        lines.append(f"{what}: {reason}.")
     return lines
 
 

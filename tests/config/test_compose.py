@@ -227,3 +227,18 @@ def test_runs_of_earlier_versions_are_read_with_defaults(tmp_path):
 def test_folders_of_multirun_are_named_as_it_names_them(written):
     assert compose.load("show", ["run=out/seed=0,model=mlp"]).run == "out/seed=0,model=mlp"
     assert compose.load("report", [f"runs={written}"]).runs == ("out/seed=0", "out/seed=1")
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "[r/model=mlp,seed=0,r/model=mlp,seed=1]",
+        "['r/model=mlp,seed=0','r/model=mlp,seed=1']",
+        '["r/model=mlp,seed=0", r/model=mlp,seed=1]',
+    ],
+)
+def test_folders_of_two_swept_keys_hold_a_comma(written):
+    wanted = ("r/model=mlp,seed=0", "r/model=mlp,seed=1")
+    assert compose.load("report", [f"runs={written}"]).runs == wanted
+    spaced = compose.load("report", ["runs=[a b (1),c/d]"]).runs
+    assert spaced == ("a b (1)", "c/d")

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from dptrain.evaluation.rows import BLIND
 from dptrain.evaluation.utility import CONSTANT
 from dptrain.report.comparison import merged, remarks
 from dptrain.report.record import METRICS, read
+from dptrain.report.settings import parameters
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +84,38 @@ def test_the_command_writes_a_folder_that_can_be_shown(folders, tmp_path, capsys
         capsys.readouterr()
         assert cli.main(["report", *wrong]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_no_name_of_a_run_leads_out_of_the_folder(folders, tmp_path, monkeypatch):
+    """Absolute paths with the same last part, and `.`, of which TensorBoard makes folders."""
+    for name in ("x", "y"):
+        shutil.copytree(folders[0], tmp_path / name / "same")
+    both = merged([tmp_path / "x" / "same", tmp_path / "y" / "same"])
+    monkeypatch.chdir(folders[0])
+    here = merged([Path("."), Path("../b")])
+    for record in (both, here):
+        for setting in record.settings:
+            run, _, name = setting.partition("/")
+            assert run not in ("", ".", "..")
+            assert name in ("none", "dpsgd-8")
+            assert not setting.startswith("/")
+    assert here.settings[0] == "a/none"
+
+
+def test_a_run_may_be_called_as_a_key_is(folders, tmp_path):
+    for name in ("utility", "dataset"):
+        shutil.copytree(folders[0], tmp_path / name)
+    record = merged([tmp_path / "utility", tmp_path / "dataset"])
+    assert record.utility == "accuracy"
+    shown = parameters(record, "dataset/dpsgd-8")
+    assert shown["batch size"] == 8
+    assert shown["data set"] == "mnist5k"
+
+
+def test_a_comparison_keeps_its_name_and_answers_for_no_run(folders, tmp_path, capsys):
+    output = tmp_path / "both"
+    runs = f"runs=[{folders[0]},{folders[1]}]"
+    assert cli.main(["report", runs, f"output={output}"]) == 0
+    assert read(output).name == "a, b"
+    assert cli.main(["report", f"run={output}", "compliance=true"]) == 2
+    assert "hazards are of one run" in capsys.readouterr().err

@@ -3,7 +3,9 @@
 import math
 from dataclasses import replace
 
-from dptrain.evaluation.rows import BLIND
+import pytest
+
+from dptrain.evaluation.rows import AUC, BLIND
 from dptrain.privacy.statement import planned
 from dptrain.report.reading import in_words, reading
 from dptrain.report.record import Record
@@ -13,9 +15,12 @@ from tests.helpers.statement import setting as private
 from tests.report.test_advice import SWEEP, setting
 
 
-def of(rows, differences=None):
+def of(rows, differences=None, circumstances=OS):
+    """Of a run whose private settings have statements."""
     differences = {} if differences is None else {"accuracy": differences}
-    return reading(Record(name="n", rows=rows, differences=differences))
+    names = {row.setting for row in rows if row.epsilon is not None}
+    statements = {name: planned(private(2.0), circumstances) for name in names}
+    return reading(Record(name="n", rows=rows, differences=differences, statements=statements))
 
 
 def test_the_worst_setting_the_proofs_and_the_price():
@@ -44,8 +49,9 @@ def test_the_worst_setting_the_proofs_and_the_price():
 def test_nothing_that_was_found_is_called_safe():
     leak, proof, use = of(setting("none", 0.9, 0.51))
     assert leak == (
-        "What leaks: no attack tells members of any setting from others; the strongest is lira on "
-        "none, AUC .510 [.490, .530], where guessing has .5."
+        "What leaks: none of the attacks that ran is shown to tell members from others; the "
+        "strongest is lira on none, AUC .510 [.490, .530], where guessing has .5. That is no "
+        "evidence that nothing leaks."
     )
     assert proof == (
         "What is proved: of the setting none nothing is proved, and a stronger attack may succeed."
@@ -119,3 +125,42 @@ def test_the_table_promises_nothing_that_was_refuted_seeded_or_leaking():
     leaking = fleets.row("all", "", None, BLIND, "auc", 0.9, 0.8, 1.0, 4, 100, 100)
     invalid = [*SWEEP, replace(leaking, contradicted=True)]
     assert in_words(Record(name="n", rows=invalid, statements=claims))[1] == []
+
+
+def test_a_few_members_that_are_found_are_not_hidden_by_an_average():
+    """6 % of the members are found without a false alarm, and the AUC is .51."""
+    quiet = setting("none", 0.9, 0.51)
+    rate = fleets.row("none", "none", None, "loss", "tpr_at_fpr_0.01", 0.066, 0.053, 0.079, 4, 9, 9)
+    leak, *_ = of([*quiet, rate])
+    assert "on average no attack that ran is shown" in leak
+    assert "loss on none has a tpr_at_fpr_0.01 of .0660 [.0530, .0790]" in leak
+    assert "guessing has 0.01" in leak
+    canaries = replace(rate, metric=AUC, estimate=0.8, low=0.7, high=0.9, examples="canaries")
+    leak, *_ = of([*quiet, canaries])
+    assert "AUC of .800 [.700, .900] of the canaries, where guessing has 0.5" in leak
+    level = replace(rate, low=0.009)
+    assert "no evidence that nothing leaks" in of([*quiet, level])[0]
+
+
+@pytest.mark.parametrize(
+    ("attack", "needed"),
+    [
+        ("loss", "whoever can ask the models of the setting none tells"),
+        ("gradient_norm", "whoever has the parameters of the models of the setting none tells"),
+        ("trajectory", "whoever has checkpoints of the training of the models of the setting none"),
+        ("rmia", "can ask the models of the setting none, and can train models like them, tells"),
+    ],
+)
+def test_who_can_attack_is_said_of_the_attack(attack, needed):
+    rows = [replace(row, attack=attack) if row.attack else row for row in setting("none", 0.9, 0.7)]
+    assert needed in of(rows)[0]
+
+
+def test_a_claim_is_no_proof_and_a_known_seed_ends_one():
+    rows = setting("dpsgd-2", 0.8, 0.55, 2.0, 0.64)
+    assert "What is proved: no attack of any kind on one model and one example" in of(rows)[1]
+    seeded = of(rows, circumstances=SEEDED)[1]
+    assert "no attack that does not know the seed of the noise on one model" in seeded
+    foreign = reading(Record(name="n", rows=rows))[1]
+    assert foreign.startswith("What is claimed: if the claim holds, no attack exceeds")
+    assert "nothing here proves that it does" in foreign

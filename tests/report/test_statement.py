@@ -128,7 +128,7 @@ def test_the_fifteen_items():
     assert "all 7 private models" in after["composition"]
     assert "(3.210, 1e-05)" in after["composition"]
     assert "ledger def" in after["record"]
-    assert "any checkpoint of it included" in before["released"]
+    assert "its parameters after any step included" in before["released"]
     assert "not audited" in after["evidence"]
     assert "noisy sums are rounded to multiples of" in before["randomness"]
 

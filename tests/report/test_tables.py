@@ -53,7 +53,7 @@ def test_refusals_and_alarms_are_said():
     refused = dataclasses.replace(ROW, estimate=None, low=None, high=None, note="refused: too few")
     assert "lira: refused: too few." in tables.legend([ROW, refused])
     low = dataclasses.replace(refused, metric=tpr_at(0.001))
-    assert "lira, tpr_at_fpr_0.001: refused: too few." in tables.legend([ROW, low])
+    assert "tpr_at_fpr_0.001 of lira: refused: too few." in tables.legend([ROW, low])
     assert tables.warnings([ROW]) == []
     assert (
         "CONTRADICTION: dpsgd-8, lira auc"

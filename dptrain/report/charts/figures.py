@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -362,8 +363,21 @@ def for_paper(record: Record, kind: str) -> dict[str, bytes]:
             _draw_roc(axes, item)
             axes.set_ylabel("true positive rate")
             _move_legend(figure)
-            drawn[f"roc_{re.sub('[^A-Za-z0-9.-]+', '_', item.setting)}"] = figure
-        return {name: image(figure, kind) for name, figure in drawn.items()}
+            drawn[f"roc_{item.setting}"] = figure
+        files = [image(figure, kind) for figure in drawn.values()]
+        return dict(zip(file_names(drawn), files, strict=True))
+
+
+def file_names(names: Iterable[str]) -> list[str]:
+    """Names of files on any disk, each once: of letters, digits, dots, dashes and underscores, and
+    numbered where two would be the same.
+    """
+    made: list[str] = []
+    for name in names:
+        safe = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
+        free = (f"{safe}_{number}" for number in itertools.count(2))
+        made.append(next(each for each in itertools.chain([safe], free) if each not in made))
+    return made
 
 
 def _move_legend(figure: Figure) -> None:

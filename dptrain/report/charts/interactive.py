@@ -117,7 +117,8 @@ def _frontier(record: Record, settings: Sequence[str]) -> Drawn | None:
     values: Values = []
     for row in record.rows:
         worst = strongest(record.rows, row.setting)
-        if row.metric == metric_of(utility) and row.setting != CONSTANT and worst is not None:
+        chosen = row.metric == metric_of(utility) and row.estimate is not None
+        if chosen and row.setting != CONSTANT and worst is not None:
             of = {"utility": row.estimate, "utility_low": row.low, "utility_high": row.high}
             values.append(_numbers(worst) | of)
     if not values:
@@ -182,8 +183,8 @@ def place(values: Values) -> list[tuple[float, float, float]]:
     no room gets none, and its point still tells it. Returns the left end, right end and height of
     the names.
     """
-    across = _share(values, "low", "high", "limit")
-    up = _share(values, "utility_low", "utility_high")
+    across = _share(values, "estimate", "low", "high", "limit")
+    up = _share(values, "utility", "utility_low", "utility_high")
     taken: list[tuple[float, float, float]] = []
     for value in values:
         length = LETTER * len(value["setting"])
@@ -204,7 +205,7 @@ def place(values: Values) -> list[tuple[float, float, float]]:
 def _share(values: Values, *fields: str) -> Callable[[float], float]:
     """From a number to its share of the range of some fields."""
     numbers = [value[name] for value in values for name in fields if value[name] is not None]
-    least, most = min(numbers), max(numbers)
+    least, most = min(numbers, default=0.0), max(numbers, default=1.0)
     return lambda number: (number - least) / ((most - least) or 1.0)
 
 

@@ -68,7 +68,8 @@ def model_card(record: Record, setting: str) -> str:
 def _metadata(record: Record, setting: str) -> dict[str, Any]:
     useful = record.statements[setting].evaluated
     values = {} if useful is None else useful.utilities
-    task = "tabular-regression" if record.config.get("task") == "regression" else "classification"
+    predicts = record.config.get("dataset", {}).get("task")
+    task = "tabular-regression" if predicts == "regression" else "classification"
     results = {
         "task": {"type": task},
         "dataset": {"type": _of(record, "dataset"), "name": _of(record, "dataset")},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 from dptrain.core.errors import RunError
@@ -21,9 +22,12 @@ def compliance(folder: Path, record: Record) -> Path:
     something is claimed, deployment.yaml; returns where. Raises RunError for a run without privacy
     statements.
     """
+    if record.compares:
+        raise RunError("hazards are of one run, and this compares several; give one of them")
     if not record.statements:
         raise RunError("it has no privacy statements, so there is nothing to answer")
     where = folder / FOLDER
+    shutil.rmtree(where, ignore_errors=True)  # of settings that the run has no longer
     where.mkdir(parents=True, exist_ok=True)
     write_atomic(where / "hazards.md", markdown(record).encode())
     write_atomic(where / "hazards.html", page(record).encode())
@@ -32,7 +36,6 @@ def compliance(folder: Path, record: Record) -> Path:
         of_setting.mkdir(exist_ok=True)
         write_atomic(of_setting / "model_card.md", model_card(record, setting).encode())
         entry = registry(record, setting)
-        (of_setting / "deployment.yaml").unlink(missing_ok=True)
         if entry is not None:
             write_atomic(of_setting / "deployment.yaml", entry.encode())
     return where

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import pandas as pd
 
 from dptrain.core.errors import RunError
 from dptrain.core.store import write_atomic
+from dptrain.evaluation.rows import BLIND
 from dptrain.report import tables
 from dptrain.report.charts import figures
 from dptrain.report.exports import trackers
@@ -77,11 +77,12 @@ def _each(
 def printed(record: Record) -> dict[str, Table]:
     """Every table that the page shows, by a name that may stand in a file's."""
     rows, utility = record.rows, record.utility
-    attacked = dict.fromkeys(row.setting for row in rows if row.attack)
+    attacked = dict.fromkeys(row.setting for row in rows if row.attack not in (None, BLIND))
     made = {
         "summary": tables.summary(rows, utility),
         "utility": tables.utilities(rows),
         "differences": tables.differences(record.differences, utility),
+        "classes": tables.by_class(record.classes),
         **{f"attacks_{name}": tables.attacks(rows, name) for name in attacked},
         **{
             f"canaries_{name}": tables.attacks(rows, name, "canaries")
@@ -93,8 +94,8 @@ def printed(record: Record) -> dict[str, Table]:
         },
         **{f"attribute_{name}": table for name, table in tables.attributes(rows).items()},
     }
-    safe = {re.sub(r"[^A-Za-z0-9.-]+", "_", name): table for name, table in made.items()}
-    return {name: table for name, table in safe.items() if table[1]}
+    filled = {name: table for name, table in made.items() if table[1]}
+    return dict(zip(figures.file_names(filled), filled.values(), strict=True))
 
 
 def _latex(folder: Path, record: Record) -> None:

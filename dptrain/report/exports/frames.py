@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from dptrain.evaluation.subgroups import GroupRow
 from dptrain.privacy.statement import PrivacyStatement
 from dptrain.report.record import Record
 
@@ -25,10 +26,8 @@ def frames(record: Record) -> dict[str, pd.DataFrame]:
             for name, statement in record.statements.items()
         ],
         "differences": _differences(record),
-        "groups": [
-            {**row.to_json(), **_limits(row.to_json(), ("value", "gap", "change", "excess"))}
-            for row in record.groups
-        ],
+        "groups": _of_parts(record.groups),
+        "classes": _of_parts(record.classes),
         "exposed": _exposed(record),
         "training": [
             {"setting": name, **point}
@@ -39,6 +38,14 @@ def frames(record: Record) -> dict[str, pd.DataFrame]:
     }
     made = {name: pd.DataFrame(list(each)) for name, each in lines.items()}
     return {name: frame for name, frame in made.items() if len(frame)}
+
+
+def _of_parts(rows: Sequence[GroupRow]) -> list[dict[str, Any]]:
+    """Of groups, or of classes."""
+    return [
+        {**row.to_json(), **_limits(row.to_json(), ("value", "gap", "change", "excess"))}
+        for row in rows
+    ]
 
 
 def _limits(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -97,3 +97,34 @@ def test_labels_stand_apart_and_every_lonely_point_has_one():
         placed = [point for point in points if "spot" in point]
         assert len(placed) == len(boxes)
         assert len(placed) >= (10 if crowd > 0.1 else 5)
+
+
+def test_a_refused_utility_has_no_point_and_no_setting_shares_a_colour(record):
+    """A sweep must not end with a traceback after its training."""
+    rows = [
+        replace(row, estimate=None, low=None, high=None, note="refused: few")
+        if row.metric == TEST_ACCURACY and row.setting == "none"
+        else row
+        for row in SWEEP
+    ]
+    charts = interactive.charts(replace(record, rows=rows))
+    shown = values(charts["Utility against risk, measured and proved"])
+    assert "none" not in {each["setting"] for each in shown}
+    every = [replace(row, estimate=None) if row.metric == TEST_ACCURACY else row for row in SWEEP]
+    without = interactive.charts(replace(record, rows=every))
+    assert "Utility against risk, measured and proved" not in without
+    colours = interactive.colours(record)
+    assert len(set(colours.values())) == len(colours) > 2
+
+
+def test_names_stand_where_place_put_them(record):
+    """The marks of the specification, and not only the plan of them."""
+    chart = json.loads(interactive.charts(record)["Utility against risk, measured and proved"])
+    marks = [layer for layer in chart["layer"] if layer["mark"].get("type") == "text"]
+    spots = {value["spot"] for value in chart["datasets"]["numbers"]}
+    assert len(marks) == len(spots)
+    for mark in marks:
+        [test] = [step["filter"] for step in mark["transform"] if "spot" in str(step.get("filter"))]
+        spot = int(test.rpartition(" ")[2])
+        align, dx, dy = interactive.SPOTS[spot]
+        assert (mark["mark"]["align"], mark["mark"]["dx"], mark["mark"]["dy"]) == (align, dx, dy)

@@ -9,6 +9,7 @@ import pytest
 from dptrain.config.commands import EXPORTS as NAMES
 from dptrain.core.errors import RunError
 from dptrain.report import tables
+from dptrain.report.charts import figures
 from dptrain.report.exports import files
 from dptrain.report.exports.frames import frames
 
@@ -77,3 +78,17 @@ def test_what_is_not_installed_is_named_before_anything_is_written(done, tmp_pat
     with pytest.raises(RunError, match=r"export=wandb needs wandb: pip install 'dptrain\[wandb\]'"):
         files.export(tmp_path, done.record, ["wandb"])
     assert not any(tmp_path.iterdir())
+
+
+def test_no_table_takes_the_name_of_another():
+    names = figures.file_names(["a b", "a_b", "roc_dpsgd-8", "\u53ce\u5165", "\u5e74\u9f62", "a b"])
+    assert len(set(names)) == 6
+    assert names[:3] == ["a_b", "a_b_2", "roc_dpsgd-8"]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+", name) for name in names)
+
+
+def test_accuracy_by_class_is_exported(done, exported):
+    texts = pd.read_csv(exported / "csv" / "classes.csv")
+    assert len(texts) == len(done.record.classes)
+    assert (exported / "latex" / "classes.tex").exists()
+    assert not (exported / "latex" / "attacks_all.tex").exists()
