@@ -87,14 +87,30 @@ def test_commands_print_what_stands_below_them(name, quickstart, tmp_path):
             file.write_text(text.partition("\n")[2])
         elif kind == "console":
             for command, shown in commands_of(text):
-                require_shown(shown, run(command, tmp_path, path))
+                require_shown(shown, run(command, tmp_path, path), command)
+
+
+PLACEHOLDERS = {"key", "group", "defences", "frame", "hydra.launcher.n_jobs"}
+"""Words before `=` in prose that are no key: of a list, or arguments of Python."""
+
+
+def every_key(command):
+    """The keys of a command, as its help has them."""
+    least = cli.COMMANDS[command].least or ()
+    return described(compose.load(command, least))
 
 
 def test_commands_are_known_and_take_these_keys():
-    """Also those of pages that are run elsewhere."""
+    """Also those in the text of a page, which nothing runs."""
+    keys = {each.key for name in compose.SCHEMAS for each in every_key(name)}
     for page in PAGES:
-        for command in re.findall(r"`dptrain (\w+)", page.read_text()):
+        text = page.read_text()
+        for command in re.findall(r"`dptrain (\w+)", text):
             assert command in cli.COMMANDS, page
+        for key in re.findall(r"`([a-z_]+(?:\.[a-z_]+)*)=", text):
+            known = keys | set(files.groups()) | PLACEHOLDERS
+            short = any(each.endswith(f".{key}") for each in known)
+            assert short or key in known or key.startswith("model"), f"{page.name}: {key}"
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ def test_first_commands():
 def require_shown_below(command, out, folder):
     """As the page has it, whose results lie elsewhere here."""
     lines = [line.replace(str(folder), "results/quickstart") for line in out]
-    require_shown(SHOWN[command], lines)
+    require_shown(SHOWN[command], lines, command)
 
 
 @pytest.fixture(scope="module")

@@ -117,6 +117,19 @@ def test_a_refused_utility_has_no_point_and_no_setting_shares_a_colour(record):
     assert len(set(colours.values())) == len(colours) > 2
 
 
+def test_precision_is_what_the_rates_give(record):
+    """As many members as others: TPR / (TPR + FPR)."""
+    fpr = np.linspace(0.0, 1.0, 41)
+    long = replace(record.rocs[0], curves={"lira": (fpr, np.sqrt(fpr))})
+    title = "Precision and recall, as many members as others"
+    shown = values(interactive.charts(replace(record, rocs=[long]))[title])
+    measured = [value for value in shown if value["attack"] == "lira"]
+    assert len(measured) > 5
+    for value in measured:
+        recall = value["recall"]
+        assert value["precision"] == pytest.approx(recall / (recall + recall**2))
+
+
 def test_names_stand_where_place_put_them(record):
     """The marks of the specification, and not only the plan of them."""
     chart = json.loads(interactive.charts(record)["Utility against risk, measured and proved"])
