@@ -69,7 +69,7 @@ def of_one_digit(run: Path) -> Figure:
             axes.plot(values, np.full(len(values), height), "o", color=colour, label=words, ms=5)
         axes.set(title=title, xlabel="log odds of the true class", yticks=[])
         axes.spines[["top", "left", "right"]].set_visible(False)
-    axes.legend(title="models that", frameon=False, loc="upper center")
+    axes.legend(title="models that", frameon=False, loc="upper left")
     return figure
 
 
