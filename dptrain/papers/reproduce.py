@@ -122,11 +122,12 @@ def index(folder: Path) -> str:
         preset = presets.load(name)
         outcome = _read(preset, folder / name)
         if outcome is None:
-            row = ["-", "not run", "-", f"about {preset.minutes:g}"]
+            shown, row = name, ["-", "not run", "-", f"about {preset.minutes:g}"]
         else:
             conditions = [each for _, each in outcome.lines if each != Verdict.SHOWN]
             agree = f"{conditions.count(Verdict.AGREES)} of {len(conditions)}"
             verdict = "reproduced" if outcome.reproduced else "not reproduced"
+            shown = f"[{name}]({name}/table.md)"
             row = [agree, verdict, outcome.date, f"{outcome.minutes:.1f}"]
-        body.append([f"[{name}]({name}/table.md)", preset.title, *row, preset.lesson])
+        body.append([shown, preset.title, *row, preset.lesson])
     return tables.table(head, body)
