@@ -530,7 +530,7 @@ def _print_record(folder: Path, record: Record, statements: bool) -> int:
         print("The privacy statements stand in report.html; --statements prints them.\n")
     print(
         f"Report: {folder}/report.html; numbers: {folder}/metrics.json; charts: "
-        f"{folder}/frontier.png, {folder}/roc.png, and dptrain tensorboard run={folder}"
+        f"{folder}/frontier.png, {folder}/roc.png, and {_tensorboard_of(folder)}"
     )
     return _alarms(record.rows)
 
@@ -596,6 +596,11 @@ def _show(overrides: Sequence[str], options: Options) -> int:
     return _print_record(folder, record, options.statements)
 
 
+def _tensorboard_of(folder: Path) -> str:
+    """A command that one can paste, whatever the folder is called."""
+    return f"dptrain tensorboard run={shlex.quote(str(folder))}"
+
+
 def _report(overrides: Sequence[str], _options: Options) -> int:
     from dptrain.config import compose
     from dptrain.config.keys import named
@@ -606,7 +611,7 @@ def _report(overrides: Sequence[str], _options: Options) -> int:
     with named():
         written = report(chosen)
     folder = chosen.folder
-    print(f"Report: {folder}/report.html; TensorBoard: dptrain tensorboard run={folder}")
+    print(f"Report: {folder}/report.html; TensorBoard: {_tensorboard_of(folder)}")
     for path in written:
         print(f"Written: {path}")
     return 0

@@ -40,7 +40,8 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         hint = next(arm for arm in typing.get_args(hint) if arm is not type(None))
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(path, f"expected a list such as [inf,8,2], got {value!r}")
+            example = "[a,b]" if typing.get_args(hint)[0] is str else "[inf,8,2]"
+            raise ConfigError(path, f"expected a list such as {example}, got {value!r}")
         return tuple(_convert(typing.get_args(hint)[0], item, path) for item in value)
     if typing.get_origin(hint) is Mapping:
         return _mapping(typing.get_args(hint)[1], _group(value, path), path)

@@ -24,6 +24,7 @@ GROUPS: dict[type[LayerError], str] = {
     errors.FolderError: "output",
     errors.LedgerError: "output",
     errors.RunError: "run",
+    errors.ComparisonError: "runs",
     errors.PaperError: "paper",
     errors.TargetError: "",
     errors.FleetError: "",

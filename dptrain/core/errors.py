@@ -66,6 +66,10 @@ class RunError(LayerError):
     """A folder that holds no finished sweep, or none that answers the question."""
 
 
+class ComparisonError(LayerError):
+    """Runs that cannot be shown side by side."""
+
+
 class FleetError(LayerError):
     """Models or measurements that this machine cannot hold; `about` names what to make smaller."""
 

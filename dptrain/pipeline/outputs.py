@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 USED = "artefacts.json"
 """Stage and key of every artefact that the sweep read or wrote."""
 OUTPUTS = (*FILES, CURVES, USED)
+MADE_ON_REQUEST = ("exports", "compliance")
+"""Folders that `dptrain report` makes of one result, and that another must not stand beside."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,8 @@ def write_outputs(
         command=command,
     )
     write_atomic(folder / CURVES, record.curves())
+    for stale in MADE_ON_REQUEST:  # of the numbers before
+        shutil.rmtree(folder / stale, ignore_errors=True)
     render(folder, record)
     write_atomic(folder / USED, to_json(sorted(map(list, fleet.store.used))))
     ties = {

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dptrain.core.errors import RunError
+from dptrain.core.errors import ComparisonError
 from dptrain.evaluation.rows import BLIND, Row
 from dptrain.evaluation.utility import CONSTANT, UTILITIES
 from dptrain.report.record import RUNS, Record, read
@@ -17,19 +17,26 @@ from dptrain.report.record import RUNS, Record, read
 
 def merged(folders: Sequence[Path]) -> Record:
     """The runs in some folders. The constant predictions, and differences, which pair models of one
-    run, are left out. Raises RunError for a folder without a run, for one run only, for runs that
-    are compared by different utilities, and for a run that says nothing, since its split leaks.
+    run, are left out. Raises RunError for a folder without a run, and ComparisonError for one run
+    only, for runs that are compared by different utilities, and for a run that says nothing, since
+    its split leaks.
     """
     if len(folders) < 2:
-        raise RunError("one run is not compared; give two or more, such as runs=[results/a,out/b]")
+        raise ComparisonError(
+            "one run is not compared; give two or more, such as runs=[results/a,out/b]"
+        )
     records = {name: read(folder) for name, folder in _named(folders).items()}
     utilities = {name: record.utility for name, record in records.items()}
     if len(set(utilities.values())) > 1:
         shown = ", ".join(f"{name}: {UTILITIES[each].title}" for name, each in utilities.items())
-        raise RunError(f"they are compared by different utilities ({shown}); set utility= anew")
+        raise ComparisonError(
+            f"they are compared by different utilities ({shown}); set utility= anew"
+        )
     for name, record in records.items():
         if any(row.attack == BLIND and row.contradicted for row in record.rows):
-            raise RunError(f"{name} says nothing, since members differ before training; leave it")
+            raise ComparisonError(
+                f"{name} says nothing, since members differ before training; leave it"
+            )
     config: dict[str, Any] = {
         "utility": next(iter(utilities.values())),
         RUNS: {name: record.config for name, record in records.items()},
@@ -72,7 +79,7 @@ def _named(folders: Sequence[Path]) -> dict[str, Path]:
         for folder, each in whole.items()
     }
     if len(named) < len(folders):
-        raise RunError("the same run is there twice; give each folder once")
+        raise ComparisonError("the same run is there twice; give each folder once")
     return named
 
 

@@ -268,6 +268,17 @@ def test_a_finished_sweep_is_shown_as_it_was_printed(done, capsys):
         assert said.count("\n") == 1
 
 
+def test_what_was_made_of_other_numbers_does_not_stay(tmp_path):
+    """Model cards of settings that the run has no longer would go on claiming."""
+    few = ("models_per_setting=2", "attacks=[loss]")
+    go(tmp_path, "epsilons=[8]", *few)
+    assert cli.main(["report", f"run={tmp_path}", "compliance=true", "export=[csv]"]) == 0
+    assert (tmp_path / "compliance" / "dpsgd-8").is_dir()
+    go(tmp_path, "epsilons=[4]", *few)
+    assert not (tmp_path / "compliance").exists()
+    assert not (tmp_path / "exports").exists()
+
+
 def test_a_folder_without_a_run_is_not_made(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for command in (["show"], ["report"], ["train", "setting=none"], ["advise"]):

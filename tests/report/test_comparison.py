@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dptrain import cli
-from dptrain.core.errors import RunError
+from dptrain.core.errors import ComparisonError
 from dptrain.core.store import seal, unseal
 from dptrain.evaluation.rows import BLIND
 from dptrain.evaluation.utility import CONSTANT
@@ -47,21 +47,21 @@ def test_what_differs_is_said(folders):
 
 
 def test_what_cannot_be_compared_is_refused(folders, tmp_path):
-    with pytest.raises(RunError, match="give two or more"):
+    with pytest.raises(ComparisonError, match="give two or more"):
         merged(folders[:1])
-    with pytest.raises(RunError, match="twice"):
+    with pytest.raises(ComparisonError, match="twice"):
         merged([folders[0], folders[0]])
     shutil.copytree(folders[0], tmp_path / "c")
     metrics = unseal((tmp_path / "c" / METRICS).read_bytes())
     metrics["config"]["utility"] = "auroc"
     (tmp_path / "c" / METRICS).write_bytes(seal(metrics))
-    with pytest.raises(RunError, match="different utilities"):
+    with pytest.raises(ComparisonError, match="different utilities"):
         merged([folders[0], tmp_path / "c"])
     metrics = unseal((folders[0] / METRICS).read_bytes())
     for row in metrics["rows"]:
         row["contradicted"] = row["attack"] == BLIND
     (tmp_path / "c" / METRICS).write_bytes(seal(metrics))
-    with pytest.raises(RunError, match="members differ before training"):
+    with pytest.raises(ComparisonError, match="members differ before training"):
         merged([folders[0], tmp_path / "c"])
 
 

@@ -1,8 +1,8 @@
 """Charts that a reader changes in a browser: Vega-Lite specifications of a record, by Altair.
 
 Each listens to two parameters, which the page's controls set: `shown`, the settings that are drawn,
-and `attack`. Marks follow Okabe and Ito's colours, which the colour-blind tell apart, and settings
-differ in shape too. A mark says all its numbers when the pointer rests on it.
+and `attack`. Of few settings the colours are Okabe and Ito's, which the colour-blind tell apart;
+those of the frontier differ in shape too. A mark says its numbers when the pointer rests on it.
 """
 
 from __future__ import annotations
