@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
-from dptrain.core.types import Mechanism
+from dptrain.core.types import Mechanism, Unit
 from dptrain.evaluation.utility import CONSTANT, UTILITIES
 from dptrain.privacy import selection
 from dptrain.privacy.selection import Trials
@@ -97,15 +97,20 @@ def said_of_epsilon(
     """What each step to the next larger epsilon of one unit buys, a sentence each. title: of the
     utility.
     """
-    private = sorted(
-        ((name, each) for name, each in statements.items() if each.private),
-        key=lambda item: item[1].target_epsilon or 0.0,
-    )
+    units: dict[tuple[Unit, int], list[tuple[str, PrivacyStatement]]] = {}
+    for name, each in statements.items():
+        if each.private:
+            units.setdefault((each.drawn, each.group_size), []).append((name, each))
+    steps = [
+        step
+        for of_unit in units.values()
+        for step in itertools.pairwise(sorted(of_unit, key=lambda item: item[1].epsilon or 0.0))
+    ]
     lines = []
-    for (less, first), (more, second) in itertools.pairwise(private):
+    for (less, first), (more, second) in steps:
         limits = paired.get(more, {}).get(less)
-        same = (first.drawn, first.group_size) == (second.drawn, second.group_size)
-        if limits is None or not same or first.ceilings is None or second.ceilings is None:
+        larger = (first.target_epsilon or 0.0) < (second.target_epsilon or 0.0)
+        if limits is None or not larger or first.ceilings is None or second.ceilings is None:
             continue
         rise = second.ceilings.advantage - first.ceilings.advantage
         lines.append(

@@ -64,6 +64,7 @@ class Number:
     low: float
     high: float
     ceiling: float | None = None
+    attack: str = ""
 
 
 def parse(text: str | None) -> list[Demand]:
@@ -138,6 +139,7 @@ def _number(row: Row) -> Number:
         -math.inf if row.low is None else row.low,
         math.inf if open_end or row.high is None else row.high,
         None if oracle else row.ceiling,
+        row.attack or "",
     )
 
 
@@ -191,7 +193,8 @@ def shown(demand: Demand, measured: Sequence[Number]) -> str:
     of = "" if demand.of == ALL else f" of {demand.of}"
     ends = f"[{worst.low:.3f}, {worst.high:.3f}]"
     proof = f", proved at most {rounded_up(worst.ceiling, 3)}" if worst.ceiling is not None else ""
-    return f"{demand.measure}{of} {worst.estimate:.3f} {ends}{proof}"
+    by = f" by {worst.attack}" if worst.attack else ""
+    return f"{demand.measure}{of} {worst.estimate:.3f} {ends}{by}{proof}"
 
 
 def require_measured(
