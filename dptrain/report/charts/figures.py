@@ -125,9 +125,10 @@ def _draw_risk(axes: Axes, rows: Sequence[Row], place: Mapping[str, float], join
         for row in rows
         if row.metric == AUC and row.attack and row.attack != BLIND and row.examples != "rows"
     ]
-    attacks = list(dict.fromkeys(row.attack or "" for row in aucs))
+    measured = [row for row in aucs if row.estimate is not None]
+    attacks = list(dict.fromkeys(row.attack or "" for row in measured))
     for number, attack in enumerate(attacks):
-        of_attack = [row for row in aucs if row.attack == attack and row.estimate is not None]
+        of_attack = [row for row in measured if row.attack == attack]
         shift = 0.08 * (number - (len(attacks) - 1) / 2)
         at = [place[row.setting] + shift for row in of_attack]
         _points(axes, at, of_attack, colour_of(attack, attacks), attack, joined)

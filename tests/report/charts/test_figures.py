@@ -33,6 +33,17 @@ def test_the_frontier_shows_every_setting_and_ceiling():
     assert "proved ceiling" in [text.get_text() for text in middle.get_legend().get_texts()]
 
 
+def test_a_refused_attack_is_in_no_legend():
+    refused = [
+        replace(each, attack="rmia", estimate=None, low=None, high=None, note="refused: few")
+        for each in rows()
+        if each.attack
+    ]
+    _, middle, _ = figures.frontier([*rows(), *refused]).axes
+    said = {text.get_text() for text in middle.get_legend().get_texts()}
+    assert said == {"lira", "proved ceiling"}
+
+
 def test_a_run_without_attacks_is_drawn_without_a_warning():
     """As that of a model that is given away."""
     figure = figures.frontier([each for each in rows() if each.attack is None])
