@@ -52,14 +52,14 @@ def trained(parameters: Mapping[str, Any], folder: Path) -> dict[str, Measured]:
 
 def _of_rows(of_seeds: Sequence[Sequence[Row]], picked: Mapping[str, Any]) -> Measured:
     """Raises PaperError where a number was refused, or is of no sweep."""
-    found = [_row(rows, picked) for rows in of_seeds]
-    values = [row.estimate for row in found if row.estimate is not None]
-    if len(values) < len(found):
-        refused = next(row for row in found if row.estimate is None)
+    chosen = [_row(rows, picked) for rows in of_seeds]
+    values = [row.estimate for row in chosen if row.estimate is not None]
+    if len(values) < len(chosen):
+        refused = next(row for row in chosen if row.estimate is None)
         raise PaperError(f"{_named(picked)} was refused: {refused.note}")
-    if len(found) > 1:
+    if len(chosen) > 1:
         return Measured(float(np.mean(values)), min(values), max(values), f"{len(values)} seeds")
-    [row] = found
+    [row] = chosen
     of = f"{row.targets} models" if row.targets > 1 else "1 model"
     low = values[0] if row.low is None else row.low
     return Measured(values[0], low, values[0] if row.high is None else row.high, of)
