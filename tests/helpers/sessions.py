@@ -52,7 +52,7 @@ def environment():
 
 def spaced(line):
     """A line without the widths of columns."""
-    return re.sub(r"(?<=[|\s])[-\s]+(?=[|\s]|$)", " ", line).strip()
+    return re.sub(r"\s+", " ", re.sub(r"-{3,}", "-", line)).strip()
 
 
 def shape(line):

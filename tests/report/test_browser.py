@@ -100,7 +100,7 @@ def test_settings_are_toggled_attacks_switched_and_numbers_shown(opened, page_fi
     point = page.locator(".chart svg .mark-symbol path").first
     point.hover()
     page.wait_for_selector("#vg-tooltip-element.visible")
-    assert "proved at most" in page.locator("#vg-tooltip-element").inner_text()
+    assert "any attack at most" in page.locator("#vg-tooltip-element").inner_text()
 
 
 def test_everything_stands_in_tables_without_javascript(opened):
