@@ -53,9 +53,8 @@ def architecture(model: nn.Module, shape: Sequence[int], name: str) -> str:
 
 
 def _logits(model: nn.Module, batch: torch.Tensor) -> bytes:
-    """Logits of a batch, rounded: how many threads add up a sum, and on which kind of processor,
-    moves its last digits, and must not make another model of it, which would be trained and paid
-    for again.
+    """Logits of a batch, rounded: how many threads add up a sum moves its last digits, and must not
+    make another model of it, which would be trained and paid for again.
     """
     wide = batch.double() if batch.is_floating_point() else batch
     with torch.no_grad():

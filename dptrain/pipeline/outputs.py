@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from dptrain.privacy.statement import PrivacyStatement
 from dptrain.report.comparison import merged
 from dptrain.report.compliance.write import compliance
 from dptrain.report.exports.files import export
-from dptrain.report.record import CURVES, METRICS, Record, read
+from dptrain.report.record import CURVES, METRICS, Record, cleared, read
 from dptrain.report.render import FILES, render
 
 if TYPE_CHECKING:
@@ -104,7 +103,7 @@ def write_outputs(
     )
     write_atomic(folder / CURVES, record.curves())
     for stale in MADE_ON_REQUEST:  # of the numbers before
-        shutil.rmtree(folder / stale, ignore_errors=True)
+        cleared(folder / stale)
     render(folder, record)
     write_atomic(folder / USED, to_json(sorted(map(list, fleet.store.used))))
     ties = {

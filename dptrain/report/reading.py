@@ -5,7 +5,6 @@ summary, with its interval.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
@@ -16,6 +15,7 @@ from dptrain.evaluation.utility import CONSTANT, UTILITIES, metric_of
 from dptrain.privacy.pld import claimed_trade_off
 from dptrain.privacy.statement import PrivacyStatement
 from dptrain.report.record import Record
+from dptrain.report.statement import rounded_up
 from dptrain.report.tables import Table, between, cell, number, refuted
 
 
@@ -92,7 +92,7 @@ def _needed(row: Row) -> str:
         more = "checkpoints of the training" if row.attack == "trajectory" else "the parameters"
         return f"has {more} of the models of {setting}"
     ask = f"can ask the models of {setting}"
-    return ask if row.attack in ALONE else f"{ask}, and can train models like them,"
+    return ask if row.attack in (*ALONE, "quantile") else f"{ask}, and can train models like them,"
 
 
 def _nothing_on_average(rows: Sequence[Row], leaks: Collection[str], worst: Row) -> str:
@@ -221,7 +221,9 @@ def in_words(record: Record) -> Table:
             continue
         statement = record.statements.get(setting)
         useful = _of_100(measured[0]) if share else cell(measured[0])
-        trained, *bounds = _promised(statement if setting not in broken else None)
+        attacked = [row for row in of if row.attack and row.metric == AUC]
+        of_rows_only = bool(attacked) and all(row.ceiling is None for row in attacked)
+        trained, *bounds = _promised(statement if setting not in broken else None, of_rows_only)
         body.append([setting, trained, useful, _of_100(_strongest_rate(of)), *bounds])
     return head, body
 
@@ -235,12 +237,18 @@ def _strongest_rate(rows: Sequence[Row]) -> Row | None:
     return max(rates, key=lambda row: row.estimate or 0.0, default=None)
 
 
-def _promised(statement: PrivacyStatement | None) -> tuple[str, str, str]:
-    """How a setting was trained, and how many members of 100 any attack finds at most."""
+def _promised(statement: PrivacyStatement | None, of_rows_only: bool) -> tuple[str, str, str]:
+    """How a setting was trained, and how many members of 100 any attack finds at most.
+    of_rows_only: whether members are persons here, and the statement is of single rows, so that
+    nothing is proved of what was measured.
+    """
     if statement is None or not statement.private or statement.epsilon is None:
         return "without a guarantee", "all: nothing is proved", "all: nothing is proved"
     seed = ", noise from a seed" if statement.noise == NoiseSource.SEEDED else ""
-    trained = f"with DP, epsilon {math.ceil(statement.epsilon * 100) / 100:.2f}{seed}"
+    trained = f"with DP, epsilon {rounded_up(statement.epsilon, 2)}{seed}"
+    if of_rows_only:
+        nothing = "all: nothing is proved of a person"
+        return f"{trained}, of single rows", nothing, nothing
     if statement.ceilings is None:
         return trained, "-", "-"
     single = _at_most(statement.ceilings.tpr_at_fpr[f"{FALSE_ALARMS:g}"])
@@ -259,4 +267,4 @@ def _of_100(row: Row | None) -> str:
 
 
 def _at_most(rate: float) -> str:
-    return f"{math.ceil(1000 * rate) / 10:.1f}"
+    return rounded_up(100 * rate, 1)

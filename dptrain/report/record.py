@@ -4,6 +4,7 @@ is read back from, metrics.json and curves.json.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dptrain.core.errors import RunError, first_line
+from dptrain.core.errors import FolderError, RunError, first_line
 from dptrain.core.store import seal, unseal
 from dptrain.evaluation.rows import Row
 from dptrain.evaluation.subgroups import GroupRow
@@ -20,6 +21,8 @@ from dptrain.privacy.pld import TradeOff
 from dptrain.privacy.statement import PrivacyStatement
 from dptrain.report.tables import REFUTED, Differences, refuted
 
+MARK = ".dptrain"
+"""A file in folders whose other files dptrain wrote, and may delete."""
 METRICS, CURVES = "metrics.json", "curves.json"
 RUNS = "runs"
 """In the configuration of a comparison: those of its runs, by name."""
@@ -215,3 +218,18 @@ def read(folder: Path) -> Record:
 def _differences(stored: dict[str, Any]) -> Differences:
     """Those of a file; an earlier version wrote those of the accuracy alone."""
     return stored if stored.keys() <= UTILITIES.keys() else {"accuracy": stored}
+
+
+def made(folder: Path) -> Path:
+    """A folder for files of ours alone, marked so. Raises FolderError where it holds others."""
+    if any(folder.glob("*")) and not (folder / MARK).exists():
+        raise FolderError(f"{folder} holds files that dptrain did not write; move them elsewhere")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).touch()
+    return folder
+
+
+def cleared(folder: Path) -> None:
+    """Delete a folder of ours; one without the mark stays."""
+    if (folder / MARK).exists():
+        shutil.rmtree(folder, ignore_errors=True)

@@ -279,6 +279,19 @@ def test_what_was_made_of_other_numbers_does_not_stay(tmp_path):
     assert not (tmp_path / "exports").exists()
 
 
+def test_a_folder_of_the_users_is_never_deleted(tmp_path, capsys):
+    """output=. puts ours beside whatever lies there."""
+    few = ("epsilons=[8]", "models_per_setting=2", "attacks=[loss]")
+    for name in ("compliance", "exports"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.txt").write_text("a year of work")
+    go(tmp_path, *few)
+    for more in ("compliance=true", "export=[csv]"):
+        assert cli.main(["report", f"run={tmp_path}", more]) == 2
+        assert "files that dptrain did not write" in capsys.readouterr().err
+    assert len(list(tmp_path.glob("*/mine.txt"))) == 2
+
+
 def test_a_folder_without_a_run_is_not_made(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for command in (["show"], ["report"], ["train", "setting=none"], ["advise"]):

@@ -111,6 +111,17 @@ def test_of_100_members_so_many_are_found_and_no_more_can_be():
     assert min(pair, least) <= shown < min(pair, least) + 0.001
 
 
+def test_a_proof_of_rows_is_none_of_persons():
+    """Where persons are attacked, the rows of a setting that protects single rows have no
+    ceiling.
+    """
+    rows = [replace(row, ceiling=None) for row in setting("dpsgd-2", 0.8, 0.55, 2.0, 0.64)]
+    record = Record(name="n", rows=rows, statements={"dpsgd-2": planned(private(2.0), OS)})
+    [line] = in_words(record)[1]
+    assert line[1] == "with DP, epsilon 2.00, of single rows"
+    assert line[-2:] == ["all: nothing is proved of a person"] * 2
+
+
 def test_the_table_promises_nothing_that_was_refuted_seeded_or_leaking():
     broken = [replace(row, contradicted=row.setting == "dpsgd-2") for row in SWEEP]
     claims = {"dpsgd-2": planned(private(2.0), OS)}

@@ -21,7 +21,7 @@ from dptrain.core.types import Setting
 from dptrain.evaluation.utility import UTILITIES, metric_of
 from dptrain.report import tables
 from dptrain.report.reading import reading, strongest
-from dptrain.report.record import Point, Record
+from dptrain.report.record import MARK, Point, Record
 from dptrain.report.settings import measures, parameters
 from dptrain.report.statement import lines
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 STEPS_PER_EPSILON = 1000
 BARS, REPEATED = 0.04, 9
 """Width of a bar in the charts of the first page, as a share of the axis, and its points."""
-MARK = ".dptrain"
 FIRST_PAGE = "#custom_scalars"
 UTILITY, RISK, REACH = "utility", "AUC of the strongest attack", "AUC, measured to proved"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 
 from dptrain.core.errors import RunError
@@ -12,7 +11,7 @@ from dptrain.report import tables
 from dptrain.report.compliance.cards import TO_ANSWER, model_card, registry
 from dptrain.report.compliance.hazards import EDITION, Status, answers
 from dptrain.report.page import ENVIRONMENT
-from dptrain.report.record import Record
+from dptrain.report.record import Record, cleared, made
 
 FOLDER = "compliance"
 
@@ -26,9 +25,8 @@ def compliance(folder: Path, record: Record) -> Path:
         raise RunError("hazards are of one run, and this compares several; give one of them")
     if not record.statements:
         raise RunError("it has no privacy statements, so there is nothing to answer")
-    where = folder / FOLDER
-    shutil.rmtree(where, ignore_errors=True)  # of settings that the run has no longer
-    where.mkdir(parents=True, exist_ok=True)
+    cleared(folder / FOLDER)  # of settings that the run has no longer
+    where = made(folder / FOLDER)
     write_atomic(where / "hazards.md", markdown(record).encode())
     write_atomic(where / "hazards.html", page(record).encode())
     for setting in record.statements:

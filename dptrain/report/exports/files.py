@@ -17,7 +17,7 @@ from dptrain.report import tables
 from dptrain.report.charts import figures
 from dptrain.report.exports import trackers
 from dptrain.report.exports.frames import frames
-from dptrain.report.record import Record
+from dptrain.report.record import Record, made
 from dptrain.report.tables import Table
 
 Export = Callable[[Path, Record], None]
@@ -33,6 +33,8 @@ def export(folder: Path, record: Record, formats: Sequence[str]) -> list[Path]:
         package, extra = NEEDS.get(name, ("pandas", ""))
         if importlib.util.find_spec(package) is None:
             raise RunError(f"export={name} needs {package}: pip install 'dptrain[{extra}]'")
+    if formats:
+        made(folder / FOLDER)
     for name in formats:
         shutil.rmtree(folder / FOLDER / name, ignore_errors=True)  # runs would be there twice
         EXPORTS[name](folder / FOLDER / name, record)

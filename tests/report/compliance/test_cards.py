@@ -75,6 +75,7 @@ def test_the_folder(done, tmp_path):
     where = compliance(tmp_path, with_fresh_noise(done.record))
     files = {path.relative_to(where).as_posix() for path in where.rglob("*") if path.is_file()}
     assert files == {
+        ".dptrain",
         "hazards.md",
         "hazards.html",
         "none/model_card.md",
